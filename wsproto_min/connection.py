@@ -1,0 +1,236 @@
+"""A WebSocket connection without a socket: RFC 6455, sections 5 to 7, both roles.
+
+Give a `Connection` the bytes that arrive and it returns what they mean; tell
+it what to say and it queues the bytes to send. It does no I/O, keeps no clock
+and starts after the opening handshake (see `handshake`), so the same object
+serves a server on a selector, a blocking client and a test.
+
+What happens on a violation (section 7.1.7) is the same everywhere: whatever
+came before it has its effect, one Close frame with the code due is queued,
+and all further input is discarded.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import Enum
+
+from wsproto_min.codes import CloseCode, Opcode
+from wsproto_min.errors import ConnectionClosed, ProtocolError
+from wsproto_min.frames import (
+    MAX_CONTROL_PAYLOAD,
+    Frame,
+    FrameDecoder,
+    encode_close,
+    encode_frame,
+    parse_close,
+)
+from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE, MessageAssembler
+
+
+class Role(Enum):
+    """Which end this is; it decides who masks (section 5.1)."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
+class State(Enum):
+    """How far a connection has come (sections 7.1.3 and 7.1.4)."""
+
+    OPEN = "open"
+    CLOSING = "closing"  # one Close frame has been sent, the peer's is awaited
+    CLOSED = "closed"  # nothing more will be sent; what arrives is discarded
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """A Ping arrived; its Pong is queued already (section 5.5.2)."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """A Pong arrived, asked for or not (section 5.5.3)."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """A Close frame's meaning (section 5.5.1); code 1005 if it gave none."""
+
+    code: int
+    reason: str = ""
+
+
+Event = str | bytes | Ping | Pong | Close
+"""What arrived: a text message as `str`, a binary one as `bytes`, or a control frame."""
+
+
+class Connection:
+    """One end of an open WebSocket connection.
+
+        >>> server, client = Connection(Role.SERVER), Connection(Role.CLIENT)
+        >>> client.send("Hello")
+        >>> server.receive_data(client.data_to_send())
+        ['Hello']
+        >>> server.close(CloseCode.GOING_AWAY, "good night")
+        >>> client.receive_data(server.data_to_send())
+        [Close(code=1001, reason='good night')]
+
+    `max_message_size` (bytes) and `max_fragments` bound what a peer may send in
+    one message; see `MessageAssembler`.
+    """
+
+    __slots__ = (
+        "_assembler",
+        "_decoder",
+        "_outgoing",
+        "close_received",
+        "close_sent",
+        "error",
+        "role",
+        "state",
+    )
+
+    def __init__(
+        self,
+        role: Role,
+        *,
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        max_fragments: int | None = None,
+    ) -> None:
+        self.role = role
+        self.state = State.OPEN
+        self.close_sent: Close | None = None
+        self.close_received: Close | None = None
+        self.error: ProtocolError | None = None
+        self._decoder = FrameDecoder(masked=role is Role.SERVER)
+        self._assembler = MessageAssembler(
+            max_message_size=max_message_size, max_fragments=max_fragments
+        )
+        self._outgoing: list[bytes] = []
+
+    def receive_data(self, data: bytes) -> list[Event]:
+        """Take bytes from the peer; return what they complete, in order.
+
+        Never raises for what the peer sent: a violation fails the connection
+        (see `fail`) after the events before it, and is kept in `error`.
+        """
+        events: list[Event] = []
+        if self.state is State.CLOSED:
+            return events
+        self._decoder.receive_data(data)
+        try:
+            while (frame := self._decoder.next_frame()) is not None:
+                event = self._receive_frame(frame)
+                if event is not None:
+                    events.append(event)
+                    if isinstance(event, Close):
+                        break
+        except ProtocolError as error:
+            self.error = error
+            self.fail(error.code, error.reason)
+        return events
+
+    def receive_eof(self) -> None:
+        """Note that the peer's stream has ended: no Close frame can come any more."""
+        self.state = State.CLOSED
+
+    def _receive_frame(self, frame: Frame) -> Event | None:
+        """Act on a frame; return the event that it completes, if any."""
+        if not frame.opcode.is_control:
+            return self._assembler.receive_frame(frame)
+        if frame.opcode is Opcode.PING:
+            # Section 5.5.2: "unless it already received a Close frame"; having
+            # sent one, we owe nothing either.
+            if self.state is State.OPEN:
+                self._send_frame(Opcode.PONG, frame.payload)
+            return Ping(frame.payload)
+        if frame.opcode is Opcode.PONG:
+            return Pong(frame.payload)
+        close = Close(*parse_close(frame.payload))
+        self.close_received = close
+        if self.close_sent is None:
+            # Section 5.5.1: the answer "typically echos the status code".
+            self._send_close(close.code)
+        self.state = State.CLOSED
+        return close
+
+    def send(self, message: str | bytes) -> None:
+        """Queue a text (`str`) or binary (`bytes`) message, in one frame.
+
+        Raises `ConnectionClosed` once a Close frame was sent or received:
+        section 5.5.1 forbids to send more.
+        """
+        self._require_open()
+        if isinstance(message, str):
+            self._send_frame(Opcode.TEXT, message.encode())
+        else:
+            self._send_frame(Opcode.BINARY, message)
+
+    def ping(self, payload: bytes = b"") -> None:
+        """Queue a Ping with up to 125 bytes, which the Pong will bring back.
+
+        Raises `ConnectionClosed` as `send` does, `ValueError` for a payload
+        that is too long for a control frame (section 5.5).
+        """
+        self._require_open()
+        self._send_frame(Opcode.PING, _control_payload(payload))
+
+    def pong(self, payload: bytes = b"") -> None:
+        """Queue a Pong that nobody asked for (section 5.5.3); raises as `ping` does."""
+        self._require_open()
+        self._send_frame(Opcode.PONG, _control_payload(payload))
+
+    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Start the closing handshake (section 7.1.2); does nothing if it has started.
+
+        Messages still arrive until the peer's Close does. Raises `ValueError`
+        for a code that must not be sent.
+        """
+        if self.state is State.OPEN:
+            self._send_close(code, reason)
+            self.state = State.CLOSING
+
+    def fail(self, code: int, reason: str = "") -> None:
+        """Fail the connection (section 7.1.7): say why, then discard all input."""
+        if self.close_sent is None and self.state is not State.CLOSED:
+            self._send_close(code, reason)
+        self.state = State.CLOSED
+
+    def data_to_send(self) -> bytes:
+        """Return the bytes queued since the last call, to be sent in this order."""
+        if not self._outgoing:
+            return b""
+        data = b"".join(self._outgoing)
+        self._outgoing.clear()
+        return data
+
+    def _require_open(self) -> None:
+        if self.state is not State.OPEN:
+            close = self.close_received or self.close_sent or Close(CloseCode.ABNORMAL_CLOSURE)
+            raise ConnectionClosed(close.code, close.reason)
+
+    def _send_close(self, code: int, reason: str = "") -> None:
+        # Code 1005 stands for a Close frame without a payload (section 7.1.5).
+        empty = code == CloseCode.NO_STATUS_RCVD
+        self._send_frame(Opcode.CLOSE, b"" if empty else encode_close(code, reason))
+        self.close_sent = Close(code, reason)
+
+    def _send_frame(self, opcode: Opcode, payload: bytes) -> None:
+        # Section 5.3: the key must be fresh for every frame and unpredictable.
+        mask = os.urandom(4) if self.role is Role.CLIENT else None
+        self._outgoing.append(encode_frame(opcode, payload, mask=mask))
+
+
+def _control_payload(payload: bytes) -> bytes:
+    """Return `payload` if it fits into a control frame."""
+    if len(payload) > MAX_CONTROL_PAYLOAD:
+        raise ValueError(
+            f"a control frame holds at most {MAX_CONTROL_PAYLOAD} bytes, not {len(payload)}"
+        )
+    return payload
