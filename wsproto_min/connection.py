@@ -1,6 +1,6 @@
 """A WebSocket connection without a socket: RFC 6455, sections 5 to 7, both roles.
 
-Give a `Connection` the bytes that arrive and it returns what they mean; tell
+Give a `Connection` the bytes that arrive and it tells what they mean; tell
 it what to say and it queues the bytes to send. It does no I/O, keeps no clock
 and starts after the opening handshake (see `handshake`), so the same object
 serves a server on a selector, a blocking client and a test.
@@ -13,6 +13,7 @@ and all further input is discarded.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -78,7 +79,7 @@ class Connection:
         >>> server.receive_data(client.data_to_send())
         ['Hello']
         >>> server.close(CloseCode.GOING_AWAY, "good night")
-        >>> client.receive_data(server.data_to_send())
+        >>> list(client.receive_data(server.data_to_send()))
         [Close(code=1001, reason='good night')]
 
     `max_message_size` (bytes) and `max_fragments` bound what a peer may send in
@@ -114,27 +115,32 @@ class Connection:
         )
         self._outgoing: list[bytes] = []
 
-    def receive_data(self, data: bytes) -> list[Event]:
-        """Take bytes from the peer; return what they complete, in order.
+    def receive_data(self, data: bytes) -> Iterator[Event]:
+        """Take bytes from the peer; return an iterator over what they complete.
 
-        Never raises for what the peer sent: a violation fails the connection
-        (see `fail`) after the events before it, and is kept in `error`.
+        Frames are acted on as the iterator is advanced: what you send on an
+        event goes out before the answer to any later frame, be it a Pong or
+        the Close that a violation calls for. So the order of what is sent
+        depends on the peer's frames alone, never on how they share reads.
+
+        Never raises for what the peer sent: a violation ends the iterator and
+        fails the connection (see `fail`); `error` then says which it was.
         """
-        events: list[Event] = []
-        if self.state is State.CLOSED:
-            return events
-        self._decoder.receive_data(data)
+        if self.state is not State.CLOSED:
+            self._decoder.receive_data(data)
+        return self._events()
+
+    def _events(self) -> Iterator[Event]:
         try:
-            while (frame := self._decoder.next_frame()) is not None:
+            while (
+                self.state is not State.CLOSED and (frame := self._decoder.next_frame()) is not None
+            ):
                 event = self._receive_frame(frame)
                 if event is not None:
-                    events.append(event)
-                    if isinstance(event, Close):
-                        break
+                    yield event
         except ProtocolError as error:
             self.error = error
             self.fail(error.code, error.reason)
-        return events
 
     def receive_eof(self) -> None:
         """Note that the peer's stream has ended: no Close frame can come any more."""
