@@ -76,7 +76,7 @@ class Connection:
 
         >>> server, client = Connection(Role.SERVER), Connection(Role.CLIENT)
         >>> client.send("Hello")
-        >>> server.receive_data(client.data_to_send())
+        >>> list(server.receive_data(client.data_to_send()))
         ['Hello']
         >>> server.close(CloseCode.GOING_AWAY, "good night")
         >>> list(client.receive_data(server.data_to_send()))
