@@ -1,1 +1,74 @@
-"""RFC 6455 by hand: a WebSocket codec, connection and selectors server to learn from."""
+"""RFC 6455 by hand: a WebSocket codec, connection and selectors server to learn from.
+
+Read the modules in this order, each builds on those before it only: `codes`,
+`errors`, `frames`, `messages`, `connection`, `http`, `handshake`, `loop`,
+`group`, `peer`, `server`.
+"""
+
+from wsproto_min.codes import CloseCode, Opcode, is_sendable_close_code
+from wsproto_min.connection import Close, Connection, Event, Ping, Pong, Role, State
+from wsproto_min.errors import ConnectionClosed, HandshakeError, ProtocolError, WebSocketError
+from wsproto_min.frames import (
+    Frame,
+    FrameDecoder,
+    FrameHeader,
+    apply_mask,
+    encode_close,
+    encode_frame,
+    parse_close,
+    parse_header,
+)
+from wsproto_min.group import Group
+from wsproto_min.handshake import accept, accept_key, check_response, upgrade_request
+from wsproto_min.http import (
+    HeadBuffer,
+    Headers,
+    Request,
+    Response,
+    error_response,
+    parse_request,
+    parse_response,
+)
+from wsproto_min.messages import MessageAssembler
+from wsproto_min.peer import Peer
+from wsproto_min.server import Server
+
+__all__ = [
+    "Close",
+    "CloseCode",
+    "Connection",
+    "ConnectionClosed",
+    "Event",
+    "Frame",
+    "FrameDecoder",
+    "FrameHeader",
+    "Group",
+    "HandshakeError",
+    "HeadBuffer",
+    "Headers",
+    "MessageAssembler",
+    "Opcode",
+    "Peer",
+    "Ping",
+    "Pong",
+    "ProtocolError",
+    "Request",
+    "Response",
+    "Role",
+    "Server",
+    "State",
+    "WebSocketError",
+    "accept",
+    "accept_key",
+    "apply_mask",
+    "check_response",
+    "encode_close",
+    "encode_frame",
+    "error_response",
+    "is_sendable_close_code",
+    "parse_close",
+    "parse_header",
+    "parse_request",
+    "parse_response",
+    "upgrade_request",
+]

@@ -1,0 +1,157 @@
+"""Groups of peers, and a turn's outgoing bytes: many messages, one write a peer.
+
+A small write costs the kernel about 5 us whoever asks for it, so what a turn
+of the server's loop has to say is gathered and written once: M messages to a
+group of N peers cost N writes, not M x N. A message is encoded once, and the
+joined frames of a turn are one `bytes` shared by all who get just those.
+
+Order holds per peer, whichever way something was sent: everything posted in a
+turn gets a number, and a peer that is not owed exactly its group's shared
+bytes has its own frames merged by that number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Protocol
+
+from wsproto_min.codes import Opcode
+from wsproto_min.frames import encode_frame
+
+
+class Member(Protocol):
+    """What a peer needs to have to be sent to."""
+
+    groups: tuple[Group, ...]
+
+    def write(self, data: bytes) -> None:
+        """Send `data`, or keep what the socket does not take."""
+
+
+class Outbox:
+    """What one turn has to write, until `deliver` hands each peer its bytes."""
+
+    __slots__ = ("_direct", "_groups", "_numbers")
+
+    def __init__(self) -> None:
+        self._numbers = count()
+        # For each peer, numbered frames; the groups that have frames.
+        self._direct: dict[Member, list[tuple[int, bytes]]] = {}
+        self._groups: dict[Group, None] = {}
+
+    def post(self, member: Member, data: bytes) -> None:
+        """Send one peer encoded frames, after all that it was sent before."""
+        self._direct.setdefault(member, []).append((next(self._numbers), data))
+
+    def post_numbered(self, member: Member, frames: list[tuple[int, bytes]]) -> None:
+        """Send one peer frames that were posted before, under their own numbers."""
+        self._direct.setdefault(member, []).extend(frames)
+
+    def post_group(self, group: Group) -> int:
+        """Return a number for a frame that `group` will hand over in `deliver`."""
+        self._groups[group] = None
+        return next(self._numbers)
+
+    def deliver(self) -> None:
+        """Write what was posted, one write a peer, in the order of posting."""
+        merged, self._direct = self._direct, {}
+        groups, self._groups = self._groups, {}
+        for group in groups:
+            for member in group.exceptions():
+                merged.setdefault(member, [])
+        for group in groups:
+            shared = group.joined_frames()
+            # A write that fails may take a peer out of its groups: hence a copy.
+            for member in list(group):
+                if member.groups is group.only and member not in merged:
+                    member.write(shared)
+                else:
+                    merged.setdefault(member, []).extend(group.frames_for(member))
+            group.clear_frames()
+        for member, frames in merged.items():
+            frames.sort()  # no two numbers are equal, so frames are never compared
+            member.write(b"".join([frame for _, frame in frames]))
+
+
+class Group:
+    """Peers that are sent the same messages; a peer may be in several groups.
+
+    Make one with `Server.group`. What is sent goes out when the loop's turn
+    ends, to those who were members when it was sent.
+    """
+
+    __slots__ = ("_frames", "_joined", "_members", "_outbox", "only")
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        # What `Member.groups` is for a member of this group alone: one tuple for
+        # all of them, by which such a member is also known at a glance.
+        self.only = (self,)
+        self._members: dict[Member, None] = {}
+        # Of this turn: number, frame and sender; and at which number one joined.
+        self._frames: list[tuple[int, bytes, Member | None]] = []
+        self._joined: dict[Member, int] = {}
+
+    def __len__(self) -> int:
+        """Return the number of members."""
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[Member]:
+        """Iterate over the members, in the order in which they joined."""
+        return iter(self._members)
+
+    def __contains__(self, member: object) -> bool:
+        """Return whether `member` is one."""
+        return member in self._members
+
+    def add(self, member: Member) -> None:
+        """Let a peer take part from now on."""
+        if member not in self._members:
+            self._members[member] = None
+            member.groups = (*member.groups, self) if member.groups else self.only
+            if self._frames:
+                self._joined[member] = self._outbox.post_group(self)
+
+    def discard(self, member: Member) -> None:
+        """Let a peer go, if it is a member; it still gets what was sent before."""
+        if member in self._members:
+            if self._frames:
+                self._outbox.post_numbered(member, self.frames_for(member))
+                self._joined.pop(member, None)
+            del self._members[member]
+            others = tuple(group for group in member.groups if group is not self)
+            member.groups = others[0].only if len(others) == 1 else others
+
+    def send(self, message: str | bytes, *, sender: Member | None = None) -> None:
+        """Send a text or binary message to every member but `sender`."""
+        if isinstance(message, str):
+            frame = encode_frame(Opcode.TEXT, message.encode())
+        else:
+            frame = encode_frame(Opcode.BINARY, message)
+        self._frames.append((self._outbox.post_group(self), frame, sender))
+
+    def joined_frames(self) -> bytes:
+        """Return this turn's frames as the one `bytes` for all usual members."""
+        return b"".join([frame for _, frame, _ in self._frames])
+
+    def frames_for(self, member: Member) -> list[tuple[int, bytes]]:
+        """Return this turn's numbered frames that a member is owed."""
+        since = self._joined.get(member, -1)
+        return [
+            (number, frame)
+            for number, frame, sender in self._frames
+            if sender is not member and number > since
+        ]
+
+    def exceptions(self) -> Iterator[Member]:
+        """Iterate over those who may be owed less than all of this turn's frames."""
+        yield from self._joined
+        for _, _, sender in self._frames:
+            if sender is not None:
+                yield sender
+
+    def clear_frames(self) -> None:
+        """Forget this turn's frames: they are delivered."""
+        self._frames = []
+        self._joined = {}

@@ -1,0 +1,94 @@
+"""The event loop: non-blocking sockets on a selector, deadlines on one heap.
+
+One `turn` waits until something is ready, lets each ready socket's handler
+act, runs what other threads asked for and what has fallen due. It knows
+nothing of WebSocket. A blocked system call is the only place where it waits.
+"""
+
+from __future__ import annotations
+
+import heapq
+import selectors
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
+from typing import Protocol
+
+
+class Handler(Protocol):
+    """What the loop calls when a socket is ready."""
+
+    def on_ready(self, events: int) -> None:
+        """Act on `events`, a mask of `selectors.EVENT_READ` and `EVENT_WRITE`."""
+
+
+class Loop:
+    """Sockets with their handlers, deadlines, and a way in for other threads."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._deadlines: list[tuple[float, int, Callable[[], None]]] = []
+        self._tie_break = count()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.setblocking(False)
+        self._wake_sender.setblocking(False)
+        self.register(self._wake_receiver, selectors.EVENT_READ, self)
+
+    def register(self, sock: socket.socket, events: int, handler: Handler) -> None:
+        """Call `handler.on_ready` whenever `sock` is ready for one of `events`."""
+        self._selector.register(sock, events, handler)
+
+    def modify(self, sock: socket.socket, events: int, handler: Handler) -> None:
+        """Wait for other `events` on a registered socket."""
+        self._selector.modify(sock, events, handler)
+
+    def unregister(self, sock: socket.socket) -> None:
+        """Forget a registered socket; due before it is closed."""
+        self._selector.unregister(sock)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Call `callback` once in a turn, `seconds` from now or as soon after as can be.
+
+        There is no way to cancel it: a callback checks whether it still matters.
+        """
+        due = time.monotonic() + seconds
+        heapq.heappush(self._deadlines, (due, next(self._tie_break), callback))
+
+    def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
+        """Call `callback` in the next turn, and wake the loop if it waits.
+
+        The only method that other threads and signal handlers may use.
+        """
+        self._calls.append(callback)
+        # If it blocks, so many wake-ups are unread that one more adds nothing.
+        with suppress(BlockingIOError):
+            self._wake_sender.send(b"\0")
+
+    def on_ready(self, events: int) -> None:
+        """Take back the bytes that woke the loop."""
+        self._wake_receiver.recv(4096)
+
+    def turn(self) -> None:
+        """Wait for something to do, then do all that is ready or due."""
+        timeout = None
+        if self._calls:
+            timeout = 0.0
+        elif self._deadlines:
+            timeout = max(0.0, self._deadlines[0][0] - time.monotonic())
+        for key, events in self._selector.select(timeout):
+            key.data.on_ready(events)
+        for _ in range(len(self._calls)):
+            self._calls.popleft()()
+        now = time.monotonic()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            heapq.heappop(self._deadlines)[2]()
+
+    def close(self) -> None:
+        """Release the loop's own descriptors."""
+        self._selector.close()
+        self._wake_receiver.close()
+        self._wake_sender.close()

@@ -1,0 +1,355 @@
+"""One accepted socket: from its opening handshake to its last byte.
+
+A `Peer` reads what is there, lets `http` and `Connection` say what it means,
+calls the application, and writes what the socket takes. What it does not take
+is kept, up to a limit, and only then is the socket watched for writing. An
+idle peer has no buffer, no queue and no timer of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from http import HTTPStatus
+from selectors import EVENT_READ, EVENT_WRITE
+from typing import Any
+
+from wsproto_min.codes import CloseCode
+from wsproto_min.connection import Connection, Role, State
+from wsproto_min.errors import HandshakeError
+from wsproto_min.group import Group, Outbox
+from wsproto_min.http import HeadBuffer, Request, Response, error_response, parse_request
+from wsproto_min.loop import Loop
+
+# One read takes at most this much, so that no peer keeps the others waiting.
+RECEIVE_SIZE = 1 << 16
+
+logger = logging.getLogger("wsproto_min")
+
+
+class Stage(IntEnum):
+    """How far a peer has come; there is no way back."""
+
+    HANDSHAKE = 0  # the request's head is not whole yet
+    OPEN = 1  # messages flow
+    CLOSING = 2  # our Close frame is on its way, the peer's is awaited
+    ENDING = 3  # nothing more to say: what is queued goes out, what arrives is discarded
+    GONE = 4  # the socket is closed
+
+
+@dataclass(slots=True)
+class Service:
+    """What all peers of one server share; `Server` documents the options."""
+
+    on_request: Callable[[Peer, Request], Response]
+    on_open: Callable[[Peer], None]
+    on_message: Callable[[Peer, str | bytes], None]
+    max_message_size: int
+    max_fragments: int | None
+    max_queue: int
+    open_timeout: float
+    close_timeout: float
+    loop: Loop = field(default_factory=Loop)
+    outbox: Outbox = field(default_factory=Outbox)
+    peers: set[Peer] = field(default_factory=set)  # all that have a socket
+    left: list[Peer] = field(default_factory=list)  # of which the application is to be told
+
+
+class Peer:
+    """One connection, as the application sees it.
+
+    `address` is the peer's "host:port"; `state` is the application's, which
+    may keep there whatever it likes; `connection` is None until the handshake
+    is done.
+    """
+
+    __slots__ = (
+        "_alarm",
+        "_backlog",
+        "_backlog_size",
+        "_due",
+        "_head",
+        "_sealed",
+        "_service",
+        "_socket",
+        "_stage",
+        "address",
+        "connection",
+        "groups",
+        "state",
+    )
+
+    def __init__(self, service: Service, sock: socket.socket, address: str) -> None:
+        self.address = address
+        self.state: Any = None
+        self.connection: Connection | None = None
+        self.groups: tuple[Group, ...] = ()
+        self._service = service
+        self._socket = sock
+        self._stage = Stage.HANDSHAKE
+        self._head: HeadBuffer | None = HeadBuffer()
+        self._backlog: deque[bytes | memoryview] | None = None
+        self._backlog_size = 0
+        self._sealed = False
+        self._due = self._alarm = math.inf
+        service.peers.add(self)
+        service.loop.register(sock, EVENT_READ, self)
+        self._set_deadline(service.open_timeout)
+
+    # What the application may call.
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages flow: the handshake is done and no closing has begun."""
+        return self._stage is Stage.OPEN
+
+    def send(self, message: str | bytes) -> None:
+        """Send a text or binary message when the turn ends; nothing if not open."""
+        if self.connection is not None and self.connection.state is State.OPEN:
+            self.connection.send(message)
+            self._post_outgoing(self.connection)
+
+    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Start the closing handshake, after all that was sent so far."""
+        if self.connection is not None and self.connection.state is State.OPEN:
+            self.connection.close(code, reason)
+            self._advance(Stage.CLOSING)
+            self._post_outgoing(self.connection)
+
+    def fail(self, code: int, reason: str = "") -> None:
+        """Say why, then discard whatever still arrives (RFC 6455, section 7.1.7)."""
+        if self.connection is not None:
+            self.connection.fail(code, reason)
+            self._end(self.connection)
+
+    def go_away(self, reason: str) -> None:
+        """End with Close 1001, or at once if there is no connection to close."""
+        if self._stage is Stage.HANDSHAKE:
+            self.abort()
+        else:
+            self.close(CloseCode.GOING_AWAY, reason)
+
+    def abort(self) -> None:
+        """Close the socket at once; what is queued is lost."""
+        if self._stage is not Stage.GONE:
+            self._advance(Stage.GONE)
+            if self.connection is not None:
+                self.connection.receive_eof()
+            self._head = None
+            self._backlog = None
+            self._service.loop.unregister(self._socket)
+            self._service.peers.discard(self)
+            self._socket.close()
+
+    # What the loop and the outbox call.
+
+    def on_ready(self, events: int) -> None:
+        """Write and read once, as far as the socket goes without blocking."""
+        if events & EVENT_WRITE:
+            self._write_backlog()
+        if events & EVENT_READ and self._stage is not Stage.GONE:
+            try:
+                data = self._socket.recv(RECEIVE_SIZE)
+            except BlockingIOError:
+                return
+            except OSError:  # reset: nobody is there any more
+                self.abort()
+                return
+            if data:
+                self._receive(data)
+            elif self._stage is Stage.ENDING and self._backlog:
+                # The peer has only closed its own direction: finish the answer.
+                self._service.loop.modify(self._socket, EVENT_WRITE, self)
+            else:
+                self.abort()
+
+    def write(self, data: bytes) -> None:
+        """Send `data` after all that is queued, or queue what the socket does not take.
+
+        A peer whose queue outgrows its limit is failed: it reads too slowly,
+        and the chat must neither skip messages nor grow without bound.
+        """
+        if self._sealed or self._stage is Stage.GONE:
+            return
+        self._sealed = self._stage is Stage.ENDING  # such data ends with the last words
+        if self._backlog is None:
+            sent = self._send(data)
+            if sent is None:
+                return
+            if sent == len(data):
+                if self._sealed:
+                    self._end_stream()
+                return
+            self._backlog = deque((memoryview(data)[sent:],))
+            self._backlog_size = len(data) - sent
+            self._service.loop.modify(self._socket, EVENT_READ | EVENT_WRITE, self)
+        else:
+            self._backlog.append(data)
+            self._backlog_size += len(data)
+        if self._backlog_size > self._service.max_queue and self._stage is Stage.OPEN:
+            assert self.connection is not None
+            self.connection.fail(CloseCode.POLICY_VIOLATION, "too slow: the send queue is full")
+            self._backlog.append(self.connection.data_to_send())
+            self._sealed = True
+            self._advance(Stage.ENDING)
+
+    # Inside.
+
+    def _receive(self, data: bytes) -> None:
+        """Hand received bytes to whoever reads at this stage."""
+        if self._stage is Stage.HANDSHAKE:
+            self._receive_head(data)
+        elif self.connection is not None and self._stage is not Stage.ENDING:
+            self._receive_frames(self.connection, data)
+
+    def _receive_head(self, data: bytes) -> None:
+        """Gather the request; when it is whole, answer it."""
+        assert self._head is not None
+        head_only = False
+        rest = b""
+        try:
+            whole = self._head.receive_data(data)
+            if whole is None:
+                return
+            head, rest = whole
+            request = parse_request(head)
+            head_only = request.method == "HEAD"
+            response = self._service.on_request(self, request)
+        except HandshakeError as error:
+            response = error_response(error)
+        except Exception:
+            logger.exception("on_request failed")
+            response = error_response(HandshakeError(500, "the server has a fault"))
+        self._answer(response, head_only=head_only)
+        if self._stage is Stage.OPEN:
+            self._call(self._service.on_open)
+            if rest and self.connection is not None:
+                self._receive_frames(self.connection, rest)
+
+    def _answer(self, response: Response, *, head_only: bool = False) -> None:
+        """Send the answer to the handshake; 101 opens the connection, others end it."""
+        self._head = None
+        if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
+            self.connection = Connection(
+                Role.SERVER,
+                max_message_size=self._service.max_message_size,
+                max_fragments=self._service.max_fragments,
+            )
+            self._due = math.inf
+            self._advance(Stage.OPEN)
+        else:
+            self._advance(Stage.ENDING)
+        self.write(response.encode(head_only=head_only))
+
+    def _receive_frames(self, connection: Connection, data: bytes) -> None:
+        """Let the connection act on received bytes and pass messages on."""
+        for event in connection.receive_data(data):
+            # What arrives after the application has closed is of no interest to it.
+            if self._stage is Stage.OPEN and isinstance(event, str | bytes):
+                self._call(self._service.on_message, event)
+        if connection.state is State.CLOSED:
+            self._end(connection)
+        else:
+            self._post_outgoing(connection)
+
+    def _call(self, callback: Callable[..., None], *arguments: object) -> None:
+        """Call the application; its fault ends this peer and no other."""
+        try:
+            callback(self, *arguments)
+        except Exception:
+            logger.exception("an application callback failed for %s", self.address)
+            self.fail(CloseCode.INTERNAL_ERROR, "the server has a fault")
+
+    def _post_outgoing(self, connection: Connection) -> None:
+        """Post what the connection has to say, in its place in this turn."""
+        data = connection.data_to_send()
+        if data:
+            self._service.outbox.post(self, data)
+
+    def _end(self, connection: Connection) -> None:
+        """Post the last words; `write` ends the stream after them."""
+        if self._stage < Stage.ENDING:
+            self._advance(Stage.ENDING)
+            self._service.outbox.post(self, connection.data_to_send())
+
+    def _end_stream(self) -> None:
+        """All is written: close, or half-close and wait for the peer (section 7.1.1)."""
+        connection = self.connection
+        if connection is not None and connection.close_sent and connection.close_received:
+            self.abort()
+            return
+        try:
+            # Closing with unread input would reset the connection, and the
+            # reset could overtake the last words.
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.abort()
+
+    def _advance(self, stage: Stage) -> None:
+        """Enter a later stage; whoever was open leaves its groups, and the application."""
+        if self._stage is Stage.OPEN:
+            for group in self.groups:
+                group.discard(self)
+            self._service.left.append(self)
+        self._stage = stage
+        if stage in (Stage.CLOSING, Stage.ENDING):
+            self._set_deadline(self._service.close_timeout)
+
+    def _send(self, data: bytes | memoryview) -> int | None:
+        """Return how many bytes the socket took, or None if the peer is gone."""
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self.abort()
+            return None
+
+    def _write_backlog(self) -> None:
+        """Send what is queued; stop watching for writability once it is all gone."""
+        backlog = self._backlog
+        while backlog:
+            chunk = backlog[0]
+            sent = self._send(chunk)
+            if sent is None:
+                return
+            self._backlog_size -= sent
+            if sent < len(chunk):
+                backlog[0] = memoryview(chunk)[sent:]
+                return
+            backlog.popleft()
+        self._backlog = None
+        self._service.loop.modify(self._socket, EVENT_READ, self)
+        if self._sealed:
+            self._end_stream()
+
+    def _set_deadline(self, seconds: float) -> None:
+        """Call `_overdue` in so many seconds, unless a later call says otherwise.
+
+        A peer has at most one alarm that matters: moving the deadline back
+        costs nothing, the alarm finds it when it rings.
+        """
+        self._due = time.monotonic() + seconds
+        if self._due < self._alarm:
+            self._alarm = self._due
+            self._service.loop.call_later(seconds, self._ring)
+
+    def _ring(self) -> None:
+        """Act if the deadline has passed; if it has moved, set the alarm anew."""
+        self._alarm = math.inf
+        remaining = self._due - time.monotonic()
+        if self._stage is Stage.GONE or remaining == math.inf:
+            return
+        if remaining > 0:
+            self._set_deadline(remaining)
+        elif self._stage is Stage.HANDSHAKE:
+            reason = f"the request did not arrive within {self._service.open_timeout:g} s"
+            self._answer(error_response(HandshakeError(HTTPStatus.REQUEST_TIMEOUT, reason)))
+        else:
+            self.abort()

@@ -1,0 +1,235 @@
+"""The server: listening sockets, the turn, and an orderly end.
+
+    from wsproto_min import Server
+
+    server = Server(on_message=lambda peer, message: peer.send(message))
+    server.listen("127.0.0.1", 8080)
+    server.run()
+
+A turn of `run` waits until sockets are ready, reads and answers each once,
+and writes at its end whatever was sent in it (see `group`). The callbacks run
+in the thread of `run`, one at a time; none of them may block.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections.abc import Callable
+from selectors import EVENT_READ
+
+from wsproto_min.group import Group
+from wsproto_min.handshake import accept
+from wsproto_min.http import Request, Response
+from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
+from wsproto_min.peer import Peer, Service
+
+# What a listener's queue may hold; the kernel cuts it to net.core.somaxconn.
+BACKLOG = 1024
+# New connections that a turn accepts at the most, so that none starves the rest.
+ACCEPTS_PER_TURN = 64
+# Without descriptors or memory, accepting is retried after this many seconds.
+ACCEPT_PAUSE = 0.5
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+logger = logging.getLogger("wsproto_min")
+
+
+def _accept_any(peer: Peer, request: Request) -> Response:
+    return accept(request)
+
+
+def _ignore(*arguments: object) -> None:
+    pass
+
+
+class Server:
+    """A WebSocket server on non-blocking sockets and one selector.
+
+    Callbacks, all optional but the first:
+
+    - `on_message(peer, message)`: a text (`str`) or binary (`bytes`) message.
+    - `on_request(peer, request)`: return the HTTP answer; status 101 (from
+      `accept`, which is the default) opens the connection, any other is sent
+      and the connection closed. May raise `HandshakeError`.
+    - `on_open(peer)` and `on_close(peer)`: once each, in this order.
+    - `on_turn_end()`: after all that was ready has been read, before what was
+      sent in the turn goes out; the place to act on a turn's messages together.
+
+    Limits: `max_message_size` bytes and `max_fragments` for what a peer sends
+    in one message (see `MessageAssembler`); `max_queue` bytes that may wait for
+    a peer that reads slowly, which beyond that is closed with 1008;
+    `open_timeout` seconds for a whole handshake and `close_timeout` seconds for
+    the peer's part of the closing one.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_message: Callable[[Peer, str | bytes], None],
+        on_request: Callable[[Peer, Request], Response] = _accept_any,
+        on_open: Callable[[Peer], None] = _ignore,
+        on_close: Callable[[Peer], None] = _ignore,
+        on_turn_end: Callable[[], None] = _ignore,
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        max_fragments: int | None = None,
+        max_queue: int = 4 << 20,
+        open_timeout: float = 10.0,
+        close_timeout: float = 10.0,
+    ) -> None:
+        self._service = Service(
+            on_request=on_request,
+            on_open=on_open,
+            on_message=on_message,
+            max_message_size=max_message_size,
+            max_fragments=max_fragments,
+            max_queue=max_queue,
+            open_timeout=open_timeout,
+            close_timeout=close_timeout,
+        )
+        self._loop = self._service.loop
+        self._on_close = on_close
+        self._on_turn_end = on_turn_end
+        self._listeners: list[Listener] = []
+        self._stopping = False
+
+    @property
+    def peers(self) -> frozenset[Peer]:
+        """Every peer with a socket, those in a handshake included."""
+        return frozenset(self._service.peers)
+
+    def group(self) -> Group:
+        """Return a new, empty group of this server's peers."""
+        return Group(self._service.outbox)
+
+    def listen(self, host: str, port: int) -> tuple[str, int]:
+        """Listen on a TCP address; return it, with the port chosen if `port` is 0.
+
+        Raises `OSError` if the address is taken or not this machine's.
+        """
+        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        sock = socket.create_server(info[4], family=info[0], backlog=BACKLOG)
+        # Accepted sockets inherit it: a turn's bytes go out in one write, and
+        # waiting for more of them (Nagle) would only add delay.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.listen_on(sock)
+        address: tuple[str, int] = sock.getsockname()[:2]
+        return address
+
+    def listen_on(self, sock: socket.socket) -> None:
+        """Accept connections from a listening socket, and own it from now on."""
+        self._listeners.append(Listener(self._service, sock))
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Call `callback` in the loop, once, in so many seconds."""
+        self._loop.call_later(seconds, callback)
+
+    def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
+        """Call `callback` in the loop; any thread or signal handler may ask for it."""
+        self._loop.call_soon_threadsafe(callback)
+
+    def run(self) -> None:
+        """Serve until `stop`; then release every socket. A server runs once."""
+        try:
+            while not (self._stopping and not self._service.peers):
+                self._loop.turn()
+                self._end_turn()
+        finally:
+            self._close_listeners()
+            for peer in self.peers:
+                peer.abort()
+            self._loop.close()
+
+    def stop(self, grace: float = 1.0) -> None:
+        """Make `run` return; any thread or signal handler may ask for it.
+
+        Nobody is accepted any more, peers are sent Close 1001 after what they
+        were sent before, and whoever has not answered in `grace` seconds is cut.
+        """
+        self._loop.call_soon_threadsafe(lambda: self._begin_stop(grace))
+
+    def _begin_stop(self, grace: float) -> None:
+        if not self._stopping:
+            self._stopping = True
+            self._close_listeners()
+            for peer in self.peers:
+                peer.go_away("the server is stopping")
+            self._loop.call_later(grace, self._abort_all)
+
+    def _abort_all(self) -> None:
+        for peer in self.peers:
+            peer.abort()
+
+    def _close_listeners(self) -> None:
+        while self._listeners:
+            self._listeners.pop().close()
+
+    def _end_turn(self) -> None:
+        """Tell the application who has left, let it act on the turn, then write."""
+        while True:
+            left, self._service.left = self._service.left, []
+            for peer in left:
+                self._call(self._on_close, peer)
+            self._call(self._on_turn_end)
+            self._service.outbox.deliver()
+            if not self._service.left:  # nobody was lost in writing
+                return
+
+    def _call(self, callback: Callable[..., None], *arguments: object) -> None:
+        try:
+            callback(*arguments)
+        except Exception:
+            logger.exception("an application callback failed")
+
+
+class Listener:
+    """A listening socket in the loop."""
+
+    def __init__(self, service: Service, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._service = service
+        self._socket = sock
+        self._paused = False
+        self._closed = False
+        service.loop.register(sock, EVENT_READ, self)
+
+    def on_ready(self, events: int) -> None:
+        """Accept those who wait, up to a number."""
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                sock, address = self._socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._pause(error)
+                    return
+                continue  # this one has gone again (ECONNABORTED and its like)
+            sock.setblocking(False)
+            Peer(self._service, sock, _format_address(address))
+
+    def _pause(self, error: OSError) -> None:
+        """Stop accepting for a while: a ready listener must not spin the loop."""
+        logger.warning("cannot accept: %s; trying again in %g s", error, ACCEPT_PAUSE)
+        self._paused = True
+        self._service.loop.unregister(self._socket)
+        self._service.loop.call_later(ACCEPT_PAUSE, self._resume)
+
+    def _resume(self) -> None:
+        if not self._closed:
+            self._paused = False
+            self._service.loop.register(self._socket, EVENT_READ, self)
+
+    def close(self) -> None:
+        """Accept nobody any more."""
+        self._closed = True
+        if not self._paused:
+            self._service.loop.unregister(self._socket)
+        self._socket.close()
+
+
+def _format_address(address: tuple[str, int]) -> str:
+    """Return "host:port", with an IPv6 host in brackets as in a URL."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
