@@ -223,9 +223,9 @@ class Connection:
 
     def _send_close(self, code: int, reason: str = "") -> None:
         # Code 1005 stands for a Close frame without a payload (section 7.1.5).
-        empty = code == CloseCode.NO_STATUS_RCVD
-        self._send_frame(Opcode.CLOSE, b"" if empty else encode_close(code, reason))
-        self.close_sent = Close(code, reason)
+        payload = b"" if code == CloseCode.NO_STATUS_RCVD else encode_close(code, reason)
+        self._send_frame(Opcode.CLOSE, payload)
+        self.close_sent = Close(*parse_close(payload))
 
     def _send_frame(self, opcode: Opcode, payload: bytes) -> None:
         # Section 5.3: the key must be fresh for every frame and unpredictable.

@@ -129,6 +129,10 @@ class MessageAssembler:
             except UnicodeDecodeError:
                 raise _not_utf_8() from None
         self._checked += length
+        # Python waits for a surrogate's third byte, though its second gives it away.
+        unfinished = data[self._checked :]
+        if unfinished[:1] == b"\xed" and unfinished[1:] >= b"\xa0":
+            raise _not_utf_8()
 
 
 def _decode(data: bytes | bytearray) -> str:

@@ -1,0 +1,682 @@
+"""A connection without a socket: RFC 6455, sections 5 to 7, from both ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tests import strategies
+from tests.reference import reference_decode
+from tests.strategies import (
+    MAX_FRAGMENTS,
+    MAX_MESSAGE_SIZE,
+    VIOLATIONS,
+    Control,
+    Traffic,
+    Violation,
+    chunkings,
+    nearly_valid,
+    patterned,
+    single_bytes,
+    traffic,
+    wire,
+)
+from wsproto_min.codes import CloseCode, Opcode
+from wsproto_min.connection import Close, Connection, Event, Ping, Pong, Role, State
+from wsproto_min.errors import ConnectionClosed
+
+BOTH_ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
+SERVER, CLIENT = Role.SERVER, Role.CLIENT
+
+
+def to(role: Role, notation: str) -> bytes:
+    """Return the frames, in the notation of `wire`, as `role` would receive them."""
+    return wire(notation, masked=role is SERVER)
+
+
+def said(connection: Connection) -> list[tuple[Opcode, bytes]]:
+    """Return the whole frames that the connection has queued: their opcodes and payloads."""
+    data = connection.data_to_send()
+    decoded = reference_decode(data, masked=connection.role is CLIENT)
+    assert decoded.broken is None, f"section {decoded.broken} is broken by {data.hex(' ')}"
+    assert all(frame.fin for frame in decoded.frames)
+    assert all(len(frame.payload) == frame.length for frame in decoded.frames)
+    return [(Opcode(frame.opcode), frame.payload) for frame in decoded.frames]
+
+
+def receive(connection: Connection, *chunks: bytes) -> list[Event]:
+    """Return all events of the chunks."""
+    return [event for chunk in chunks for event in connection.receive_data(chunk)]
+
+
+def close_payload(code: int, reason: str = "") -> bytes:
+    return code.to_bytes(2, "big") + reason.encode()
+
+
+def limited(role: Role) -> Connection:
+    """Return a connection with the limits that the VIOLATIONS presume."""
+    return Connection(role, max_message_size=MAX_MESSAGE_SIZE, max_fragments=MAX_FRAGMENTS)
+
+
+def as_event(event: strategies.Event) -> Event:
+    if not isinstance(event, Control):
+        return event
+    if event.opcode == Opcode.PING:
+        return Ping(event.payload)
+    if event.opcode == Opcode.PONG:
+        return Pong(event.payload)
+    if not event.payload:
+        return Close(1005)
+    return Close(int.from_bytes(event.payload[:2], "big"), event.payload[2:].decode())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that one can see of a connection after it received something."""
+
+    events: list[Event]
+    said: list[tuple[Opcode, bytes]]
+    error: tuple[int, str] | None
+    state: State
+    close_sent: Close | None
+    close_received: Close | None
+
+
+def outcome(role: Role, chunks: Iterable[bytes]) -> Outcome:
+    connection = limited(role)
+    events = receive(connection, *chunks)
+    error = connection.error
+    return Outcome(
+        events,
+        said(connection),
+        None if error is None else (error.code, error.reason),
+        connection.state,
+        connection.close_sent,
+        connection.close_received,
+    )
+
+
+# What arrives
+
+
+@BOTH_ROLES
+@pytest.mark.parametrize(
+    ("data", "event"),
+    [
+        ("81 05 . 48656c6c6f", "Hello"),
+        ("81 00 .", ""),
+        ("01 03 . 48656c | 80 02 . 6c6f", "Hello"),
+        ("82 05 . 48656c6c6f", b"Hello"),
+        ("82 00 .", b""),
+        ("89 05 . 48656c6c6f", Ping(b"Hello")),
+        ("8a 05 . 48656c6c6f", Pong(b"Hello")),
+        ("88 00 .", Close(1005)),
+        ("88 02 . 03e8", Close(1000)),
+        ("88 0c . 03e9 676f6f64206e69676874", Close(1001, "good night")),
+    ],
+)
+def test_each_kind_of_frame_has_its_event(role: Role, data: str, event: Event) -> None:
+    assert receive(Connection(role), to(role, data)) == [event]
+
+
+def test_the_masked_hello_of_section_5_7_arrives_at_a_server() -> None:
+    assert receive(Connection(SERVER), bytes.fromhex("8185 37fa213d 7f9f4d5158")) == ["Hello"]
+
+
+def test_what_is_sent_is_a_single_frame_unmasked_from_a_server() -> None:
+    server = Connection(SERVER)
+    server.send("Hello")
+    server.send(b"Hello")
+    server.ping(b"Hello")
+    server.pong(b"Hello")
+    frames = "81 05 48656c6c6f  82 05 48656c6c6f  89 05 48656c6c6f  8a 05 48656c6c6f"
+    assert server.data_to_send().hex() == bytes.fromhex(frames).hex()
+
+
+def test_a_client_masks_each_frame_with_a_key_of_its_own() -> None:
+    client = Connection(CLIENT)
+    for _ in range(50):
+        client.send("Hello")
+        client.ping()
+    frames = reference_decode(client.data_to_send(), masked=True).frames
+    keys = [frame.masking_key for frame in frames]
+    assert len(set(keys)) == len(keys) == 100, keys
+
+
+def test_a_client_takes_its_keys_from_the_system_and_not_from_a_guessable_source(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.urandom", lambda size: bytes(range(1, size + 1)))
+    client = Connection(CLIENT)
+    client.send("Hello")
+    # 81: text, FIN; 85: masked, 5 bytes; the key 01020304; "Hello" XOR it.
+    assert client.data_to_send().hex(" ") == "81 85 01 02 03 04 49 67 6f 68 6e"
+
+
+def test_data_to_send_gives_everything_once_and_in_order() -> None:
+    server = Connection(SERVER)
+    assert server.data_to_send() == b""
+    server.send("a")
+    server.send("b")
+    assert server.data_to_send() == bytes.fromhex("81 01 61  81 01 62")
+    assert server.data_to_send() == b""
+
+
+@BOTH_ROLES
+def test_a_ping_between_fragments_is_answered_before_the_message_ends(role: Role) -> None:
+    connection = Connection(role)
+    # Text "Hel" without FIN, Ping "p"
+    assert receive(connection, to(role, "01 03 . 48656c | 89 01 . 70")) == [Ping(b"p")]
+    assert said(connection) == [(Opcode.PONG, b"p")]
+    # Continuation "lo" with FIN
+    assert receive(connection, to(role, "80 02 . 6c6f")) == ["Hello"]
+    assert said(connection) == []
+
+
+@BOTH_ROLES
+def test_a_pong_asks_for_no_answer_whether_it_was_asked_for_or_not(role: Role) -> None:
+    connection = Connection(role)
+    events = receive(connection, to(role, "8a 00 . | 8a 01 . 70 | 8a 01 . 70"))
+    assert events == [Pong(b""), Pong(b"p"), Pong(b"p")]
+    assert said(connection) == []
+    assert connection.state is State.OPEN
+
+
+@BOTH_ROLES
+def test_20000_pings_in_one_read_are_answered_in_order(role: Role) -> None:
+    connection = Connection(role)
+    payloads = [index.to_bytes(2, "big") for index in range(20_000)]
+    data = b"".join(to(role, f"89 02 . {payload.hex()}") for payload in payloads)
+    assert receive(connection, data) == [Ping(payload) for payload in payloads]
+    sent = connection.data_to_send()
+    size = 2 + 2 + (4 if role is CLIENT else 0)
+    assert len(sent) == 20_000 * size
+    # The reference decoder is slow: some frames at the beginning and at the end do.
+    frames = reference_decode(sent[: 100 * size] + sent[-size:]).frames
+    assert [frame.payload for frame in frames] == [*payloads[:100], payloads[-1]]
+
+
+def test_what_is_sent_on_an_event_comes_before_the_pong_to_a_later_ping() -> None:
+    data = to(SERVER, "81 01 . 61 | 89 01 . 70 | 81 01 . 62 | c1")  # "a", Ping "p", "b", RSV1
+    for chunks in ([data], single_bytes(data)):
+        server = Connection(SERVER)
+        for chunk in chunks:
+            for event in server.receive_data(chunk):
+                if isinstance(event, str):
+                    server.send(event.upper())
+        *before, (opcode, _) = said(server)
+        assert before == [(Opcode.TEXT, b"A"), (Opcode.PONG, b"p"), (Opcode.TEXT, b"B")]
+        assert opcode is Opcode.CLOSE
+
+
+def test_an_event_on_which_the_connection_is_failed_is_the_last() -> None:
+    server = Connection(SERVER)
+    events = []
+    for event in server.receive_data(to(SERVER, "81 01 . 61 | 81 01 . 62 | 89 00 .")):
+        events.append(event)
+        server.fail(CloseCode.POLICY_VIOLATION, "no such words here")
+    assert events == ["a"]
+    assert said(server) == [(Opcode.CLOSE, close_payload(1008, "no such words here"))]
+    assert server.error is None, "the peer broke no rule of the protocol"
+
+
+def test_events_that_were_not_asked_for_come_with_the_next_read() -> None:
+    server = Connection(SERVER)
+    first = server.receive_data(to(SERVER, "81 01 . 61 | 81 01 . 62"))
+    assert next(first) == "a"
+    assert receive(server, to(SERVER, "81 01 . 63")) == ["b", "c"]
+    assert list(first) == []
+
+
+@given(st.data(), st.sampled_from(Role))
+def test_any_chunking_of_good_traffic_gives_its_events_and_a_pong_for_each_ping(
+    data: st.DataObject, role: Role
+) -> None:
+    sent: Traffic = data.draw(traffic(role is SERVER, closes=None))
+    connection = Connection(role)
+    chunks = data.draw(chunkings(sent.data))
+    expected = [as_event(event) for event in sent.events]
+    assert receive(connection, *chunks) == expected
+    assert connection.error is None
+    answers = [(Opcode.PONG, event.payload) for event in expected if isinstance(event, Ping)]
+    *_, last = [None, *expected]
+    if isinstance(last, Close):
+        code = b"" if last.code == 1005 else last.code.to_bytes(2, "big")
+        answers.append((Opcode.CLOSE, code))
+    assert said(connection) == answers
+
+
+@given(st.data(), st.sampled_from(Role))
+def test_any_chunking_of_damaged_traffic_has_the_same_outcome(
+    data: st.DataObject, role: Role
+) -> None:
+    damaged = data.draw(nearly_valid(role is SERVER))
+    chunks = data.draw(chunkings(damaged))
+    assert outcome(role, chunks) == outcome(role, [damaged])
+
+
+@given(st.binary(max_size=200), st.sampled_from(Role))
+def test_arbitrary_bytes_never_raise_and_fail_the_connection_at_most_once(
+    data: bytes, role: Role
+) -> None:
+    result = outcome(role, single_bytes(data))
+    closes = [payload for opcode, payload in result.said if opcode is Opcode.CLOSE]
+    assert len(closes) == (result.state is State.CLOSED)
+    assert (result.error is not None) == (
+        result.state is State.CLOSED and result.close_received is None
+    )
+
+
+# Violations (section 7.1.7)
+
+
+@pytest.mark.parametrize("violation", VIOLATIONS, ids=str)
+def test_a_violation_fails_the_connection_with_its_code_and_not_before(
+    violation: Violation,
+) -> None:
+    role = Role(violation.role)
+    early = outcome(role, [violation.data[:-1]])
+    assert (early.state, early.error) == (State.OPEN, None), "its last byte was not waited for"
+    assert all(opcode is not Opcode.CLOSE for opcode, _ in early.said)
+
+    connection = limited(role)
+    receive(connection, violation.data)
+    assert connection.error is not None, f"{violation.data.hex(' ')} was taken"
+    code, reason = connection.error.code, connection.error.reason
+    assert code == violation.close_code, reason
+    assert said(connection) == [(Opcode.CLOSE, close_payload(code, reason))]
+    assert connection.state is State.CLOSED
+    assert connection.close_sent == Close(code, reason)
+    assert connection.close_received is None
+
+
+@pytest.mark.parametrize("violation", VIOLATIONS, ids=str)
+def test_good_frames_before_a_violation_have_their_effects_first(violation: Violation) -> None:
+    role = Role(violation.role)
+    # Ping "1", text "hi", Ping "2", binary in two fragments, Pong "3"
+    good = "89 01 . 31 | 81 02 . 6869 | 89 01 . 32 | 02 01 . 61 | 80 01 . 62 | 8a 01 . 33"
+    data = to(role, good) + violation.data
+    for chunks in ([data], single_bytes(data)):
+        result = outcome(role, chunks)
+        events = [Ping(b"1"), "hi", Ping(b"2"), b"ab", Pong(b"3")]
+        assert result.events[:5] == events
+        assert result.said[:2] == [(Opcode.PONG, b"1"), (Opcode.PONG, b"2")]
+        opcode, payload = result.said[-1]
+        assert opcode is Opcode.CLOSE
+        assert int.from_bytes(payload[:2], "big") == violation.close_code
+
+
+@pytest.mark.parametrize("violation", VIOLATIONS, ids=str)
+def test_what_follows_a_violation_is_discarded(violation: Violation) -> None:
+    role = Role(violation.role)
+    after = to(role, "81 02 . 6869 | 89 01 . 70 | 88 00 .")  # "hi", Ping "p", Close
+    alone = outcome(role, [violation.data])
+    assert outcome(role, [violation.data, after]) == alone
+
+
+def test_a_violation_in_the_same_read_as_a_close_is_discarded_with_what_follows_it() -> None:
+    server = Connection(SERVER)
+    # Close 1000, then RSV1
+    assert receive(server, to(SERVER, "88 02 . 03e8 | c1")) == [Close(1000)]
+    assert said(server) == [(Opcode.CLOSE, close_payload(1000))]
+    assert server.error is None
+
+
+@BOTH_ROLES
+def test_a_violation_while_closing_sends_no_second_close(role: Role) -> None:
+    connection = Connection(role)
+    connection.close(1001)
+    assert said(connection) == [(Opcode.CLOSE, close_payload(1001))]
+    assert receive(connection, to(role, "81 02 . 6869 | c1")) == ["hi"]  # "hi", RSV1
+    assert said(connection) == []
+    assert connection.error is not None
+    assert connection.state is State.CLOSED
+
+
+@BOTH_ROLES
+def test_nothing_may_be_sent_after_a_violation_but_the_close_that_it_calls_for(
+    role: Role,
+) -> None:
+    connection = Connection(role)
+    receive(connection, to(role, "81 01 . ff"))
+    with pytest.raises(ConnectionClosed, match="1007 a text message is not UTF-8"):
+        connection.send("hi")
+    assert [opcode for opcode, _ in said(connection)] == [Opcode.CLOSE]
+
+
+@BOTH_ROLES
+@pytest.mark.parametrize(
+    ("limits", "data", "code"),
+    [
+        ({"max_message_size": 3}, "81 04 .", 1009),
+        ({"max_message_size": 3}, "01 02 . 6162 | 80 02 .", 1009),
+        ({"max_fragments": 2}, "01 00 . | 00 00 . | 80 00 .", 1008),
+        ({}, "82 7f 0000000000100001 .", 1009),  # 1 MiB and a byte
+        ({}, "01 00 . " + "| 00 00 . " * 16384, 1008),  # 16384 fragments and one more
+    ],
+)
+def test_a_message_over_its_budget_is_refused_at_the_header(
+    role: Role, limits: dict[str, int], data: str, code: int
+) -> None:
+    connection = Connection(role, **limits)
+    assert receive(connection, to(role, data)) == []
+    assert connection.error is not None
+    assert connection.error.code == code
+
+
+@BOTH_ROLES
+def test_a_message_as_large_as_its_budget_arrives(role: Role) -> None:
+    connection = Connection(role, max_message_size=3, max_fragments=2)
+    events = receive(connection, to(role, "81 03 . 616263 | 01 02 . 6162 | 80 01 . 63"))
+    assert events == ["abc", "abc"]
+
+
+# The closing handshake (sections 5.5.1 and 7.1)
+
+
+@BOTH_ROLES
+@pytest.mark.parametrize(
+    ("data", "close", "answer"),
+    [
+        ("88 00 .", Close(1005), ""),
+        ("88 02 . 03e8", Close(1000), "03e8"),
+        ("88 05 . 0fa0 627965", Close(4000, "bye"), "0fa0"),
+    ],
+)
+def test_a_close_is_answered_with_its_code(
+    role: Role, data: str, close: Close, answer: str
+) -> None:
+    connection = Connection(role)
+    assert receive(connection, to(role, data)) == [close]
+    assert said(connection) == [(Opcode.CLOSE, bytes.fromhex(answer))]
+    assert connection.state is State.CLOSED
+    assert connection.close_received == close
+    assert connection.close_sent == Close(close.code)
+
+
+@BOTH_ROLES
+def test_a_close_between_fragments_ends_the_connection_and_not_the_message(role: Role) -> None:
+    connection = Connection(role)
+    # Text "Hel" without FIN, Close 1000, continuation "lo"
+    events = receive(connection, to(role, "01 03 . 48656c | 88 02 . 03e8 | 80 02 . 6c6f"))
+    assert events == [Close(1000)]
+
+
+@BOTH_ROLES
+def test_messages_arrive_until_the_peers_close_does(role: Role) -> None:
+    connection = Connection(role)
+    connection.close(1001, "good night")
+    states = [connection.state]
+    assert said(connection) == [(Opcode.CLOSE, close_payload(1001, "good night"))]
+    assert receive(connection, to(role, "81 02 . 6869")) == ["hi"]
+    states.append(connection.state)
+    assert receive(connection, to(role, "88 02 . 03e9")) == [Close(1001)]
+    assert said(connection) == []
+    states.append(connection.state)
+    assert states == [State.CLOSING, State.CLOSING, State.CLOSED]
+
+
+@BOTH_ROLES
+def test_a_ping_is_not_answered_once_a_close_was_sent(role: Role) -> None:
+    connection = Connection(role)
+    connection.close()
+    said(connection)
+    assert receive(connection, to(role, "89 01 . 70")) == [Ping(b"p")]
+    assert said(connection) == []
+
+
+@BOTH_ROLES
+def test_a_ping_is_not_answered_once_a_close_was_received(role: Role) -> None:
+    connection = Connection(role)
+    assert receive(connection, to(role, "88 00 . | 89 01 . 70")) == [Close(1005)]
+    assert said(connection) == [(Opcode.CLOSE, b"")]
+
+
+@pytest.mark.parametrize("starter", list(Role), ids=lambda role: role.value)
+def test_the_closing_handshake_takes_a_close_each_way(starter: Role) -> None:
+    ends = {role: Connection(role) for role in Role}
+    first = ends.pop(starter)
+    (second,) = ends.values()
+    first.close(1001, "good night")
+    assert receive(second, first.data_to_send()) == [Close(1001, "good night")]
+    assert receive(first, second.data_to_send()) == [Close(1001)]
+    assert (first.state, second.state) == (State.CLOSED, State.CLOSED)
+    assert first.data_to_send() + second.data_to_send() == b""
+
+
+def test_both_ends_may_close_at_once() -> None:
+    server, client = Connection(SERVER), Connection(CLIENT)
+    server.close(1001)
+    client.close(1000)
+    to_client, to_server = server.data_to_send(), client.data_to_send()
+    assert receive(server, to_server) == [Close(1000)]
+    assert receive(client, to_client) == [Close(1001)]
+    assert (server.state, client.state) == (State.CLOSED, State.CLOSED)
+    assert server.data_to_send() + client.data_to_send() == b""
+
+
+@BOTH_ROLES
+def test_closing_twice_sends_one_close(role: Role) -> None:
+    connection = Connection(role)
+    connection.close(1000)
+    connection.close(1001)
+    connection.fail(1011)
+    assert said(connection) == [(Opcode.CLOSE, close_payload(1000))]
+    assert connection.close_sent == Close(1000)
+    assert connection.state is State.CLOSED
+
+
+@BOTH_ROLES
+def test_closing_with_1005_sends_a_close_without_a_payload(role: Role) -> None:
+    connection = Connection(role)
+    connection.close(CloseCode.NO_STATUS_RCVD)
+    assert said(connection) == [(Opcode.CLOSE, b"")]
+    assert connection.close_sent == Close(1005)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [(1005, "lost"), (1000, "x" * 124), (1000, "x" * 122 + "\u20ac"), (1000, "\u20ac" * 60)],
+)
+def test_the_close_that_was_sent_is_noted_as_the_peer_receives_it(code: int, reason: str) -> None:
+    server, client = Connection(SERVER), Connection(CLIENT)
+    server.close(code, reason)
+    assert receive(client, server.data_to_send()) == [server.close_sent]
+
+
+@BOTH_ROLES
+def test_a_long_close_reason_is_cut_between_two_characters(role: Role) -> None:
+    connection = Connection(role)
+    connection.close(1000, "x" * 122 + "\u00e9")
+    assert said(connection) == [(Opcode.CLOSE, close_payload(1000, "x" * 122))]
+
+
+@pytest.mark.parametrize("code", [0, 999, 1004, 1006, 1015, 2999, 5000, 65536])
+def test_closing_with_a_code_that_must_not_be_sent_changes_nothing(code: int) -> None:
+    connection = Connection(SERVER)
+    with pytest.raises(ValueError, match=f"{code} may not stand in a Close frame"):
+        connection.close(code)
+    assert connection.state is State.OPEN
+    assert connection.close_sent is None
+    assert connection.data_to_send() == b""
+
+
+SENDING: list[Callable[[Connection], None]] = [
+    lambda connection: connection.send("hi"),
+    lambda connection: connection.send(b"hi"),
+    lambda connection: connection.ping(),
+    lambda connection: connection.pong(),
+]
+
+
+@BOTH_ROLES
+@pytest.mark.parametrize("send", SENDING, ids=["text", "binary", "ping", "pong"])
+@pytest.mark.parametrize(
+    ("name", "code", "reason"),
+    [
+        ("closing", 1001, "good night"),
+        ("closed by the peer", 4000, "bye"),
+        ("failed", 1011, "oops"),
+        ("cut off", 1006, ""),
+    ],
+)
+def test_nothing_may_be_sent_once_the_connection_is_not_open(
+    role: Role, send: Callable[[Connection], None], name: str, code: int, reason: str
+) -> None:
+    connection = Connection(role)
+    if name == "closing":
+        connection.close(code, reason)
+    elif name == "closed by the peer":
+        receive(connection, to(role, "88 05 . 0fa0 627965"))
+    elif name == "failed":
+        connection.fail(code, reason)
+    else:
+        connection.receive_eof()
+    connection.data_to_send()
+    with pytest.raises(ConnectionClosed) as raised:
+        send(connection)
+    assert (raised.value.code, raised.value.reason) == (code, reason)
+    assert connection.data_to_send() == b""
+
+
+@BOTH_ROLES
+def test_what_arrives_after_the_end_is_discarded(role: Role) -> None:
+    for end in (Connection.receive_eof, lambda connection: connection.fail(1011)):
+        connection = Connection(role)
+        end(connection)
+        connection.data_to_send()
+        assert receive(connection, to(role, "81 02 . 6869 | 89 00 . | c1")) == []
+        assert connection.data_to_send() == b""
+        assert connection.error is None
+
+
+@BOTH_ROLES
+def test_after_the_end_of_the_stream_no_close_is_sent(role: Role) -> None:
+    connection = Connection(role)
+    connection.receive_eof()
+    connection.close()
+    connection.fail(1011)
+    assert connection.state is State.CLOSED
+    assert connection.data_to_send() == b""
+    assert connection.close_sent is None
+
+
+@BOTH_ROLES
+@pytest.mark.parametrize("send", [Connection.ping, Connection.pong])
+def test_a_control_frame_holds_125_bytes_and_no_more(
+    role: Role, send: Callable[[Connection, bytes], None]
+) -> None:
+    connection = Connection(role)
+    with pytest.raises(ValueError, match="at most 125 bytes, not 126"):
+        send(connection, b"x" * 126)
+    assert connection.data_to_send() == b""
+    send(connection, b"x" * 125)
+    assert [payload for _, payload in said(connection)] == [b"x" * 125]
+
+
+# Two ends and what is between them
+
+MESSAGES = (
+    st.text(max_size=20)
+    | st.binary(max_size=20)
+    | st.sampled_from([patterned(126), "\u00e9" * 62 + "x", patterned(65536)])
+)
+CODES = st.sampled_from((1000, 1001, 1005, 1011, 3000, 4999))
+REASONS = st.just("") | st.text(max_size=130)
+
+
+class TwoEnds(RuleBasedStateMachine):
+    """A client and a server, and a pipe each way that keeps order and nothing else.
+
+    Whatever either end says, whenever and in whatever pieces it arrives: each
+    end receives exactly what the other sent, in order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends = {role: Connection(role) for role in Role}
+        self.pipes = dict.fromkeys(Role, b"")  # on their way to that end
+        self.due: dict[Role, list[Event]] = {role: [] for role in Role}
+        self.received: dict[Role, list[Event]] = {role: [] for role in Role}
+
+    def say(self, role: Role, event: Event, send: Callable[[Connection], None]) -> None:
+        """Let an end say something, and note what the other is then due to receive."""
+        connection = self.ends[role]
+        if connection.state is State.OPEN:
+            send(connection)
+            self.due[other(role)].append(event)
+        else:
+            with pytest.raises(ConnectionClosed):
+                send(connection)
+
+    @rule(role=st.sampled_from(Role), message=MESSAGES)
+    def send(self, role: Role, message: str | bytes) -> None:
+        self.say(role, message, lambda connection: connection.send(message))
+
+    @rule(role=st.sampled_from(Role), payload=st.binary(max_size=125))
+    def ping(self, role: Role, payload: bytes) -> None:
+        self.say(role, Ping(payload), lambda connection: connection.ping(payload))
+
+    @rule(role=st.sampled_from(Role), payload=st.binary(max_size=125))
+    def pong(self, role: Role, payload: bytes) -> None:
+        self.say(role, Pong(payload), lambda connection: connection.pong(payload))
+
+    @rule(role=st.sampled_from(Role), code=CODES, reason=REASONS)
+    def close(self, role: Role, code: int, reason: str) -> None:
+        connection = self.ends[role]
+        was_open = connection.state is State.OPEN
+        connection.close(code, reason)
+        if was_open:
+            sent = reason.encode()[:123].decode(errors="ignore")
+            self.due[other(role)].append(Close(code, "" if code == 1005 else sent))
+
+    @rule(role=st.sampled_from(Role))
+    def write(self, role: Role) -> None:
+        """What an end has queued sets out on its way."""
+        self.pipes[other(role)] += self.ends[role].data_to_send()
+
+    @precondition(lambda self: any(self.pipes.values()))
+    @rule(role=st.sampled_from(Role), size=st.integers(1, 20) | st.integers(1, 100_000))
+    def read(self, role: Role, size: int) -> None:
+        """Some of what is on its way arrives."""
+        chunk, self.pipes[role] = self.pipes[role][:size], self.pipes[role][size:]
+        connection = self.ends[role]
+        may_answer = connection.state is State.OPEN
+        for event in connection.receive_data(chunk):
+            self.received[role].append(event)
+            if may_answer and isinstance(event, Ping):
+                self.due[other(role)].append(Pong(event.payload))
+            elif may_answer and isinstance(event, Close):
+                self.due[other(role)].append(Close(event.code))
+
+    @invariant()
+    def each_end_has_received_the_beginning_of_what_it_is_due(self) -> None:
+        for role in Role:
+            received = self.received[role]
+            assert received == self.due[role][: len(received)], role
+            assert self.ends[role].error is None, role
+
+    def teardown(self) -> None:
+        """Everything arrives in the end, and then both agree."""
+        for role in (*Role, *Role):  # what the first reads make them say arrives as well
+            self.write(other(role))
+            self.read(role, len(self.pipes[role]))
+        for role in Role:
+            assert self.received[role] == self.due[role], role
+        server, client = self.ends[SERVER], self.ends[CLIENT]
+        assert server.state is client.state
+        assert server.state in (State.OPEN, State.CLOSED)
+        assert server.close_received == client.close_sent
+        assert client.close_received == server.close_sent
+
+
+def other(role: Role) -> Role:
+    return CLIENT if role is SERVER else SERVER
+
+
+TestTwoEnds = TwoEnds.TestCase

@@ -1,0 +1,523 @@
+"""The frame codec: RFC 6455, section 5, in bytes."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.reference import Decoded, ReferenceFrame, reference_decode
+from tests.strategies import (
+    BOUNDARY_LENGTHS,
+    VIOLATIONS,
+    Traffic,
+    Violation,
+    WireFrame,
+    chunkings,
+    frames,
+    masks,
+    naive_mask,
+    nearly_valid,
+    patterned,
+    payloads,
+    single_bytes,
+    traffic,
+    wire,
+)
+from wsproto_min.codes import Opcode
+from wsproto_min.errors import ProtocolError
+from wsproto_min.frames import (
+    Frame,
+    FrameDecoder,
+    apply_mask,
+    encode_close,
+    encode_frame,
+    parse_close,
+    parse_header,
+)
+
+KEY = bytes.fromhex("37fa213d")
+TEXT, BINARY, CONTINUATION = Opcode.TEXT, Opcode.BINARY, Opcode.CONTINUATION
+
+# RFC 6455, section 5.7, in its order and words.
+RFC_EXAMPLES = [
+    pytest.param("81 05 48656c6c6f", Frame(TEXT, b"Hello"), id="unmasked text"),
+    pytest.param("81 85 37fa213d 7f9f4d5158", Frame(TEXT, b"Hello", mask=KEY), id="masked text"),
+    pytest.param("01 03 48656c", Frame(TEXT, b"Hel", fin=False), id="first of two fragments"),
+    pytest.param("80 02 6c6f", Frame(CONTINUATION, b"lo"), id="second of two fragments"),
+    pytest.param("89 05 48656c6c6f", Frame(Opcode.PING, b"Hello"), id="unmasked Ping"),
+    pytest.param(
+        "8a 85 37fa213d 7f9f4d5158", Frame(Opcode.PONG, b"Hello", mask=KEY), id="masked Pong"
+    ),
+    pytest.param("82 7e 0100" + "aa" * 256, Frame(BINARY, b"\xaa" * 256), id="256 bytes of binary"),
+    pytest.param(
+        "82 7f 0000000000010000" + "aa" * 65536, Frame(BINARY, b"\xaa" * 65536), id="64 KiB"
+    ),
+]
+
+
+def decode(
+    *chunks: bytes, masked: bool | None = None, rsv1_allowed: bool = False
+) -> tuple[list[Frame], str | None]:
+    """Return the frames in the chunks, their pieces put together, and any error's text."""
+    decoder = FrameDecoder(masked=masked, rsv1_allowed=rsv1_allowed)
+    whole: list[Frame] = []
+    for chunk in chunks:
+        decoder.receive_data(chunk)
+        try:
+            while (frame := decoder.next_frame()) is not None:
+                if frame.offset:
+                    assert frame.payload, f"a piece without payload after the first: {frame}"
+                    first = whole.pop()
+                    assert frame.offset == len(first.payload), (first, frame)
+                    assert frame.length == first.length, (first, frame)
+                    whole.append(_join(first, frame))
+                elif whole and whole[-1].missing:  # what follows an empty first piece
+                    whole[-1] = _join(whole[-1], frame)
+                else:
+                    whole.append(frame)
+        except ProtocolError as error:
+            reason = error.reason if error.code == 1002 else f"{error.code}, not 1002: {error}"
+            return whole, reason
+    return whole, None
+
+
+def _join(first: Frame, second: Frame) -> Frame:
+    return Frame(
+        first.opcode,
+        first.payload + second.payload,
+        first.fin,
+        first.rsv1,
+        first.rsv2,
+        first.rsv3,
+        first.mask,
+        missing=second.missing,
+    )
+
+
+def as_reference(frames: list[Frame]) -> list[ReferenceFrame]:
+    return [
+        ReferenceFrame(
+            int(frame.fin),
+            (int(frame.rsv1), int(frame.rsv2), int(frame.rsv3)),
+            int(frame.opcode),
+            frame.mask,
+            frame.length,
+            frame.payload,
+        )
+        for frame in frames
+    ]
+
+
+def as_frame(frame: WireFrame) -> Frame:
+    return Frame(Opcode(frame.opcode), frame.payload, frame.fin, mask=frame.mask)
+
+
+# What is decoded
+
+
+@pytest.mark.parametrize(("data", "frame"), RFC_EXAMPLES)
+def test_the_examples_of_section_5_7_are_decoded(data: str, frame: Frame) -> None:
+    assert decode(bytes.fromhex(data)) == ([frame], None)
+
+
+@pytest.mark.parametrize(("data", "frame"), RFC_EXAMPLES)
+def test_the_examples_of_section_5_7_are_encoded(data: str, frame: Frame) -> None:
+    encoded = encode_frame(frame.opcode, frame.payload, fin=frame.fin, mask=frame.mask)
+    assert encoded.hex() == bytes.fromhex(data).hex()
+
+
+@pytest.mark.parametrize(
+    ("length", "header"),
+    [
+        (0, "82 00"),
+        (1, "82 01"),
+        (124, "82 7c"),
+        (125, "82 7d"),
+        (126, "82 7e 007e"),
+        (127, "82 7e 007f"),
+        (65534, "82 7e fffe"),
+        (65535, "82 7e ffff"),
+        (65536, "82 7f 0000000000010000"),
+        (65537, "82 7f 0000000000010001"),
+    ],
+)
+def test_the_length_has_its_shortest_form_on_both_sides_of_each_boundary(
+    length: int, header: str
+) -> None:
+    payload = patterned(length)
+    encoded = encode_frame(BINARY, payload)
+    assert encoded[: len(encoded) - length].hex(" ") == bytes.fromhex(header).hex(" ")
+    assert decode(bytes.fromhex(header) + payload) == ([Frame(BINARY, payload)], None)
+
+
+@given(frames())
+def test_what_is_encoded_is_what_the_figure_says(frame: WireFrame) -> None:
+    encoded = encode_frame(Opcode(frame.opcode), frame.payload, fin=frame.fin, mask=frame.mask)
+    assert encoded == frame.data
+
+
+@given(frames())
+def test_what_was_encoded_is_decoded_to_the_same_frame(frame: WireFrame) -> None:
+    encoded = encode_frame(Opcode(frame.opcode), frame.payload, fin=frame.fin, mask=frame.mask)
+    assert decode(encoded) == ([as_frame(frame)], None)
+
+
+@given(payloads(), masks(None), st.booleans())
+def test_rsv1_is_carried_both_ways_where_it_is_allowed(
+    payload: bytes, mask: bytes | None, fin: bool
+) -> None:
+    encoded = encode_frame(BINARY, payload, fin=fin, rsv1=True, mask=mask)
+    assert encoded == WireFrame(BINARY, payload, fin, mask, rsv=0b100).data
+    decoded = decode(encoded, rsv1_allowed=True)
+    assert decoded == ([Frame(BINARY, payload, fin, rsv1=True, mask=mask)], None)
+
+
+@given(st.data(), st.booleans())
+def test_any_chunking_gives_the_same_frames(data: st.DataObject, masked: bool) -> None:
+    sent: Traffic = data.draw(traffic(masked, closes=None))
+    chunks = data.draw(chunkings(sent.data))
+    expected = [as_frame(frame) for frame in sent.frames]
+    assert decode(*chunks, masked=masked) == (expected, None)
+
+
+@given(st.data(), st.booleans())
+def test_any_chunking_of_damaged_input_gives_the_same_frames_and_error(
+    data: st.DataObject, masked: bool
+) -> None:
+    damaged = data.draw(nearly_valid(masked))
+    chunks = data.draw(chunkings(damaged))
+    assert decode(*chunks, masked=masked) == decode(damaged, masked=masked)
+
+
+@given(st.binary(max_size=200), st.sampled_from([None, False, True]), st.booleans())
+def test_arbitrary_bytes_raise_nothing_but_a_protocol_error(
+    data: bytes, masked: bool | None, rsv1_allowed: bool
+) -> None:
+    decode(data, masked=masked, rsv1_allowed=rsv1_allowed)
+    decode(*single_bytes(data), masked=masked, rsv1_allowed=rsv1_allowed)
+
+
+def assert_agrees_with_the_reference(data: bytes, masked: bool | None) -> None:
+    decoded, error = decode(data, masked=masked)
+    expected = reference_decode(data, masked=masked)
+    section = None if error is None else error.rpartition("RFC 6455, ")[2].rstrip(")")
+    assert Decoded(as_reference(decoded), section) == expected
+
+
+@given(st.binary(max_size=100), st.sampled_from([None, False, True]))
+def test_arbitrary_bytes_are_what_the_reference_decoder_says(
+    data: bytes, masked: bool | None
+) -> None:
+    assert_agrees_with_the_reference(data, masked)
+
+
+@given(st.data(), st.booleans())
+def test_nearly_valid_bytes_are_what_the_reference_decoder_says(
+    data: st.DataObject, masked: bool
+) -> None:
+    assert_agrees_with_the_reference(data.draw(nearly_valid(masked)), masked)
+
+
+@pytest.mark.parametrize("first", range(256))
+def test_every_header_of_two_bytes_is_what_the_reference_decoder_says(first: int) -> None:
+    for second in range(256):
+        # Enough zeros for any key and length, and a 16-bit length that is short enough.
+        assert_agrees_with_the_reference(bytes((first, second, 0, 0x7E)) + bytes(8), None)
+
+
+# What is rejected, and when
+
+
+OF_A_HEADER = [violation for violation in VIOLATIONS if violation.section in ("5.1", "5.2", "5.5")]
+
+
+@pytest.mark.parametrize("violation", OF_A_HEADER, ids=str)
+def test_a_bad_header_is_rejected_at_its_first_wrong_byte(violation: Violation) -> None:
+    masked = violation.role == "server"
+    _, early = decode(violation.data[:-1], masked=masked)
+    assert early is None, f"{violation.data[:-1].hex(' ')} could still become a good frame"
+    for chunks in ([violation.data], single_bytes(violation.data)):
+        _, error = decode(*chunks, masked=masked)
+        assert error is not None, f"{violation.data.hex(' ')} was taken"
+        assert f"(RFC 6455, {violation.section})" in error
+
+
+@pytest.mark.parametrize("violation", OF_A_HEADER, ids=str)
+def test_frames_before_a_bad_header_are_decoded_first(violation: Violation) -> None:
+    masked = violation.role == "server"
+    good = wire("89 02 . 6869 | 82 03 . 616263", masked=masked)  # Ping "hi", binary "abc"
+    for chunks in ([good + violation.data], single_bytes(good + violation.data)):
+        decoded, error = decode(*chunks, masked=masked)
+        assert [frame.payload for frame in decoded[:2]] == [b"hi", b"abc"]
+        assert error is not None
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_decoder_gives_the_same_error_however_often_it_is_asked(masked: bool) -> None:
+    decoder = FrameDecoder(masked=masked)
+    decoder.receive_data(bytes.fromhex("83 00"))  # reserved opcode 3
+    for _ in range(2):
+        with pytest.raises(ProtocolError, match="opcode 0x3 is reserved"):
+            decoder.next_frame()
+
+
+@pytest.mark.parametrize(
+    ("data", "rule"),
+    [
+        ("e1", "a reserved bit is set"),  # RSV1 is allowed, RSV2 is not
+        ("d1", "a reserved bit is set"),  # RSV1 is allowed, RSV3 is not
+        ("c8", "a control frame is marked as compressed"),  # Close
+        ("c9", "a control frame is marked as compressed"),  # Ping
+        ("ca", "a control frame is marked as compressed"),  # Pong
+    ],
+)
+def test_allowing_rsv1_allows_it_in_data_frames_and_nothing_else(data: str, rule: str) -> None:
+    _, error = decode(bytes.fromhex(data), rsv1_allowed=True)
+    assert error is not None
+    assert rule in error
+
+
+def test_a_decoder_told_nothing_about_masks_takes_both() -> None:
+    both = bytes.fromhex("81 85 37fa213d 7f9f4d5158  81 05 48656c6c6f")
+    decoded, error = decode(both)
+    assert ([frame.payload for frame in decoded], error) == ([b"Hello", b"Hello"], None)
+
+
+# What is handed out early, and what is kept
+
+
+def test_a_header_is_handed_out_before_its_payload_so_that_the_length_can_be_judged() -> None:
+    decoder = FrameDecoder(masked=False)
+    decoder.receive_data(bytes.fromhex("82 7f 7fffffffffffffff"))  # 2^63 - 1 bytes to come
+    frame = decoder.next_frame()
+    assert frame == Frame(BINARY, b"", missing=2**63 - 1)
+    assert frame.length == 2**63 - 1
+    assert decoder.next_frame() is None
+
+
+def test_a_data_frame_comes_in_the_pieces_in_which_it_arrives() -> None:
+    decoder = FrameDecoder(masked=True)
+    pieces = []
+    for chunk in ("81 85 37fa213d 7f", "9f4d", "5158"):  # masked "Hello": "H", "el", "lo"
+        decoder.receive_data(bytes.fromhex(chunk))
+        frame = decoder.next_frame()
+        assert frame is not None
+        pieces.append((frame.payload, frame.offset, frame.missing, frame.length))
+        assert decoder.next_frame() is None
+    assert pieces == [(b"H", 0, 4, 5), (b"el", 1, 2, 5), (b"lo", 3, 0, 5)]
+
+
+def test_a_control_frame_never_comes_in_pieces() -> None:
+    decoder = FrameDecoder(masked=False)
+    data = bytes.fromhex("89 05 48656c6c6f")  # Ping "Hello"
+    for byte in single_bytes(data)[:-1]:
+        decoder.receive_data(byte)
+        assert decoder.next_frame() is None
+    decoder.receive_data(data[-1:])
+    assert decoder.next_frame() == Frame(Opcode.PING, b"Hello")
+
+
+@pytest.mark.parametrize(
+    ("received", "idle"),
+    [
+        ("", True),
+        ("81", False),  # half a header
+        ("81 05", False),  # a header without its payload
+        ("81 05 4865", False),  # part of a payload
+        ("89 02 68", False),  # part of a Ping
+        ("81 05 48656c6c6f", True),
+        ("81 05 48656c6c6f 81", False),
+        ("01 00", True),  # a fragment is a whole frame, if not a whole message
+    ],
+)
+def test_a_decoder_is_idle_between_frames_only(received: str, idle: bool) -> None:
+    decoder = FrameDecoder(masked=False)
+    decoder.receive_data(bytes.fromhex(received))
+    while decoder.next_frame() is not None:
+        pass
+    assert decoder.idle is idle
+
+
+def test_bytes_that_were_received_and_not_yet_decoded_are_not_idle() -> None:
+    decoder = FrameDecoder(masked=False)
+    decoder.receive_data(bytes.fromhex("81 00"))
+    assert not decoder.idle
+    decoder.next_frame()
+    assert decoder.idle
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("length", BOUNDARY_LENGTHS)
+def test_parse_header_wants_more_until_the_header_is_whole(length: int, masked: bool) -> None:
+    data = WireFrame(BINARY, patterned(length), mask=KEY if masked else None).data
+    size = len(data) - length
+    shorter = [parse_header(b"\xff" + data[:n], 1) for n in range(size)]
+    assert shorter == [None] * size
+    header = parse_header(b"\xff" + data[:size], 1)
+    assert header is not None
+    assert (header.size, header.length, header.mask) == (size, length, KEY if masked else None)
+
+
+def test_nothing_is_allocated_on_an_announced_length() -> None:
+    decoder = FrameDecoder(masked=False)
+    header = bytes.fromhex("82 7f 0000000100000000")  # 4 GiB to come
+    tracemalloc.start()
+    try:
+        decoder.receive_data(header)
+        decoder.next_frame()
+        decoder.receive_data(b"x")
+        decoder.next_frame()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000, f"{peak} bytes were allocated for {len(header) + 1} received"
+
+
+@pytest.mark.parametrize(
+    ("name", "rest"),
+    [
+        ("whole frames", ""),
+        ("a whole frame and half a header", "82 7f 00000000"),
+        ("a whole frame and all but one byte of a Ping", "89 7d" + "00" * 124),
+    ],
+)
+def test_what_is_kept_between_reads_is_under_140_bytes_however_much_was_read(
+    name: str, rest: str
+) -> None:
+    decoder = FrameDecoder(masked=False)
+    size = 1_000_000
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        decoder.receive_data(WireFrame(BINARY, bytes(size)).data + bytes.fromhex(rest))
+        while decoder.next_frame() is not None:
+            pass
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # The allowance is for the objects around those 140 bytes.
+    assert after - before < 140 + 2000, f"after {name} the decoder holds {after - before} bytes"
+
+
+def test_a_piece_that_was_handed_out_is_not_kept() -> None:
+    decoder = FrameDecoder(masked=False)
+    size = 1_000_000
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        decoder.receive_data(WireFrame(BINARY, bytes(size)).data[:-1])
+        while decoder.next_frame() is not None:
+            pass
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 140 + 2000, f"within a frame the decoder holds {after - before} bytes"
+
+
+# Masking (section 5.3)
+
+
+def test_the_key_of_section_5_7_masks_hello_and_unmasks_it() -> None:
+    assert apply_mask(b"Hello", KEY).hex(" ") == "7f 9f 4d 51 58"
+    assert apply_mask(bytes.fromhex("7f9f4d5158"), KEY) == b"Hello"
+
+
+@pytest.mark.parametrize("offset", range(8))
+def test_masking_is_the_same_as_byte_by_byte_at_every_length(offset: int) -> None:
+    data = patterned(720)
+    lengths = [*range(301), *range(690, 720)]
+    wrong = [
+        length
+        for length in lengths
+        if apply_mask(data[:length], KEY, offset) != naive_mask(data[:length], KEY, offset)
+    ]
+    assert wrong == [], f"wrong lengths at offset {offset}"
+
+
+@given(
+    st.binary(max_size=30) | st.integers(690, 2000).map(patterned),
+    st.binary(min_size=4, max_size=4),
+    st.integers(0, 7) | st.integers(0, 2**63),
+)
+def test_masking_with_any_key_is_the_same_as_byte_by_byte(
+    data: bytes, mask: bytes, offset: int
+) -> None:
+    masked = apply_mask(data, mask, offset)
+    assert masked == naive_mask(data, mask, offset)
+    assert apply_mask(masked, mask, offset) == data
+
+
+# The payload of a Close frame (section 5.5.1)
+
+
+@pytest.mark.parametrize(
+    ("payload", "code", "reason"),
+    [
+        ("", 1005, ""),  # no status received (section 7.1.5)
+        ("03e8", 1000, ""),
+        ("03e9 676f6f64206e69676874", 1001, "good night"),
+        ("0bb8 e282ac", 3000, "\u20ac"),
+        ("1387 00", 4999, "\0"),
+    ],
+)
+def test_a_close_payload_is_a_code_and_a_reason(payload: str, code: int, reason: str) -> None:
+    assert parse_close(bytes.fromhex(payload)) == (code, reason)
+
+
+@pytest.mark.parametrize(
+    ("payload", "code", "rule"),
+    [
+        ("03", 1002, "half a close code (RFC 6455, 5.5.1)"),
+        ("0000", 1002, "close code 0 may not be sent (RFC 6455, 7.4)"),
+        ("03ed", 1002, "close code 1005 may not be sent (RFC 6455, 7.4)"),
+        ("03e8 ff", 1007, "a close reason is not UTF-8 (RFC 6455, 5.5.1)"),
+        ("03ed ff", 1002, "close code 1005 may not be sent (RFC 6455, 7.4)"),
+        ("03e8 eda080", 1007, "a close reason is not UTF-8 (RFC 6455, 5.5.1)"),
+    ],
+)
+def test_a_bad_close_payload_names_its_rule(payload: str, code: int, rule: str) -> None:
+    with pytest.raises(ProtocolError) as raised:
+        parse_close(bytes.fromhex(payload))
+    assert rule in raised.value.reason
+    assert raised.value.code == code
+
+
+@given(st.integers(3000, 4999), st.text(max_size=30))
+def test_a_close_payload_survives_the_round_trip(code: int, reason: str) -> None:
+    assert parse_close(encode_close(code, reason)) == (code, reason)
+
+
+@pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535, 65536])
+def test_a_code_that_must_not_be_sent_is_not_encoded(code: int) -> None:
+    with pytest.raises(ValueError, match=f"{code} may not stand in a Close frame"):
+        encode_close(code)
+
+
+@pytest.mark.parametrize(
+    ("reason", "kept"),
+    [
+        ("x" * 123, 123),
+        ("x" * 124, 123),
+        ("x" * 122 + "\u00e9", 122),  # two bytes, one of which would fit
+        ("x" * 121 + "\u00e9", 123),
+        ("\u20ac" * 41, 123),
+        ("\u20ac" * 42, 123),
+        ("x" + "\u20ac" * 41, 121),  # three bytes, two of which would fit
+        ("\U0001f600" * 31, 120),  # four bytes, three of which would fit
+    ],
+)
+def test_a_long_close_reason_is_cut_between_two_characters(reason: str, kept: int) -> None:
+    payload = encode_close(1000, reason)
+    assert len(payload) == 2 + kept
+    assert reason.startswith(payload[2:].decode())
+
+
+@given(st.text(min_size=100, max_size=140))
+def test_no_close_reason_makes_a_payload_that_a_control_frame_cannot_hold(reason: str) -> None:
+    payload = encode_close(1000, reason)
+    assert len(payload) <= 125
+    assert reason.startswith(payload[2:].decode())
+    assert len(payload) > 121 or payload[2:].decode() == reason
