@@ -158,7 +158,8 @@ def parse_response(head: bytes) -> tuple[int, Headers]:
     line, headers = _parse_head(head)
     version, _, rest = line.partition(" ")
     status = rest[:3]
-    if version != "HTTP/1.1" or not (status.isascii() and status.isdigit()) or rest[3:4].strip():
+    is_number = len(status) == 3 and status.isascii() and status.isdigit()
+    if version != "HTTP/1.1" or not is_number or rest[3:4].strip():
         raise HandshakeError(0, "the server's answer is not HTTP/1.1")
     return int(status), headers
 
