@@ -83,6 +83,13 @@ def test_one_message_leaves_nothing_behind_for_the_next() -> None:
         assert assembler.receive_frame(Frame(CONTINUATION, b"\xff\xff")) == b"\xff\xff\xff\xff"
 
 
+def test_bad_text_fails_as_fast_after_a_message_in_fragments_as_before_one() -> None:
+    assembler = MessageAssembler()
+    fragments = Frame(TEXT, b"abc", fin=False), Frame(CONTINUATION, b"d")
+    assert [assembler.receive_frame(fragment) for fragment in fragments] == [None, "abcd"]
+    assert failure(assembler, Frame(TEXT, b"\xff", missing=9))[0] == 1007
+
+
 @given(st.data(), st.text(max_size=40) | st.binary(max_size=120))
 def test_any_pieces_in_any_fragments_make_the_same_message(
     data: st.DataObject, message: str | bytes
