@@ -5,9 +5,8 @@ A message of a peer goes, byte for byte, to every other peer in its room.
 
 from __future__ import annotations
 
-from wsproto_min import CloseCode, Group, Peer, Request, Response, Server, accept
-
 from chatd.page import load_page, room_of
+from wsproto_min import CloseCode, Group, Peer, Request, Response, Server, accept
 
 
 class Chat:

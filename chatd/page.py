@@ -49,7 +49,9 @@ def room_of(request: Request) -> str:
     """
     if request.method not in ("GET", "HEAD"):
         raise HandshakeError(
-            HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are known here", [("Allow", "GET, HEAD")]
+            HTTPStatus.METHOD_NOT_ALLOWED,
+            "only GET and HEAD are known here",
+            [("Allow", "GET, HEAD")],
         )
     path = request.path
     if path == "/":

@@ -151,10 +151,9 @@ class Connection:
         if not frame.opcode.is_control:
             return self._assembler.receive_frame(frame)
         if frame.opcode is Opcode.PING:
-            # Section 5.5.2: "unless it already received a Close frame"; having
-            # sent one, we owe nothing either.
-            if self.state is State.OPEN:
-                self._send_frame(Opcode.PONG, frame.payload)
+            # Section 5.5.2: due "unless it already received a Close frame"; one
+            # that we have sent forbids only data frames (section 5.5.1).
+            self._send_frame(Opcode.PONG, frame.payload)
             return Ping(frame.payload)
         if frame.opcode is Opcode.PONG:
             return Pong(frame.payload)

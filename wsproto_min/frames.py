@@ -181,25 +181,26 @@ class FrameDecoder:
     those of `parse_header`.
     """
 
-    __slots__ = ("_buffer", "_frame", "_masked", "_position", "_rsv1_allowed")
+    __slots__ = ("_buffer", "_header", "_masked", "_offset", "_position", "_rsv1_allowed")
 
     def __init__(self, *, masked: bool | None = None, rsv1_allowed: bool = False) -> None:
         self._masked = masked
         self._rsv1_allowed = rsv1_allowed
         self._buffer = b""
-        self._position = 0
-        self._frame: Frame | None = None
+        self._position = 0  # in the buffer: all before it is decoded
+        self._header: FrameHeader | None = None  # of a data frame that is not whole yet
+        self._offset = 0  # in that frame's payload
 
     @property
     def idle(self) -> bool:
         """Whether all that was received has been handed out as whole frames."""
-        return self._frame is None and self._position == len(self._buffer)
+        return self._header is None and self._position == len(self._buffer)
 
     def receive_data(self, data: bytes) -> None:
         """Take the next bytes from the peer.
 
-        What is kept between two calls is at most an unfinished header or
-        control frame: under 140 bytes.
+        Once `next_frame` has given None, what is kept of them is at most an
+        unfinished header or control frame: under 140 bytes.
         """
         rest = self._buffer[self._position :]
         self._buffer = rest + data if rest else data
@@ -212,55 +213,46 @@ class FrameDecoder:
         even without payload, so that its length can be judged early. Raises
         `ProtocolError` with the close code due.
         """
-        if self._frame is not None:
-            return self._next_piece(self._frame)
-        header = parse_header(
-            self._buffer, self._position, masked=self._masked, rsv1_allowed=self._rsv1_allowed
-        )
+        header = self._header
         if header is None:
+            header = parse_header(
+                self._buffer, self._position, masked=self._masked, rsv1_allowed=self._rsv1_allowed
+            )
+            if header is None:
+                self._wait()
+                return None
+            available = len(self._buffer) - self._position - header.size
+            if header.opcode.is_control and available < header.length:
+                self._wait()
+                return None
+            self._position += header.size
+            self._offset = 0
+        elif self._position == len(self._buffer):
+            self._wait()
             return None
-        begin = self._position + header.size
-        available = len(self._buffer) - begin
-        if header.opcode.is_control and available < header.length:
-            return None
-        taken = min(header.length, available)
-        payload = self._buffer[begin : begin + taken]
-        self._position = begin + taken
-        frame = Frame(
+
+        offset = self._offset
+        payload = self._buffer[self._position : self._position + header.length - offset]
+        self._position += len(payload)
+        self._offset += len(payload)
+        missing = header.length - self._offset
+        self._header = header if missing else None
+        return Frame(
             header.opcode,
-            payload if header.mask is None else apply_mask(payload, header.mask),
+            payload if header.mask is None else apply_mask(payload, header.mask, offset),
             header.fin,
             header.rsv1,
             header.rsv2,
             header.rsv3,
             header.mask,
-            missing=header.length - taken,
-        )
-        self._frame = frame if frame.missing else None
-        return frame
-
-    def _next_piece(self, frame: Frame) -> Frame | None:
-        """Return what has arrived of the payload since the piece `frame`."""
-        payload = self._buffer[self._position : self._position + frame.missing]
-        if not payload:
-            return None
-        self._position += len(payload)
-        offset = frame.offset + len(frame.payload)
-        if frame.mask is not None:
-            payload = apply_mask(payload, frame.mask, offset)
-        piece = Frame(
-            frame.opcode,
-            payload,
-            frame.fin,
-            frame.rsv1,
-            frame.rsv2,
-            frame.rsv3,
-            frame.mask,
             offset,
-            frame.missing - len(payload),
+            missing,
         )
-        self._frame = piece if piece.missing else None
-        return piece
+
+    def _wait(self) -> None:
+        """Keep what is not decoded yet, and let go of the rest of a large read."""
+        self._buffer = self._buffer[self._position :]
+        self._position = 0
 
 
 def encode_frame(

@@ -82,7 +82,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An HTTP answer; a Content-Length is added unless the status forbids a body."""
+    """An HTTP answer; all but 101 get a Content-Length and end the connection."""
 
     status: int
     headers: Sequence[tuple[str, str]] = ()
@@ -153,9 +153,12 @@ def parse_request(head: bytes) -> Request:
 def parse_response(head: bytes) -> tuple[int, Headers]:
     """Read a response's head, without its empty line: its status and headers.
 
-    Raises `HandshakeError` for what is not HTTP/1.1.
+    Raises `HandshakeError` with status 0 for what is not HTTP/1.1.
     """
-    line, headers = _parse_head(head)
+    try:
+        line, headers = _parse_head(head)
+    except HandshakeError as error:
+        raise HandshakeError(0, error.reason) from None
     version, _, rest = line.partition(" ")
     status = rest[:3]
     is_number = len(status) == 3 and status.isascii() and status.isdigit()
@@ -193,12 +196,22 @@ def _parse_head(head: bytes) -> tuple[str, Headers]:
 
 def _clean(text: str) -> str:
     """Return `text` if no control character but TAB is in it (RFC 9110, section 5.5)."""
-    if not text.isprintable() and any((c < " " and c != "\t") or c == "\x7f" for c in text):
+    if _has_control_character(text):
         raise bad_request("the head contains a control character")
     return text
 
 
+def _has_control_character(text: str) -> bool:
+    return not text.isprintable() and any((c < " " and c != "\t") or c == "\x7f" for c in text)
+
+
 def encode_head(first: str, fields: Sequence[tuple[str, str]]) -> bytes:
-    """Return a head's bytes: its first line, its fields and the empty line."""
+    """Return a head's bytes: its first line, its fields and the empty line.
+
+    Raises `ValueError` for a control character: a line break would begin a
+    header that nobody meant to send.
+    """
     lines = [first, *(f"{name}: {value}" for name, value in fields), "", ""]
+    if any(_has_control_character(line) for line in lines):
+        raise ValueError("a head cannot hold a control character")
     return "\r\n".join(lines).encode("latin-1")

@@ -42,7 +42,16 @@ def test_the_echo_server_passes_every_case(tmp_path: Path) -> None:
             url = re.search(r"ws://\S+", ready)
             assert url, f"the echo server did not start: {ready!r}"
             # Compression is not negotiated, so its cases (12 and 13) ask nothing.
-            suite = [KOSOKU, "-x", "12.*", "-x", "13.*", "-o", tmp_path, url[0].rstrip("/")]
+            suite = [
+                str(KOSOKU),
+                "-x",
+                "12.*",
+                "-x",
+                "13.*",
+                "-o",
+                str(tmp_path),
+                url[0].rstrip("/"),
+            ]
             subprocess.run(suite, check=True, capture_output=True, timeout=300)
         finally:
             server.terminate()
