@@ -1,0 +1,104 @@
+"""The command line: `python -m tests.benchmarks [NAME ...]` measures and prints tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.benchmarks import codec, fanout
+from tests.benchmarks.measure import Benchmark, Result, machine, measure
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what is named; return the exit status, 1 if something of ours failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks",
+        description="Measure wsproto_min and chatd beside other libraries.",
+    )
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="only the benchmarks with this in their name, as 'codec' or '100 peers'",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every run's figures there")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each contender (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="short runs: to try, not to quote")
+    options = parser.parse_args(arguments)
+    if options.runs < 1:
+        parser.error("--runs must be at least 1")
+    every = codec.benchmarks(quick=options.quick) + fanout.benchmarks(quick=options.quick)
+    chosen = [one for one in every if not options.names or _is_named(one, options.names)]
+    if not chosen:
+        parser.error("no such benchmark; there are: " + "; ".join(one.name for one in every))
+
+    print(f"{machine()}; median of {options.runs}{' short runs' if options.quick else ''}")
+    results: dict[str, list[Result]] = {}
+    for benchmark in chosen:
+        results[benchmark.name] = measure(benchmark, options.runs)
+        print(f"\n{table(benchmark, results[benchmark.name])}", flush=True)
+    if options.json:
+        options.json.write_text(_to_json(chosen, results))
+    return 0 if all(rows[0].samples for rows in results.values()) else 1
+
+
+def _is_named(benchmark: Benchmark, names: Sequence[str]) -> bool:
+    return any(name in benchmark.name for name in names)
+
+
+def table(benchmark: Benchmark, results: Sequence[Result]) -> str:
+    """Return a Markdown table, with how many times a rival's rate ours is."""
+    head = [benchmark.name, benchmark.unit, "lowest to highest", "ours / theirs"]
+    has_client = any(result.client_cpu is not None for result in results)
+    if has_client:
+        head.append("load client's CPU")
+    rows = [head]
+    ours = results[0]
+    for result in results:
+        if not result.samples:
+            rows.append([result.contender, result.note, *[""] * (len(head) - 2)])
+            continue
+        rates = [sample.rate for sample in result.samples]
+        is_rival = result is not ours and ours.samples
+        row = [
+            result.contender,
+            f"{result.median:,.0f}",
+            f"{min(rates):,.0f} to {max(rates):,.0f}",
+            f"{ours.median / result.median:.2f}" if is_rival else "",
+        ]
+        if has_client:
+            row.append(f"{result.client_cpu:.0%}" if result.client_cpu is not None else "")
+        rows.append(row)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join(_line(row, widths) for row in (head, rule, *rows[1:]))
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Return one row, the first column flush left and the figures flush right."""
+    first = cells[0].ljust(widths[0])
+    others = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+    return f"| {' | '.join([first, *others])} |"
+
+
+def _to_json(chosen: Sequence[Benchmark], results: dict[str, list[Result]]) -> str:
+    document = {
+        "machine": machine(),
+        "benchmarks": [
+            {
+                "name": benchmark.name,
+                "unit": benchmark.unit,
+                "results": [asdict(result) for result in results[benchmark.name]],
+            }
+            for benchmark in chosen
+        ],
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
