@@ -25,6 +25,10 @@ class Member(Protocol):
 
     groups: tuple[Group, ...]
 
+    @property
+    def is_open(self) -> bool:
+        """Whether messages may be sent to it."""
+
     def write(self, data: bytes) -> None:
         """Send `data`, or keep what the socket does not take."""
 
@@ -70,8 +74,9 @@ class Outbox:
                     merged.setdefault(member, []).extend(group.frames_for(member))
             group.clear_frames()
         for member, frames in merged.items():
-            frames.sort()  # no two numbers are equal, so frames are never compared
-            member.write(b"".join([frame for _, frame in frames]))
+            if frames:  # not so for one to whom only its own messages went
+                frames.sort()  # no two numbers are equal, so frames are never compared
+                member.write(b"".join([frame for _, frame in frames]))
 
 
 class Group:
@@ -106,8 +111,8 @@ class Group:
         return member in self._members
 
     def add(self, member: Member) -> None:
-        """Let a peer take part from now on."""
-        if member not in self._members:
+        """Let a peer take part from now on; does nothing unless it is open."""
+        if member.is_open and member not in self._members:
             self._members[member] = None
             member.groups = (*member.groups, self) if member.groups else self.only
             if self._frames:

@@ -64,8 +64,9 @@ class Loop:
         The only method that other threads and signal handlers may use.
         """
         self._calls.append(callback)
-        # If it blocks, so many wake-ups are unread that one more adds nothing.
-        with suppress(BlockingIOError):
+        # If it blocks, so many wake-ups are unread that one more adds nothing; if
+        # it fails otherwise, the loop is closed, as when a signal comes late.
+        with suppress(OSError):
             self._wake_sender.send(b"\0")
 
     def on_ready(self, events: int) -> None:

@@ -1,0 +1,285 @@
+"""What the tests of the socket half share: processes, servers in a thread, clients.
+
+Whatever is started here is stopped by the end of its `with` block, however
+that ends. Nothing waits longer than `PATIENCE` seconds: a test fails, it does
+not hang.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import Empty, Queue
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from wsproto_min.connection import Connection, Event, Role
+from wsproto_min.handshake import check_response, upgrade_request
+from wsproto_min.http import HeadBuffer, parse_response
+from wsproto_min.peer import Peer
+from wsproto_min.server import Server
+
+PATIENCE = 10.0
+ROOT = Path(__file__).parent.parent
+
+Address = tuple[str, int]
+T = TypeVar("T")
+
+
+def poll(condition: Callable[[], object], what: str) -> None:
+    """Wait until `condition` holds; fail with `what` if it never does."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {what}"
+        select.select([], [], [], 0.002)
+
+
+def connect(address: Address, *, receive_buffer: int | None = None) -> socket.socket:
+    """Return a TCP connection; `receive_buffer` (bytes) makes it one that holds little."""
+    sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    sock.settimeout(PATIENCE)
+    if receive_buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    sock.connect(address)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def reset(sock: socket.socket) -> None:
+    """Vanish: end a TCP connection with RST instead of FIN."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    """Return all that arrives until the other side ends its stream."""
+    data = bytearray()
+    while received := sock.recv(1 << 16):
+        data += received
+    return bytes(data)
+
+
+def exchange(address: Address, request: bytes) -> bytes:
+    """Send a plain HTTP request; return the whole answer."""
+    with connect(address) as sock:
+        sock.sendall(request)
+        return read_to_end(sock)
+
+
+def new_key() -> str:
+    return base64.b64encode(os.urandom(16)).decode()
+
+
+def handshake(target: str = "/") -> bytes:
+    """Return an opening handshake that breaks no rule."""
+    return upgrade_request("127.0.0.1", target, new_key())
+
+
+class Client:
+    """A blocking WebSocket client: a socket and the parts of `wsproto_min` without I/O.
+
+    `early` is sent in the same segment as the opening handshake.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        target: str = "/",
+        *,
+        early: bytes = b"",
+        receive_buffer: int | None = None,
+    ) -> None:
+        self.connection = Connection(Role.CLIENT, max_message_size=1 << 30)
+        self.sock = connect(address, receive_buffer=receive_buffer)
+        try:
+            key = new_key()
+            self.sock.sendall(upgrade_request("127.0.0.1", target, key) + early)
+            rest = self._read_answer(key)
+        except BaseException:
+            self.sock.close()
+            raise
+        self._events: Iterator[Event] = self.connection.receive_data(rest)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.sock.close()
+
+    def _read_answer(self, key: str) -> bytes:
+        head = HeadBuffer()
+        while True:
+            data = self.sock.recv(1 << 16)
+            assert data, "the server ended the stream within its answer to the handshake"
+            whole = head.receive_data(data)
+            if whole is not None:
+                check_response(*parse_response(whole[0]), key)
+                return whole[1]
+
+    def send(self, message: str | bytes) -> None:
+        self.connection.send(message)
+        self.flush()
+
+    def close(self, code: int = 1000) -> None:
+        """Send a Close frame; the socket stays open."""
+        self.connection.close(code)
+        self.flush()
+
+    def flush(self) -> None:
+        self.sock.sendall(self.connection.data_to_send())
+
+    def receive(self) -> Event | None:
+        """Return the next event, None at the end of the stream.
+
+        Like any client this one answers a Ping or Close as it is read, but it
+        never minds if nobody is there to be answered.
+        """
+        while True:
+            for event in self._events:
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    self.flush()
+                return event
+            error = self.connection.error
+            assert error is None, f"the server broke a rule: {error}"
+            data = self.sock.recv(1 << 18)
+            if not data:
+                return None
+            self._events = self.connection.receive_data(data)
+
+    def receive_all(self) -> list[Event]:
+        """Return every event up to the end of the stream."""
+        return list(iter(self.receive, None))
+
+
+class RunningServer:
+    """A `Server` that serves in a thread; `calls` queues what its callbacks told."""
+
+    def __init__(self, server: Server, address: Address) -> None:
+        self.server = server
+        self.address = address
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, name="server", daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self.server.run()
+        except BaseException as error:
+            self.error = error
+
+    def ask(self, question: Callable[[], T]) -> T:
+        """Let the server's thread call `question` between two turns; return the answer."""
+        answers: Queue[T] = Queue()
+        self.server.call_soon_threadsafe(lambda: answers.put(question()))
+        try:
+            return answers.get(timeout=PATIENCE)
+        except Empty:
+            raise AssertionError(f"the server's loop is dead or stuck: {self.error!r}") from None
+
+    def wait_for_peers(self, number: int) -> None:
+        """Wait until so many peers have a socket."""
+        poll(
+            lambda: len(self.ask(lambda: self.server.peers)) == number,
+            f"{number} peers are left",
+        )
+
+
+def send_back(peer: Peer, message: str | bytes) -> None:
+    peer.send(message)
+
+
+@contextmanager
+def serving(
+    on_message: Callable[[Peer, str | bytes], None] = send_back,
+    *,
+    listener: socket.socket | None = None,
+    host: str = "127.0.0.1",
+    server: Server | None = None,
+    **options: Any,
+) -> Iterator[RunningServer]:
+    """Run a server in a thread, by default one that echoes."""
+    if server is None:
+        server = Server(on_message=on_message, **options)
+    if listener is None:
+        address = server.listen(host, 0)
+    else:
+        address = listener.getsockname()
+        server.listen_on(listener)
+    running = RunningServer(server, address)
+    running.thread.start()
+    try:
+        yield running
+    finally:
+        server.stop(0.1)
+        running.thread.join(PATIENCE)
+    assert not running.thread.is_alive(), f"the server did not stop within {PATIENCE:g} s"
+    if running.error is not None:
+        raise running.error
+
+
+def tight_listener(size: int = 4096) -> socket.socket:
+    """Return a listening socket whose accepted sockets take little at a time."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+    sock.bind(("127.0.0.1", 0))
+    sock.listen(128)
+    return sock
+
+
+class Daemon:
+    """A process that serves, after its ready line; `line` is that, `address` what it names."""
+
+    def __init__(self, process: subprocess.Popen[bytes], line: str) -> None:
+        self.process = process
+        self.line = line
+        host, _, port = line.partition("://")[2].partition("/")[0].rpartition(":")
+        self.address: Address = (host.strip("[]"), int(port))
+
+    def stop(self, number: int = signal.SIGTERM, *, within: float = PATIENCE) -> tuple[int, str]:
+        """Send a signal; return the exit status and what stands on standard error."""
+        self.process.send_signal(number)
+        _, errors = self.process.communicate(timeout=within)
+        return self.process.returncode, errors.decode()
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
+
+
+@contextmanager
+def daemon(module: str, *arguments: str) -> Iterator[Daemon]:
+    """Start `python -m module` and wait for its ready line."""
+    process = subprocess.Popen(
+        command(module, *arguments),
+        cwd=ROOT,
+        bufsize=0,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    with process:
+        try:
+            ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
+            line = process.stdout.readline().decode() if ready else ""
+            if not line:
+                process.kill()
+                raise AssertionError(f"no ready line: {process.communicate()[1].decode()}")
+            yield Daemon(process, line)
+        finally:
+            if process.poll() is None:
+                process.kill()

@@ -1,0 +1,281 @@
+"""Groups and the outbox: who is written what, in which order, in how many writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from wsproto_min.codes import Opcode
+from wsproto_min.frames import encode_frame
+from wsproto_min.group import Group, Outbox
+
+
+class FakePeer:
+    """A member that keeps what it was written; once gone it behaves as a lost `Peer`."""
+
+    def __init__(self, name: str = "a peer") -> None:
+        self.name = name
+        self.groups: tuple[Group, ...] = ()
+        self.is_open = True
+        self.vanished = False
+        self.writes: list[bytes] = []
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def write(self, data: bytes) -> None:
+        if self.vanished:
+            self.leave()
+        else:
+            self.writes.append(data)
+
+    def leave(self) -> None:
+        self.is_open = False
+        for group in self.groups:
+            group.discard(self)
+
+
+def text(message: str) -> bytes:
+    return encode_frame(Opcode.TEXT, message.encode())
+
+
+def group_of(outbox: Outbox, *members: FakePeer) -> Group:
+    group = Group(outbox)
+    for member in members:
+        group.add(member)
+    return group
+
+
+def test_a_turn_of_many_messages_costs_each_member_one_write_of_the_same_object() -> None:
+    outbox = Outbox()
+    members = [FakePeer(f"peer {number}") for number in range(5)]
+    group = group_of(outbox, *members)
+    for number in range(100):
+        group.send(f"message {number}")
+    assert all(not member.writes for member in members), "written before the turn's end"
+    outbox.deliver()
+    expected = b"".join(text(f"message {number}") for number in range(100))
+    for member in members:
+        assert member.writes == [expected]
+        assert member.writes[0] is members[0].writes[0], f"{member} got a copy of its own"
+
+
+def test_one_who_spoke_gets_the_others_messages_and_the_rest_share_theirs() -> None:
+    outbox = Outbox()
+    speaker, *others = members = [FakePeer(f"peer {number}") for number in range(4)]
+    group = group_of(outbox, *members)
+    group.send("one")
+    group.send("mine", sender=speaker)
+    group.send("three")
+    outbox.deliver()
+    assert speaker.writes == [text("one") + text("three")]
+    for member in others:
+        assert member.writes == [text("one") + text("mine") + text("three")]
+        assert member.writes[0] is others[0].writes[0], f"{member} got a copy of its own"
+
+
+def test_who_is_owed_nothing_is_not_written_to() -> None:
+    outbox = Outbox()
+    speaker, listener, latecomer, leaver = members = [
+        FakePeer(name) for name in ("speaker", "listener", "latecomer", "leaver")
+    ]
+    group = group_of(outbox, speaker, listener, leaver)
+    group.send("alone", sender=speaker)
+    group.discard(speaker)
+    group.add(speaker)
+    group.add(latecomer)
+    group.discard(latecomer)
+    group.add(latecomer)
+    outbox.deliver()
+    writes = {member.name: member.writes for member in members}
+    assert writes == {
+        "speaker": [],
+        "listener": [text("alone")],
+        "latecomer": [],
+        "leaver": [text("alone")],
+    }
+
+
+def test_last_words_may_be_empty_but_are_written_all_the_same() -> None:
+    # By this write a peer learns that nothing more will come.
+    outbox = Outbox()
+    peer = FakePeer()
+    outbox.post(peer, b"")
+    outbox.deliver()
+    assert peer.writes == [b""]
+
+
+def test_a_turn_in_which_nothing_was_sent_writes_nothing() -> None:
+    outbox = Outbox()
+    member = FakePeer()
+    group = group_of(outbox, member)
+    group.send("once")
+    outbox.deliver()
+    outbox.deliver()
+    assert member.writes == [text("once")], "what was delivered was delivered again"
+
+
+def test_text_and_binary_messages_keep_their_kind() -> None:
+    outbox = Outbox()
+    member = FakePeer()
+    group = group_of(outbox, member)
+    group.send("é")
+    group.send(b"\xff")
+    outbox.deliver()
+    assert member.writes[0].hex(" ") == "81 02 c3 a9 82 01 ff"
+
+
+def test_a_group_knows_its_members_in_the_order_of_joining() -> None:
+    first, second, stranger = FakePeer("first"), FakePeer("second"), FakePeer("stranger")
+    group = group_of(Outbox(), first, second)
+    group.add(first)  # is one already
+    group.discard(stranger)
+    assert list(group) == [first, second]
+    assert len(group) == 2
+    assert first in group
+    assert stranger not in group
+    group.discard(first)
+    assert list(group) == [second]
+    assert first.groups == ()
+
+
+def test_a_member_knows_its_groups() -> None:
+    outbox = Outbox()
+    member = FakePeer()
+    groups = [group_of(outbox, member) for _ in range(3)]
+    seen = [member.groups]
+    for index in (1, 0, 2):
+        groups[index].discard(member)
+        seen.append(member.groups)
+    assert seen == [tuple(groups), (groups[0], groups[2]), (groups[2],), ()]
+    assert seen[2] is groups[2].only, "the usual member is known by this very tuple"
+
+
+def test_who_is_not_open_cannot_join() -> None:
+    # It has had its last words: a frame after them would break RFC 6455, 5.5.1.
+    outbox = Outbox()
+    closed = FakePeer()
+    closed.is_open = False
+    group = group_of(outbox, closed)
+    group.send("too late for one of them")
+    outbox.deliver()
+    assert (list(group), closed.groups, closed.writes) == ([], (), [])
+
+
+def test_a_message_that_cannot_be_encoded_leaves_no_trace() -> None:
+    outbox = Outbox()
+    member = FakePeer()
+    group = group_of(outbox, member)
+    try:
+        group.send("half a pair: \ud800")
+    except UnicodeEncodeError:
+        group.send("whole")
+    outbox.deliver()
+    assert member.writes == [text("whole")]
+
+
+# The property that matters most: whatever happens in whatever order within a
+# turn, each peer is written what a server would have sent it that writes every
+# message at once.
+
+PEERS = range(4)
+GROUPS = range(3)
+
+
+@dataclass(frozen=True)
+class Direct:
+    peer: int
+
+
+@dataclass(frozen=True)
+class Send:
+    group: int
+    sender: int | None
+
+
+@dataclass(frozen=True)
+class Join:
+    peer: int
+    group: int
+
+
+@dataclass(frozen=True)
+class Leave:
+    peer: int
+    group: int
+
+
+@dataclass(frozen=True)
+class Vanish:
+    """From now on the peer's socket fails: the next write loses it."""
+
+    peer: int
+
+
+@dataclass(frozen=True)
+class TurnEnds:
+    pass
+
+
+Step = Direct | Send | Join | Leave | Vanish | TurnEnds
+
+peers = st.sampled_from(PEERS)
+groups = st.sampled_from(GROUPS)
+steps = st.one_of(
+    st.builds(Send, groups, st.none() | peers),
+    st.builds(Direct, peers),
+    st.builds(Join, peers, groups),
+    st.builds(Leave, peers, groups),
+    st.builds(TurnEnds),
+    st.builds(Vanish, peers),
+)
+
+
+@given(st.lists(steps, max_size=60))
+@example([Join(0, 0), Direct(0), Send(0, None), Direct(0)])
+@example([Join(0, 0), Send(0, None), Leave(0, 0), Send(0, None), Join(0, 0), Send(0, None)])
+@example([Join(0, 0), Send(0, None), Join(0, 1), Send(1, None), Send(0, 0), Leave(0, 0)])
+@example([Join(0, 0), Join(1, 0), Vanish(0), Send(0, None), TurnEnds(), Send(0, None)])
+def test_each_peer_is_written_what_writing_at_once_would_have_sent_in_one_write_a_turn(
+    steps: list[Step],
+) -> None:
+    outbox = Outbox()
+    fakes = [FakePeer(f"peer {number}") for number in PEERS]
+    rooms = [Group(outbox) for _ in GROUPS]
+    sent: list[list[bytes]] = [[] for _ in PEERS]
+    members: list[set[int]] = [set() for _ in GROUPS]
+    written = [b"" for _ in PEERS]
+    for number, step in enumerate([*steps, TurnEnds()]):
+        frame = text(str(number))
+        match step:
+            case Direct(peer):
+                outbox.post(fakes[peer], frame)
+                sent[peer].append(frame)
+            case Send(group, sender):
+                rooms[group].send(str(number), sender=None if sender is None else fakes[sender])
+                for peer in members[group] - {sender}:
+                    sent[peer].append(frame)
+            case Join(peer, group):
+                rooms[group].add(fakes[peer])
+                if fakes[peer].is_open:
+                    members[group].add(peer)
+            case Leave(peer, group):
+                rooms[group].discard(fakes[peer])
+                members[group].discard(peer)
+            case Vanish(peer):
+                fakes[peer].vanished = True
+            case TurnEnds():
+                outbox.deliver()
+                for peer, fake in enumerate(fakes):
+                    assert len(fake.writes) <= 1, f"{fake} was written to {len(fake.writes)} times"
+                    written[peer] += b"".join(fake.writes)
+                    fake.writes.clear()
+                    if not fake.is_open:
+                        for present in members:
+                            present.discard(peer)
+                    if not fake.vanished:
+                        assert written[peer] == b"".join(sent[peer]), f"{fake}, step {number}"
+    for room, expected in zip(rooms, members, strict=True):
+        assert set(room) == {fakes[peer] for peer in expected}

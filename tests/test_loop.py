@@ -1,0 +1,197 @@
+"""The event loop, turned by hand: readiness, deadlines, and calls from other threads."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import threading
+from collections.abc import Iterator
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support import PATIENCE
+from wsproto_min import loop as loop_module
+from wsproto_min.loop import Loop
+
+
+class Clock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Recorder:
+    """A handler that notes which events it was called with."""
+
+    def __init__(self) -> None:
+        self.events: list[int] = []
+
+    def on_ready(self, events: int) -> None:
+        self.events.append(events)
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(loop_module, "time", SimpleNamespace(monotonic=clock.monotonic))
+    return clock
+
+
+def turn(loop: Loop) -> None:
+    """Take a turn that does not wait."""
+    loop.call_soon_threadsafe(lambda: None)
+    loop.turn()
+
+
+def test_a_handler_is_told_which_of_the_events_it_waits_for_has_come(loop: Loop) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        handler = Recorder()
+        loop.register(ours, selectors.EVENT_READ, handler)
+        turn(loop)
+        assert handler.events == [], "nothing had arrived"
+        theirs.send(b"x")
+        loop.turn()
+        assert handler.events == [selectors.EVENT_READ]
+        loop.modify(ours, selectors.EVENT_READ | selectors.EVENT_WRITE, handler)
+        loop.turn()
+        assert handler.events[1:] == [selectors.EVENT_READ | selectors.EVENT_WRITE]
+        loop.unregister(ours)
+        turn(loop)
+        assert len(handler.events) == 2, "called for a socket that is not registered any more"
+
+
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0]), max_size=20))
+def test_callbacks_come_in_the_order_of_their_deadlines_and_of_equal_ones_in_that_of_asking(
+    delays: list[float],
+) -> None:
+    clock = Clock()
+    called: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop_module, "time", SimpleNamespace(monotonic=clock.monotonic))
+        loop = Loop()
+        for index, delay in enumerate(delays):
+            loop.call_later(delay, partial(called.append, index))
+        by_deadline = sorted(range(len(delays)), key=lambda index: delays[index])
+        for moment in (0.0, 0.4, 0.5, 1.9, 5.0):
+            clock.now = 1000.0 + moment
+            turn(loop)
+            due = [index for index in by_deadline if delays[index] <= moment]
+            assert called == due, f"of {delays} these had fallen due after {moment} s"
+        loop.close()
+
+
+def test_a_turn_waits_for_the_next_deadline_and_no_longer(loop: Loop) -> None:
+    called: list[str] = []
+    loop.call_later(0.02, lambda: called.append("due"))
+    loop.call_later(3600, lambda: called.append("much later"))
+    while not called:
+        loop.turn()  # without a deadline of its own it would wait for an hour
+    assert called == ["due"]
+
+
+def test_a_deadline_that_has_passed_does_not_make_the_turn_wait(loop: Loop, clock: Clock) -> None:
+    called: list[str] = []
+    loop.call_later(1, lambda: called.append("due"))
+    clock.now += 2
+    loop.turn()
+    assert called == ["due"]
+
+
+def test_a_callback_may_ask_for_another(loop: Loop, clock: Clock) -> None:
+    called: list[str] = []
+    loop.call_later(1, lambda: loop.call_later(1, lambda: called.append("second")))
+    clock.now += 1
+    turn(loop)
+    assert called == [], "the second was called a second early"
+    clock.now += 1
+    turn(loop)
+    assert called == ["second"]
+
+
+def test_a_call_from_another_thread_wakes_a_loop_that_waits(loop: Loop) -> None:
+    called = threading.Event()
+
+    def wait_without_a_deadline() -> None:
+        while not called.is_set():
+            loop.turn()
+
+    thread = threading.Thread(target=wait_without_a_deadline, daemon=True)
+    thread.start()
+    loop.call_soon_threadsafe(called.set)
+    assert called.wait(PATIENCE), "the loop was not woken"
+    thread.join(PATIENCE)
+
+
+def test_any_number_of_wake_ups_neither_blocks_nor_gets_lost(loop: Loop) -> None:
+    called: list[int] = []
+    for number in range(20_000):  # far more bytes than the wake-up socket takes
+        loop.call_soon_threadsafe(partial(called.append, number))
+    loop.turn()
+    assert called == list(range(20_000)), "not all were called, or not in order"
+
+
+def test_wake_ups_are_taken_back_so_that_the_loop_can_wait_again(loop: Loop) -> None:
+    for _ in range(20_000):
+        loop.call_soon_threadsafe(lambda: None)
+    called: list[str] = []
+    loop.call_later(0.02, lambda: called.append("due"))
+    turns = 0
+    while not called:
+        loop.turn()
+        turns += 1
+    assert turns < 100, "the loop spun while it had nothing to do but wait"
+
+
+def test_what_a_call_asks_for_in_turn_waits_for_the_next_turn(loop: Loop) -> None:
+    called: list[str] = []
+
+    def again() -> None:
+        called.append("again")
+        loop.call_soon_threadsafe(again)
+
+    loop.call_soon_threadsafe(again)
+    for turns in (1, 2, 3):
+        loop.turn()
+        assert called == ["again"] * turns, "one turn ran what belonged to the next"
+
+
+def test_a_closed_loop_holds_no_descriptor_and_lets_late_calls_pass() -> None:
+    before = set(os.listdir("/dev/fd"))
+    loop = Loop()
+    loop.close()
+    after = set(os.listdir("/dev/fd"))
+    assert after <= before, f"descriptors {after - before} were left open"
+    # A second signal may come when the server has just ended.
+    loop.call_soon_threadsafe(lambda: None)
+
+
+def test_a_fault_in_a_deadline_leaves_the_others_in_place(loop: Loop, clock: Clock) -> None:
+    called: list[str] = []
+
+    def fault() -> None:
+        raise ValueError("a fault")
+
+    loop.call_later(1, fault)
+    loop.call_later(1, lambda: called.append("the next"))
+    clock.now += 1
+    with pytest.raises(ValueError, match="a fault"):
+        turn(loop)
+    turn(loop)
+    assert called == ["the next"]
