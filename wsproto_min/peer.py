@@ -30,6 +30,9 @@ from wsproto_min.loop import Loop
 # One read takes at most this much, so that no peer keeps the others waiting.
 RECEIVE_SIZE = 1 << 16
 
+# For whatever goes wrong in the application before there is a connection.
+_FAULT = error_response(HandshakeError(500, "the server has a fault"))
+
 logger = logging.getLogger("wsproto_min")
 
 
@@ -151,7 +154,8 @@ class Peer:
 
     def on_ready(self, events: int) -> None:
         """Write and read once, as far as the socket goes without blocking."""
-        if events & EVENT_WRITE:
+        # Gone it may be since another peer was read in this turn.
+        if events & EVENT_WRITE and self._stage is not Stage.GONE:
             self._write_backlog()
         if events & EVENT_READ and self._stage is not Stage.GONE:
             try:
@@ -192,7 +196,7 @@ class Peer:
         else:
             self._backlog.append(data)
             self._backlog_size += len(data)
-        if self._backlog_size > self._service.max_queue and self._stage is Stage.OPEN:
+        if self._backlog_size > self._service.max_queue and self._stage < Stage.ENDING:
             assert self.connection is not None
             self.connection.fail(CloseCode.POLICY_VIOLATION, "too slow: the send queue is full")
             self._backlog.append(self.connection.data_to_send())
@@ -225,7 +229,9 @@ class Peer:
             response = error_response(error)
         except Exception:
             logger.exception("on_request failed")
-            response = error_response(HandshakeError(500, "the server has a fault"))
+            response = _FAULT
+        if self._stage is Stage.GONE:  # aborted in on_request
+            return
         self._answer(response, head_only=head_only)
         if self._stage is Stage.OPEN:
             self._call(self._service.on_open)
@@ -235,6 +241,12 @@ class Peer:
     def _answer(self, response: Response, *, head_only: bool = False) -> None:
         """Send the answer to the handshake; 101 opens the connection, others end it."""
         self._head = None
+        try:
+            data = response.encode(head_only=head_only)
+        except Exception:
+            logger.exception("on_request gave what cannot be sent")
+            response = _FAULT
+            data = response.encode(head_only=head_only)
         if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
             self.connection = Connection(
                 Role.SERVER,
@@ -245,7 +257,7 @@ class Peer:
             self._advance(Stage.OPEN)
         else:
             self._advance(Stage.ENDING)
-        self.write(response.encode(head_only=head_only))
+        self._service.outbox.post(self, data)
 
     def _receive_frames(self, connection: Connection, data: bytes) -> None:
         """Let the connection act on received bytes and pass messages on."""
@@ -253,6 +265,8 @@ class Peer:
             # What arrives after the application has closed is of no interest to it.
             if self._stage is Stage.OPEN and isinstance(event, str | bytes):
                 self._call(self._service.on_message, event)
+            else:  # a Pong goes before whatever the application sends next
+                self._post_outgoing(connection)
         if connection.state is State.CLOSED:
             self._end(connection)
         else:

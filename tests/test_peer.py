@@ -1,0 +1,824 @@
+"""One peer on a socket pair, its loop turned by hand and its clock in our hands."""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from selectors import EVENT_READ, EVENT_WRITE
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support import PATIENCE, handshake, read_to_end
+from wsproto_min import loop as loop_module
+from wsproto_min import peer as peer_module
+from wsproto_min.codes import CloseCode, Opcode
+from wsproto_min.connection import Close, Connection, Event, Pong, Role
+from wsproto_min.errors import HandshakeError
+from wsproto_min.frames import encode_close, encode_frame
+from wsproto_min.group import Group
+from wsproto_min.handshake import accept
+from wsproto_min.http import Request, Response
+from wsproto_min.loop import Handler, Loop
+from wsproto_min.peer import Peer, Service
+
+MASK = bytes.fromhex("37fa213d")
+
+
+def text(message: str) -> bytes:
+    """Return a client's text frame."""
+    return encode_frame(Opcode.TEXT, message.encode(), mask=MASK)
+
+
+def close(code: int = 1000) -> bytes:
+    """Return a client's Close frame."""
+    return encode_frame(Opcode.CLOSE, encode_close(code), mask=MASK)
+
+
+PING = encode_frame(Opcode.PING, b"still there?", mask=MASK)
+VIOLATION = encode_frame(Opcode.TEXT, b"not masked")
+
+
+class FaultySocket(socket.socket):
+    """A socket that takes and gives single bytes, sometimes none, and may break.
+
+    The faults come from a seeded generator, so that a failure can be repeated.
+    """
+
+    def __init__(self, sock: socket.socket, seed: int, *, blocks: float, size: int) -> None:
+        super().__init__(fileno=sock.detach())
+        self.random = random.Random(seed)
+        self.blocks = blocks
+        self.size = size
+        self.fault: OSError | None = None
+
+    def disturb(self) -> None:
+        if self.fault is not None:
+            raise self.fault
+        if self.random.random() < self.blocks:
+            raise BlockingIOError
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        self.disturb()
+        return super().recv(min(size, self.random.randint(1, self.size)), flags)
+
+    def send(self, data: Any, flags: int = 0, /) -> int:
+        self.disturb()
+        return super().send(memoryview(data)[: self.random.randint(1, self.size)], flags)
+
+    def shutdown(self, how: int, /) -> None:
+        if self.fault is not None:
+            raise self.fault
+        super().shutdown(how)
+
+
+def perfect(sock: socket.socket) -> FaultySocket:
+    """Return a faulty socket whose faults are yet to come."""
+    return FaultySocket(sock, 0, blocks=0.0, size=1 << 20)
+
+
+class Workbench:
+    """A service without a listener, whose turns are taken one by one."""
+
+    def __init__(self, clock: list[float], **options: Any) -> None:
+        self.clock = clock
+        self.received: list[tuple[Peer, str | bytes]] = []
+        defaults: dict[str, Any] = {
+            "on_request": lambda peer, request: accept(request),
+            "on_open": lambda peer: None,
+            "on_message": lambda peer, message: self.received.append((peer, message)),
+            "max_message_size": 1 << 24,
+            "max_fragments": None,
+            "max_queue": 1 << 30,
+            "open_timeout": 10.0,
+            "close_timeout": 10.0,
+        }
+        self.service = Service(**{**defaults, **options})
+        self.theirs: list[socket.socket] = []
+
+    def accept(
+        self, wrap: Callable[[socket.socket], socket.socket] = lambda sock: sock
+    ) -> tuple[Peer, socket.socket]:
+        """Return a new peer and the other end of its connection."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        theirs.settimeout(PATIENCE)
+        self.theirs.append(theirs)
+        return Peer(self.service, wrap(ours), "somewhere:1"), theirs
+
+    def open(
+        self, wrap: Callable[[socket.socket], socket.socket] = lambda sock: sock
+    ) -> tuple[Peer, FarEnd]:
+        """Return a peer whose handshake is done, and who is at the other end."""
+        peer, theirs = self.accept(wrap)
+        theirs.sendall(handshake())
+        far = FarEnd(theirs)
+        while b"\r\n\r\n" not in far.head:
+            self.turn()
+            far.read()
+        assert far.head.startswith(b"HTTP/1.1 101 "), far.head
+        return peer, far
+
+    def turn(self, *, ahead: float = 0.0) -> None:
+        """Take a turn that does not wait, with the clock moved on."""
+        self.clock[0] += ahead
+        self.service.loop.call_soon_threadsafe(lambda: None)
+        self.service.loop.turn()
+        self.service.outbox.deliver()
+
+    def turn_until(self, condition: Callable[[], object], what: str) -> None:
+        for _ in range(200_000):
+            if condition():
+                return
+            self.turn()
+        raise AssertionError(f"not within 200,000 turns: {what}")
+
+    def end(self) -> None:
+        for peer in list(self.service.peers):
+            peer.abort()
+        self.service.loop.close()
+        for sock in self.theirs:
+            sock.close()
+
+
+class FarEnd:
+    """The client's end of a socket pair, read without blocking."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.head = b""
+        self.events: list[Event] = []
+        self.ended = False
+        self._connection = Connection(Role.CLIENT, max_message_size=1 << 30)
+
+    def read(self) -> None:
+        """Take what has arrived."""
+        self.sock.setblocking(False)
+        try:
+            while not self.ended:
+                data = self.sock.recv(1 << 16)
+                self.ended = not data
+                if b"\r\n\r\n" in self.head:
+                    self.events += self._connection.receive_data(data)
+                else:
+                    self.head += data
+                    head, end, rest = self.head.partition(b"\r\n\r\n")
+                    self.head = head + end
+                    self.events += self._connection.receive_data(rest)
+        except (BlockingIOError, ConnectionResetError):
+            pass
+        finally:
+            self.sock.settimeout(PATIENCE)
+        error = self._connection.error
+        assert error is None, f"the server broke a rule: {error}"
+
+    def has(self, number: int) -> bool:
+        """Read; return whether so many events have come."""
+        self.read()
+        return len(self.events) >= number
+
+    def has_ended(self) -> bool:
+        """Read; return whether the stream has ended."""
+        self.read()
+        return self.ended
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    time = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(loop_module, "time", time)
+    monkeypatch.setattr(peer_module, "time", time)
+    return now
+
+
+@pytest.fixture
+def bench(clock: list[float]) -> Iterator[Workbench]:
+    bench = Workbench(clock)
+    yield bench
+    bench.end()
+
+
+@pytest.fixture
+def interest(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What sockets are watched for, change by change."""
+    changes: list[int] = []
+    modify = Loop.modify
+
+    def note(self: Loop, sock: socket.socket, events: int, handler: Handler) -> None:
+        changes.append(events)
+        modify(self, sock, events, handler)
+
+    monkeypatch.setattr(Loop, "modify", note)
+    return changes
+
+
+# Writing.
+
+
+def test_what_the_socket_does_not_take_follows_when_it_is_writable_and_only_then_is_it_watched(
+    bench: Workbench, interest: list[int]
+) -> None:
+    peer, far = bench.open()
+    peer.send("small")
+    bench.turn()
+    assert interest == [], "a message that fits was waited for"
+    message = "x" * 1_000_000
+    peer.send(message)
+    bench.turn()
+    assert interest == [EVENT_READ | EVENT_WRITE]
+    for _ in range(3):
+        bench.turn()
+    assert interest == [EVENT_READ | EVENT_WRITE], "watched anew though nothing had changed"
+
+    bench.turn_until(lambda: far.has(2), "the message arrives")
+    bench.turn()
+    assert far.events == ["small", message]
+    assert interest == [EVENT_READ | EVENT_WRITE, EVENT_READ], "still watched for writing"
+
+
+def test_what_is_sent_while_something_is_queued_follows_it(bench: Workbench) -> None:
+    peer, far = bench.open()
+    group = Group(bench.service.outbox)
+    group.add(peer)
+    messages = [f"{number} " * 3000 for number in range(40)]
+    for message in messages[::2]:
+        peer.send(message)
+        group.send(messages[messages.index(message) + 1])
+        bench.turn()
+    far.sock.sendall(PING)
+
+    bench.turn_until(lambda: far.has(41), "all messages and the Pong arrive")
+    assert far.events == [*messages, Pong(b"still there?")]
+
+
+def test_the_queue_of_a_slow_reader_is_bounded_and_ends_with_close_1008(bench: Workbench) -> None:
+    bench.service.max_queue = 100_000
+    slow, far_slow = bench.open()
+    quick, far_quick = bench.open()
+    group = Group(bench.service.outbox)
+    group.add(slow)
+    group.add(quick)
+    messages = [f"{number:10}" * 1000 for number in range(100)]
+    for number, message in enumerate(messages, start=1):
+        group.send(message)
+        bench.turn()
+        while len(far_quick.events) < number:
+            bench.turn()
+            far_quick.read()
+    assert far_quick.events == messages, "a slow reader disturbed another"
+    assert not slow.is_open
+    assert list(group) == [quick], "the slow reader still takes part"
+    bench.turn_until(far_slow.has_ended, "the slow reader's stream ends")
+    *got, last = far_slow.events
+    assert got == messages[: len(got)], "the queue was not sent in order"
+    assert isinstance(last, Close)
+    assert last.code == CloseCode.POLICY_VIOLATION
+    assert "slow" in last.reason
+    # The limit, one turn's message beyond it, and what the kernel holds.
+    assert 100_000 < 10_000 * len(got) < 100_000 + 10_000 + 200_000, f"{len(got)} were queued"
+
+
+@pytest.mark.parametrize("closing", [False, True], ids=["while open", "after our Close"])
+def test_the_pongs_for_one_who_never_reads_are_bounded_too(bench: Workbench, closing: bool) -> None:
+    bench.service.max_queue = 100_000
+    peer, far = bench.open()
+    if closing:
+        peer.close(4000)
+    far.sock.settimeout(0)
+    sent = 0
+    for _ in range(100):
+        with suppress(BlockingIOError):
+            sent += far.sock.send(PING * 1000)
+        bench.turn()
+    assert sent > 1_000_000
+    received = bytearray()
+    while data := _turn_and_read(bench, far.sock):
+        received += data
+    assert 100_000 < len(received) < 300_000, "the queue had no bound"
+    assert (b"too slow" in received) is not closing, "one Close frame, whoever sent it"
+
+
+def _turn_and_read(bench: Workbench, sock: socket.socket) -> bytes:
+    """Take turns until something is there to be read."""
+    sock.settimeout(0)
+    while True:
+        bench.turn()
+        with suppress(BlockingIOError):
+            return sock.recv(1 << 16)
+
+
+def test_a_sender_that_does_not_read_queues_nothing_for_its_own_messages(bench: Workbench) -> None:
+    peer, _ = bench.open()
+    peer.send("x" * 1_000_000)
+    bench.turn()
+    group = Group(bench.service.outbox)
+    group.add(peer)
+    writes: list[bytes] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Peer, "write", lambda self, data: writes.append(data))
+        for _ in range(10):
+            group.send("mine", sender=peer)
+            bench.turn()
+    assert writes == [], "empty chunks pile up in the queue"
+
+
+def test_one_turn_writes_an_answer_and_what_on_open_sent_at_once(bench: Workbench) -> None:
+    writes: list[bytes] = []
+    bench.service.on_open = lambda peer: peer.send("welcome")
+    _, theirs = bench.accept()
+    theirs.sendall(handshake() + text("hello"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Peer, "write", lambda self, data: writes.append(data))
+        bench.turn()
+    assert [data.partition(b"\r\n\r\n")[2] for data in writes] == [b"\x81\x07welcome"]
+
+
+def test_a_pong_goes_before_what_the_application_sends_later(bench: Workbench) -> None:
+    group = Group(bench.service.outbox)
+    bench.service.on_message = lambda peer, message: group.send(message)
+    peer, far = bench.open()
+    group.add(peer)
+    far.sock.sendall(PING + text("after the Ping") + PING)
+    bench.turn()
+    far.read()
+    assert far.events == [Pong(b"still there?"), "after the Ping", Pong(b"still there?")]
+
+
+# Ending.
+
+
+def test_the_peers_close_is_answered_and_the_socket_closed_at_once(bench: Workbench) -> None:
+    peer, far = bench.open()
+    far.sock.sendall(text("last message") + close(1001))
+    bench.turn()
+    far.read()
+    assert bench.received == [(peer, "last message")]
+    assert far.events == [Close(1001)]
+    assert far.ended, "the server closes the TCP connection first (RFC 6455, 7.1.1)"
+    assert not bench.service.peers
+
+
+def test_our_close_goes_out_after_what_was_sent_and_waits_for_the_answer(bench: Workbench) -> None:
+    peer, far = bench.open()
+    peer.send("first")
+    peer.close(4000, "enough")
+    peer.close(4001, "twice")
+    peer.send("too late")
+    assert not peer.is_open
+    bench.turn()
+    far.read()
+    assert far.events == ["first", Close(4000, "enough")]
+    assert not far.ended, "closed without waiting for the peer's Close"
+    far.sock.sendall(text("not read any more") + PING + close(4000))
+    bench.turn()
+    far.read()
+    assert bench.received == [], "on_message was called for a peer that the application had closed"
+    assert far.ended
+    assert not bench.service.peers
+
+
+def test_a_close_that_must_wait_for_the_queue_still_arrives(bench: Workbench) -> None:
+    peer, far = bench.open()
+    message = "x" * 500_000
+    peer.send(message)
+    far.sock.sendall(close())
+    bench.turn_until(far.has_ended, "the stream ends")
+    assert far.events == [message, Close(1000)]
+
+
+@pytest.mark.parametrize("queued", [0, 500_000])
+def test_a_violation_is_answered_and_half_closed_and_later_input_is_discarded(
+    bench: Workbench, queued: int
+) -> None:
+    peer, far = bench.open()
+    peer.send("x" * queued)
+    bench.turn()
+    far.sock.sendall(text("before") + VIOLATION + text("after"))
+    bench.turn_until(far.has_ended, "the stream ends")
+    assert far.events == [
+        "x" * queued,
+        Close(1002, "a client's frame is not masked (RFC 6455, 5.1)"),
+    ]
+    assert bench.received == [(peer, "before")]
+    assert peer in bench.service.peers, "closing with input in flight would reset the connection"
+    for _ in range(10):
+        far.sock.sendall(b"\xff" * 1000)
+        bench.turn()
+    far.sock.close()
+    bench.turn()
+    assert not bench.service.peers
+
+
+def test_failing_twice_says_only_the_first_reason(bench: Workbench) -> None:
+    peer, far = bench.open()
+    peer.fail(4001, "first")
+    peer.fail(4002, "second")
+    bench.turn()
+    far.read()
+    assert far.events == [Close(4001, "first")]
+    assert far.ended
+
+
+def test_failing_after_our_close_ends_without_a_second_close_frame(bench: Workbench) -> None:
+    peer, far = bench.open()
+    peer.close(4000)
+    bench.turn()
+    peer.fail(4001)
+    bench.turn()
+    far.read()
+    assert far.events == [Close(4000)]
+    assert far.ended
+
+
+def test_before_and_after_its_connection_a_peer_takes_any_call_in_its_stride(
+    bench: Workbench,
+) -> None:
+    def call_all(peer: Peer) -> None:
+        peer.send("nothing")
+        peer.close()
+        peer.fail(CloseCode.INTERNAL_ERROR)
+
+    peer, theirs = bench.accept()
+    call_all(peer)
+    bench.turn()
+    theirs.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        theirs.recv(1)
+    peer.abort()
+    assert theirs.recv(1) == b""
+    call_all(peer)
+    peer.abort()
+    peer.go_away("nobody is there")
+    bench.turn()
+    peer, far = bench.open()
+    peer.abort()
+    call_all(peer)
+    peer.go_away("nobody is there")
+    bench.turn()
+    far.read()
+    assert far.events == []
+
+
+def test_a_close_code_that_must_not_be_sent_is_the_callers_error_and_changes_nothing(
+    bench: Workbench,
+) -> None:
+    peer, far = bench.open()
+    for call in (peer.close, peer.fail):
+        with pytest.raises(ValueError, match="1006"):
+            call(1006)
+    peer.send("all is well")
+    bench.turn()
+    far.read()
+    assert far.events == ["all is well"]
+
+
+def test_a_peer_that_is_lost_earlier_in_the_turn_is_not_called_any_more(bench: Workbench) -> None:
+    victims: list[Peer] = []
+
+    def abort_the_other(peer: Peer, message: str | bytes) -> None:
+        for victim in victims:
+            if victim is not peer:
+                victim.abort()
+
+    bench.service.on_message = abort_the_other
+    pairs = [bench.open() for _ in range(2)]
+    victims += [peer for peer, _ in pairs]
+    for peer, _ in pairs:
+        peer.send("x" * 1_000_000)  # so that it is watched for writing
+    bench.turn()
+    for _, far in pairs:
+        far.sock.sendall(text("there can be only one"))
+        far.read()  # both are ready to be read from and written to, in one turn
+    bench.turn()
+    assert len(bench.service.peers) == 1, "the second was served before or after its abort"
+
+
+def test_who_joins_a_group_after_its_close_gets_no_frame_after_the_close(bench: Workbench) -> None:
+    group = Group(bench.service.outbox)
+    peer, far = bench.open()
+    peer.close(4000)
+    group.add(peer)
+    group.send("after the Close")
+    bench.turn()
+    far.read()
+    assert far.events == [Close(4000)]
+    assert len(group) == 0
+
+
+# Deadlines.
+
+
+def test_a_handshake_has_one_deadline_however_its_bytes_drip(bench: Workbench) -> None:
+    _, theirs = bench.accept()
+    for byte in b"GET / HTTP"[:9]:
+        theirs.send(bytes((byte,)))
+        bench.turn(ahead=1.1)
+    theirs.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        theirs.recv(1)  # 9.9 of 10 seconds
+    bench.turn(ahead=0.2)
+    answer = theirs.recv(4096).decode()
+    assert answer.startswith("HTTP/1.1 408 "), answer
+    assert "within 10 s" in answer
+
+
+def test_an_open_connection_has_no_deadline(bench: Workbench) -> None:
+    peer, far = bench.open()
+    for _ in range(5):
+        bench.turn(ahead=1_000_000)
+    peer.send("still here")
+    bench.turn()
+    far.read()
+    assert far.events == ["still here"]
+
+
+@pytest.mark.parametrize("close_timeout", [1.0, 10.0, 100.0])
+def test_whoever_does_not_answer_a_close_is_cut_at_the_deadline(
+    bench: Workbench, close_timeout: float
+) -> None:
+    bench.service.close_timeout = close_timeout
+    peer, far = bench.open()
+    bench.turn(ahead=3)  # the handshake's own alarm has yet to ring
+    peer.close(4000)
+    bench.turn()
+    for _ in range(9):
+        bench.turn(ahead=0.109 * close_timeout)
+        far.read()
+        assert not far.ended, "cut before the deadline"
+    bench.turn(ahead=0.02 * close_timeout)
+    far.read()
+    assert far.ended, "not cut at the deadline"
+    assert far.events == [Close(4000)]
+    assert not bench.service.peers
+
+
+def test_whoever_stays_after_a_violation_is_cut_at_the_deadline(bench: Workbench) -> None:
+    _, far = bench.open()
+    far.sock.sendall(VIOLATION)
+    bench.turn()
+    for _ in range(9):
+        far.sock.sendall(VIOLATION)  # that it keeps talking does not help it
+        bench.turn(ahead=1.1)
+        assert bench.service.peers, "cut before the deadline"
+    bench.turn(ahead=0.2)
+    assert not bench.service.peers
+
+
+def test_a_slow_reader_of_its_last_words_is_cut_at_the_deadline(bench: Workbench) -> None:
+    peer, _ = bench.open()
+    peer.send("x" * 1_000_000)
+    peer.fail(4000)
+    bench.turn(ahead=9.9)
+    assert bench.service.peers, "cut before the deadline"
+    bench.turn(ahead=0.2)
+    assert not bench.service.peers
+
+
+# The handshake.
+
+
+@pytest.mark.parametrize("half_closed", [False, True], ids=["open", "half-closed"])
+def test_a_long_answer_arrives_whole_even_if_the_client_has_ended_its_own_stream(
+    bench: Workbench, half_closed: bool
+) -> None:
+    page = b"0123456789" * 100_000
+    bench.service.on_request = lambda peer, request: Response(200, body=page)
+    _, theirs = bench.accept()
+    theirs.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    if half_closed:
+        theirs.shutdown(socket.SHUT_WR)
+    received = b""
+    while data := _turn_and_read(bench, theirs):
+        received += data
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert (len(body), body == page) == (len(page), True)
+    theirs.close()
+    bench.turn()
+    assert not bench.service.peers
+
+
+def test_what_follows_an_answered_request_is_discarded(bench: Workbench) -> None:
+    bench.service.on_request = lambda peer, request: Response(200, body=b"once")
+    _, theirs = bench.accept()
+    theirs.sendall(b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody" + handshake())
+    bench.turn()
+    theirs.sendall(handshake())
+    bench.turn()
+    theirs.shutdown(socket.SHUT_WR)
+    bench.turn()
+    assert read_to_end(theirs).count(b"HTTP/1.1") == 1
+
+
+def _raise(error: Exception) -> Callable[[Peer, Request], Response]:
+    def on_request(peer: Peer, request: Request) -> Response:
+        raise error
+
+    return on_request
+
+
+@pytest.mark.parametrize(
+    "on_request",
+    [
+        pytest.param(_raise(RuntimeError("a fault")), id="raises"),
+        pytest.param(lambda peer, request: None, id="gives None"),
+        pytest.param(lambda peer, request: Response(299), id="gives an unknown status"),
+        pytest.param(lambda peer, request: Response(200, [("Price", "1 €")]), id="a header"),
+        pytest.param(_raise(HandshakeError(0, "status 0")), id="raises an unknown status"),
+        pytest.param(lambda peer, request: Response(101, [("Price", "1 €")]), id="in a 101"),
+    ],
+)
+def test_a_fault_in_on_request_is_answered_with_500_and_logged(
+    bench: Workbench, caplog: pytest.LogCaptureFixture, on_request: Callable[..., Response]
+) -> None:
+    opened: list[Peer] = []
+    bench.service.on_request = on_request
+    bench.service.on_open = opened.append
+    _, theirs = bench.accept()
+    theirs.sendall(handshake())
+    bench.turn()
+    answer = read_to_end(theirs).decode()
+    assert answer.startswith("HTTP/1.1 500 "), answer
+    assert "a fault" in answer
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+    assert opened == []
+
+
+def test_a_peer_that_on_request_aborts_is_gone_and_never_opens(bench: Workbench) -> None:
+    def on_request(peer: Peer, request: Request) -> Response:
+        peer.abort()
+        return accept(request)
+
+    opened: list[Peer] = []
+    bench.service.on_request = on_request
+    bench.service.on_open = opened.append
+    _, theirs = bench.accept()
+    theirs.sendall(handshake())
+    bench.turn()
+    assert read_to_end(theirs) == b""
+    assert (opened, bench.service.left, bench.service.peers) == ([], [], set())
+
+
+@pytest.mark.parametrize(
+    ("on_open", "expected"),
+    [
+        pytest.param(lambda peer: peer.send("hi"), ["hi"], id="sends"),
+        pytest.param(lambda peer: peer.close(4000), [Close(4000)], id="closes"),
+        pytest.param(lambda peer: peer.fail(4001), [Close(4001)], id="fails"),
+        pytest.param(lambda peer: 1 / 0, [Close(1011, "the server has a fault")], id="has a fault"),
+    ],
+)
+def test_on_open_may_do_as_it_likes_with_frames_already_waiting(
+    bench: Workbench,
+    caplog: pytest.LogCaptureFixture,
+    on_open: Callable[[Peer], None],
+    expected: list[Event],
+) -> None:
+    bench.service.on_open = on_open
+    _, theirs = bench.accept()
+    theirs.sendall(handshake() + text("early"))
+    bench.turn()
+    far = FarEnd(theirs)
+    far.read()
+    assert far.head.startswith(b"HTTP/1.1 101 ")
+    assert far.events == expected
+    assert [message for _, message in bench.received] == (["early"] if expected == ["hi"] else [])
+    assert len(caplog.records) == (1 if "fault" in str(expected) else 0)
+
+
+def test_on_open_may_abort(bench: Workbench) -> None:
+    bench.service.on_open = Peer.abort
+    _, theirs = bench.accept()
+    theirs.sendall(handshake() + text("early"))
+    bench.turn()
+    assert read_to_end(theirs) == b""
+    assert bench.received == []
+    assert not bench.service.peers
+
+
+def test_a_peer_that_vanishes_in_its_handshake_is_opened_before_it_is_left(
+    bench: Workbench,
+) -> None:
+    opened: list[Peer] = []
+    bench.service.on_open = opened.append
+    peer, theirs = bench.accept(perfect)
+    theirs.sendall(handshake())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FaultySocket, "send", _reset_on_send)
+        bench.turn()
+    assert (opened, bench.service.left) == ([peer], [peer]), "on_close without on_open"
+
+
+def _reset_on_send(self: FaultySocket, data: bytes) -> int:
+    raise ConnectionResetError
+
+
+# A socket at its worst.
+
+
+@given(st.integers(0, 2**32), st.sampled_from([1, 2, 7, 1000]), st.sampled_from([0.0, 0.3, 0.7]))
+def test_over_faulty_sockets_all_traffic_still_arrives_whole_and_in_order(
+    seed: int, size: int, blocks: float
+) -> None:
+    bench = Workbench([0.0])
+    group = Group(bench.service.outbox)
+    bench.service.on_open = group.add
+
+    def echo_and_tell(peer: Peer, message: str | bytes) -> None:
+        peer.send(message)
+        group.send(message, sender=peer)
+
+    bench.service.on_message = echo_and_tell
+    pairs = [
+        bench.open(lambda sock: FaultySocket(sock, seed, blocks=blocks, size=size))
+        for _ in range(3)
+    ]
+    said = [[f"{who}: {number}" * (number + 1) for number in range(8)] for who in range(3)]
+    for (_, far), messages in zip(pairs, said, strict=True):
+        far.sock.sendall(b"".join(map(text, messages)))
+
+    def all_have(number: int) -> bool:
+        return all(far.has(number) for _, far in pairs)
+
+    try:
+        bench.turn_until(lambda: all_have(24), "every peer gets every message")
+        for _, far in pairs:
+            for who, messages in enumerate(said):
+                from_one = [event for event in far.events if str(event).startswith(f"{who}:")]
+                assert from_one == messages
+        for _, far in pairs:
+            far.sock.sendall(close())
+        bench.turn_until(lambda: all_have(25), "every Close is answered")
+        bench.turn_until(lambda: not bench.service.peers, "every peer is closed")
+    finally:
+        bench.end()
+
+
+@pytest.mark.parametrize("queued", [0, 500_000], ids=["nothing queued", "much queued"])
+@pytest.mark.parametrize("ending", [False, True], ids=["while open", "with its last words"])
+@pytest.mark.parametrize("reading", [False, True], ids=["in a write", "in a read"])
+def test_a_reset_loses_that_peer_and_no_other(
+    bench: Workbench, queued: int, ending: bool, reading: bool
+) -> None:
+    group = Group(bench.service.outbox)
+    victim, far_victim = bench.open(perfect)
+    witness, far_witness = bench.open()
+    group.add(victim)
+    group.add(witness)
+    victim.send("x" * queued)
+    bench.turn()
+    sock = victim._socket
+    assert isinstance(sock, FaultySocket)
+    sock.fault = ConnectionResetError()
+    if ending:
+        victim.fail(4000)
+    if reading:
+        far_victim.sock.sendall(text("are you there?"))
+    else:
+        group.send("hello")
+        far_victim.read()  # there is room again for what is queued
+    bench.turn()
+    bench.turn()
+    assert victim not in bench.service.peers, "the lost peer was kept"
+    assert list(group) == [witness]
+    group.send("and you?")
+    bench.turn()
+    far_witness.read()
+    assert far_witness.events == (["and you?"] if reading else ["hello", "and you?"])
+
+
+def test_a_reset_after_the_last_words_is_noticed_when_the_stream_is_to_be_ended(
+    bench: Workbench,
+) -> None:
+    peer, _ = bench.open(perfect)
+    peer.fail(4000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FaultySocket, "shutdown", _not_connected)
+        bench.turn()
+    assert not bench.service.peers
+
+
+def _not_connected(self: FaultySocket, how: int) -> None:
+    raise OSError(107, "Transport endpoint is not connected")
+
+
+def test_the_log_tells_whose_callback_had_the_fault(
+    bench: Workbench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.service.on_message = lambda peer, message: peer.state.whatever
+    _, far = bench.open()
+    with caplog.at_level(logging.ERROR):
+        far.sock.sendall(text("provoke"))
+        bench.turn()
+    far.read()
+    assert far.events == [Close(1011, "the server has a fault")]
+    assert "somewhere:1" in caplog.text
+    assert "AttributeError" in caplog.text
