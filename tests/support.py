@@ -157,7 +157,13 @@ class Client:
                 return event
             error = self.connection.error
             assert error is None, f"the server broke a rule: {error}"
-            data = self.sock.recv(1 << 18)
+            try:
+                data = self.sock.recv(1 << 18)
+            except ConnectionResetError:
+                # After the Close frames a reset is but the answer to ours.
+                if self.connection.close_received is None:
+                    raise
+                return None
             if not data:
                 return None
             self._events = self.connection.receive_data(data)

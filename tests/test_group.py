@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from wsproto_min.codes import Opcode
@@ -233,6 +233,7 @@ steps = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(steps, max_size=60))
 @example([Join(0, 0), Direct(0), Send(0, None), Direct(0)])
 @example([Join(0, 0), Send(0, None), Leave(0, 0), Send(0, None), Join(0, 0), Send(0, None)])

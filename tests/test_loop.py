@@ -11,7 +11,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import PATIENCE
@@ -77,6 +77,7 @@ def test_a_handler_is_told_which_of_the_events_it_waits_for_has_come(loop: Loop)
         assert len(handler.events) == 2, "called for a socket that is not registered any more"
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0]), max_size=20))
 def test_callbacks_come_in_the_order_of_their_deadlines_and_of_equal_ones_in_that_of_asking(
     delays: list[float],

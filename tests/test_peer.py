@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import PATIENCE, handshake, read_to_end
@@ -724,6 +724,7 @@ def _reset_on_send(self: FaultySocket, data: bytes) -> int:
 # A socket at its worst.
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**32), st.sampled_from([1, 2, 7, 1000]), st.sampled_from([0.0, 0.3, 0.7]))
 def test_over_faulty_sockets_all_traffic_still_arrives_whole_and_in_order(
     seed: int, size: int, blocks: float

@@ -17,6 +17,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 from selectors import EVENT_READ
 
 from wsproto_min.group import Group
@@ -106,9 +107,16 @@ class Server:
     def listen(self, host: str, port: int) -> tuple[str, int]:
         """Listen on a TCP address; return it, with the port chosen if `port` is 0.
 
-        Raises `OSError` if the address is taken or not this machine's.
+        Raises `OSError` if the address is taken, not this machine's, or none.
         """
-        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        # Left to itself, the look-up would take a larger one modulo 65536.
+        if not 0 <= port < 1 << 16:
+            raise OSError(errno.EINVAL, "a port is a number from 0 to 65535")
+        flags = socket.AI_PASSIVE
+        try:
+            info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)[0]
+        except UnicodeError:  # from the codec that names pass through
+            raise OSError(errno.EINVAL, "this cannot be a host's name") from None
         sock = socket.create_server(info[4], family=info[0], backlog=BACKLOG)
         # Accepted sockets inherit it: a turn's bytes go out in one write, and
         # waiting for more of them (Nagle) would only add delay.
@@ -123,11 +131,11 @@ class Server:
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call `callback` in the loop, once, in so many seconds."""
-        self._loop.call_later(seconds, callback)
+        self._loop.call_later(seconds, partial(self._call, callback))
 
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
         """Call `callback` in the loop; any thread or signal handler may ask for it."""
-        self._loop.call_soon_threadsafe(callback)
+        self._loop.call_soon_threadsafe(partial(self._call, callback))
 
     def run(self) -> None:
         """Serve until `stop`; then release every socket. A server runs once."""

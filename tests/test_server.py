@@ -1,0 +1,633 @@
+"""The server over TCP, in a thread: accepting, callbacks, groups, and stopping."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.needs import need
+from tests.support import (
+    PATIENCE,
+    Client,
+    RunningServer,
+    connect,
+    exchange,
+    poll,
+    read_to_end,
+    reset,
+    send_back,
+    serving,
+    tight_listener,
+)
+from wsproto_min import server as server_module
+from wsproto_min.codes import CloseCode, Opcode
+from wsproto_min.connection import Close, Event, Pong
+from wsproto_min.errors import HandshakeError
+from wsproto_min.frames import encode_close, encode_frame
+from wsproto_min.group import Group
+from wsproto_min.handshake import accept
+from wsproto_min.http import Request, Response
+from wsproto_min.peer import Peer
+from wsproto_min.server import Server
+
+MASK = bytes.fromhex("37fa213d")
+
+
+def frame(opcode: Opcode, payload: bytes) -> bytes:
+    """Return a client's frame."""
+    return encode_frame(opcode, payload, mask=MASK)
+
+
+def is_served(address: tuple[str, int]) -> bool:
+    """Return whether a new client is sent back what it says."""
+    with Client(address) as client:
+        client.send("is anybody there?")
+        return client.receive() == "is anybody there?"
+
+
+# Messages.
+
+
+@pytest.mark.parametrize("message", ["", "Grüße 😀", b"", bytes(range(256)), "x" * 70_000])
+def test_a_message_comes_back_as_it_was(message: str | bytes) -> None:
+    with serving() as running, Client(running.address) as client:
+        client.send(message)
+        assert client.receive() == message
+
+
+def test_megabytes_pass_through_a_socket_that_takes_little_at_a_time() -> None:
+    message = bytes(range(251)) * 20_000  # 5 MB, and no power of two
+    listener = tight_listener()
+    with (
+        serving(listener=listener, max_message_size=8 << 20, max_queue=8 << 20) as running,
+        Client(running.address, receive_buffer=8192) as client,
+    ):
+        client.send(message)
+        received = client.receive()
+        assert isinstance(received, bytes)
+        assert (len(received), received == message) == (len(message), True)
+
+
+def test_one_slow_reader_is_closed_with_1008_and_the_rest_miss_nothing() -> None:
+    messages = [f"{number:10}" * 5000 for number in range(60)]
+    with ExitStack() as stack:
+        server = Server(
+            on_message=lambda peer, message: group.send(messages[int(str(message))]),
+            on_open=lambda peer: group.add(peer),
+            max_queue=500_000,
+        )
+        group = server.group()
+        running = stack.enter_context(serving(server=server, listener=tight_listener()))
+        slow = stack.enter_context(Client(running.address, receive_buffer=8192))
+        quick = [stack.enter_context(Client(running.address)) for _ in range(3)]
+        for number, message in enumerate(messages):
+            quick[0].send(str(number))
+            for client in quick:
+                assert client.receive() == message
+        *got, last = slow.receive_all()
+        assert got == messages[: len(got)]
+        assert isinstance(last, Close)
+        assert last.code == CloseCode.POLICY_VIOLATION
+        assert 10 <= len(got) < 30, f"the queue held {len(got)} messages of 50,000 bytes"
+
+
+def test_frames_of_one_segment_are_answered_in_order_with_the_close_last() -> None:
+    with serving() as running:
+        data = (
+            frame(Opcode.TEXT, b"one")
+            + frame(Opcode.PING, b"two")
+            + frame(Opcode.TEXT, b"three")
+            + frame(Opcode.CLOSE, encode_close(1000))
+        )
+        with Client(running.address, early=data) as client:
+            assert client.receive_all() == ["one", Pong(b"two"), "three", Close(1000)]
+
+
+# The end of a connection.
+
+
+def test_after_a_violation_the_client_sees_the_close_frame_and_no_reset() -> None:
+    with serving() as running, Client(running.address) as client:
+        client.sock.sendall(encode_frame(Opcode.TEXT, b"not masked"))
+        # All of it would lie unread in the server's socket if it just closed.
+        client.sock.sendall(frame(Opcode.TEXT, b"x") * 500_000)
+        assert client.receive_all() == [
+            Close(1002, "a client's frame is not masked (RFC 6455, 5.1)")
+        ]
+        assert len(running.server.peers) == 1, "the client has not ended its own stream yet"
+        client.sock.close()
+        running.wait_for_peers(0)
+
+
+def test_who_does_not_end_its_stream_after_a_violation_is_cut() -> None:
+    with serving(close_timeout=0.1) as running, Client(running.address) as client:
+        client.sock.sendall(encode_frame(Opcode.TEXT, b"not masked"))
+        running.wait_for_peers(0)
+
+
+def test_who_does_not_answer_a_close_is_cut() -> None:
+    def close(peer: Peer, message: str | bytes) -> None:
+        peer.close(4000)
+
+    with serving(close, close_timeout=0.1) as running, Client(running.address) as client:
+        client.send("close me")
+        # Read by hand: a `Client` would answer.
+        received = client.sock.recv(4096)
+        assert received.hex(" ") == "88 02 0f a0"
+        assert client.sock.recv(4096) == b"", "the socket is still open"
+
+
+def test_dripping_bytes_do_not_extend_the_deadline_of_the_handshake() -> None:
+    started = time.monotonic()
+    with serving(open_timeout=0.3) as running, connect(running.address) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nX: ")
+        sock.settimeout(0.02)
+        answer = b""
+        while not answer:
+            assert time.monotonic() - started < PATIENCE, "every byte extends the deadline"
+            sock.sendall(b"x")
+            try:
+                answer = sock.recv(4096)
+            except TimeoutError:
+                continue
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert time.monotonic() - started >= 0.3, "cut too early"
+
+
+def test_a_client_that_has_ended_its_stream_gets_its_whole_answer() -> None:
+    page = b"0123456789" * 500_000
+
+    def on_request(peer: Peer, request: Request) -> Response:
+        return Response(200, body=page)
+
+    with (
+        serving(listener=tight_listener(), on_request=on_request) as running,
+        connect(running.address, receive_buffer=8192) as sock,
+    ):
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        sock.shutdown(socket.SHUT_WR)
+        body = read_to_end(sock).partition(b"\r\n\r\n")[2]
+        assert (len(body), body == page) == (len(page), True)
+        running.wait_for_peers(0)
+
+
+# Callbacks.
+
+
+def _client_closes(client: Client) -> None:
+    client.close()
+
+
+def _client_resets(client: Client) -> None:
+    reset(client.sock)
+
+
+def _client_ends_its_stream(client: Client) -> None:
+    client.sock.shutdown(socket.SHUT_WR)
+
+
+def _client_breaks_a_rule(client: Client) -> None:
+    client.sock.sendall(b"\xff\xff")
+
+
+def _client_provokes(call: str) -> Callable[[Client], None]:
+    return lambda client: client.send(call)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        _client_closes,
+        _client_resets,
+        _client_ends_its_stream,
+        _client_breaks_a_rule,
+        _client_provokes("close"),
+        _client_provokes("fail"),
+        _client_provokes("abort"),
+        _client_provokes("fault"),
+    ],
+    ids=lambda end: end.__name__.strip("_"),
+)
+def test_on_open_and_on_close_come_once_each_and_by_then_the_peer_has_left_its_groups(
+    end: Callable[[Client], None],
+) -> None:
+    told: list[tuple[str, Peer, bool, int]] = []
+
+    def on_open(peer: Peer) -> None:
+        for group in groups:
+            group.add(peer)
+        told.append(("open", peer, peer.is_open, len(peer.groups)))
+
+    def on_close(peer: Peer) -> None:
+        told.append(("close", peer, peer.is_open, sum(peer in group for group in groups)))
+
+    def on_message(peer: Peer, message: str | bytes) -> None:
+        calls: dict[str | bytes, Callable[[], object]] = {
+            "close": peer.close,
+            "fail": lambda: peer.fail(4000),
+            "abort": peer.abort,
+        }
+        calls[message]()
+
+    server = Server(on_message=on_message, on_open=on_open, on_close=on_close, close_timeout=0.1)
+    groups = [server.group() for _ in range(2)]
+    with serving(server=server) as running:
+        client = Client(running.address)
+        with client:
+            end(client)
+            running.wait_for_peers(0)
+        running.ask(lambda: None)
+        [(_, peer, _, _), *_] = told
+        assert told == [("open", peer, True, 2), ("close", peer, False, 0)]
+
+
+def test_a_peer_knows_its_address_and_keeps_what_the_application_gives_it() -> None:
+    def on_request(peer: Peer, request: Request) -> Response:
+        peer.state = request.path
+        return accept(request)
+
+    def tell(peer: Peer, message: str | bytes) -> None:
+        peer.send(f"{peer.address} {peer.state}")
+
+    with (
+        serving(tell, on_request=on_request) as running,
+        Client(running.address, "/somewhere?query") as client,
+    ):
+        client.send("who am I?")
+        port = client.sock.getsockname()[1]
+        assert client.receive() == f"127.0.0.1:{port} /somewhere"
+
+
+def _fault(*arguments: object) -> None:
+    raise RuntimeError("on purpose")
+
+
+@pytest.mark.parametrize(
+    ("callback", "expected"),
+    [
+        ("on_open", [Close(1011, "the server has a fault")]),
+        ("on_message", [Close(1011, "the server has a fault")]),
+        ("on_close", ["hello", Close(1000)]),
+        ("on_turn_end", ["hello", Close(1000)]),
+    ],
+)
+def test_a_fault_in_a_callback_ends_that_peer_at_most_and_is_logged(
+    caplog: pytest.LogCaptureFixture, callback: str, expected: list[Event]
+) -> None:
+    def unless_witness(peer: Peer | None = None, *arguments: object) -> None:
+        if peer is None or peer.state != "/witness":
+            raise RuntimeError("on purpose")
+        if callback == "on_message":
+            peer.send(str(arguments[0]))
+
+    def on_request(peer: Peer, request: Request) -> Response:
+        peer.state = request.path
+        return accept(request)
+
+    options: dict[str, Any] = {
+        "on_message": send_back,
+        "on_request": on_request,
+        callback: unless_witness,
+    }
+    with (
+        serving(server=Server(**options)) as running,
+        Client(running.address, "/witness") as witness,
+    ):
+        with Client(running.address) as client:
+            client.send("hello")
+            client.close()
+            assert client.receive_all() == expected
+        running.wait_for_peers(1)
+        witness.send("and I?")
+        assert witness.receive() == "and I?"
+    assert "on purpose" in caplog.text
+
+
+def test_a_fault_in_on_request_is_answered_with_500_and_the_server_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def on_request(peer: Peer, request: Request) -> Response:
+        if request.path == "/fault":
+            _fault()
+        if request.path == "/error":
+            raise HandshakeError(418, "no coffee here", [("X-Pot", "tea")])
+        return accept(request)
+
+    with serving(on_request=on_request) as running:
+        answer = exchange(running.address, b"GET /fault HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 500 ")
+        assert "on purpose" in caplog.text
+        answer = exchange(running.address, b"GET /error HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 418 ")
+        assert b"\r\nX-Pot: tea\r\n" in answer
+        assert answer.endswith(b"\r\n\r\nno coffee here\n")
+        assert is_served(running.address)
+
+
+def test_a_fault_in_a_call_for_later_is_logged_and_the_server_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with serving() as running:
+        running.server.call_soon_threadsafe(_fault)
+        running.server.call_soon_threadsafe(lambda: running.server.call_later(0, _fault))
+        poll(lambda: caplog.text.count("RuntimeError: on purpose") == 2, "both are logged")
+        assert is_served(running.address)
+
+
+def test_what_is_sent_when_the_turn_ends_or_when_one_leaves_goes_out_in_the_same_turn() -> None:
+    pending: list[str] = []
+
+    def act_together() -> None:
+        if pending:
+            group.send("+".join(pending))
+            pending.clear()
+
+    server = Server(
+        on_message=lambda peer, message: pending.append(str(message)),
+        on_open=lambda peer: group.add(peer),
+        on_close=lambda peer: pending.append("somebody left"),
+        on_turn_end=act_together,
+    )
+    group = server.group()
+    with serving(server=server) as running, Client(running.address) as client:
+        client.sock.sendall(frame(Opcode.TEXT, b"one") + frame(Opcode.TEXT, b"two"))
+        assert client.receive() == "one+two", "two messages that came in one turn"
+        with Client(running.address):
+            pass
+        assert client.receive() == "somebody left"
+
+
+def test_who_is_lost_in_writing_is_reported_before_the_loop_waits_again() -> None:
+    # Here `on_close` comes from the very write that the turn's end makes.
+    def flood(peer: Peer, message: str | bytes) -> None:
+        peer.send("x" * 3_000_000)
+
+    closed = threading.Event()
+    listener = tight_listener()
+    with (
+        serving(
+            flood, listener=listener, max_queue=1_000_000, on_close=lambda peer: closed.set()
+        ) as running,
+        Client(running.address) as client,
+    ):
+        client.send("more than the queue holds")
+        assert closed.wait(PATIENCE), "on_close was not called until something else happened"
+
+
+def test_later_calls_come_in_order() -> None:
+    called: list[str] = []
+    done = threading.Event()
+    with serving() as running:
+
+        def ask() -> None:
+            running.server.call_later(0.02, lambda: called.append("second"))
+            running.server.call_later(0.01, lambda: called.append("first"))
+            running.server.call_later(0.02, lambda: called.append("third"))
+            running.server.call_later(0.03, done.set)
+
+        running.server.call_soon_threadsafe(ask)
+        assert done.wait(PATIENCE)
+    assert called == ["first", "second", "third"]
+
+
+# Accepting.
+
+
+def test_more_than_a_turns_worth_of_connections_are_all_accepted() -> None:
+    with ExitStack() as stack:
+        listener = tight_listener()
+        number = server_module.ACCEPTS_PER_TURN + 10
+        waiting = [stack.enter_context(connect(listener.getsockname())) for _ in range(number)]
+        running = stack.enter_context(serving(listener=listener))
+        running.wait_for_peers(number)
+        for sock in waiting:
+            sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert sock.recv(12) == b"HTTP/1.1 400"
+
+
+class FailingListener(socket.socket):
+    """A listening socket whose `accept` fails while `fault` is set."""
+
+    fault: OSError | None = None
+    failures = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.fault is not None:
+            self.failures += 1
+            raise self.fault
+        return super().accept()
+
+
+def failing_listener() -> FailingListener:
+    sock = FailingListener()
+    sock.bind(("127.0.0.1", 0))
+    sock.listen()
+    return sock
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_without_descriptors_accepting_pauses_without_spinning_and_then_resumes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    monkeypatch.setattr(server_module, "ACCEPT_PAUSE", 0.05)
+    turns = 0
+
+    def count() -> None:
+        nonlocal turns
+        turns += 1
+
+    listener = failing_listener()
+    with (
+        serving(listener=listener, on_turn_end=count) as running,
+        Client(running.address) as present,
+    ):
+        listener.fault = OSError(number, "exhausted, on purpose")
+        turns_before, started = turns, time.monotonic()
+        with connect(running.address) as waiting:
+            poll(lambda: listener.failures >= 3, "accepting is tried again")
+            pauses = (time.monotonic() - started) / 0.05 + 2
+            assert turns - turns_before < 4 * pauses, "the loop spun"
+            present.send("am I served?")
+            assert present.receive() == "am I served?"
+            listener.fault = None
+            waiting.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert waiting.recv(12) == b"HTTP/1.1 400"
+        assert listener.failures <= (time.monotonic() - started) / 0.05 + 2
+    assert "cannot accept: " in caplog.text
+    assert "on purpose" in caplog.text
+
+
+def test_who_has_gone_again_before_it_was_accepted_disturbs_nobody() -> None:
+    listener = failing_listener()
+    with serving(listener=listener) as running:
+        listener.fault = ConnectionAbortedError()
+        with connect(running.address) as waiting:
+            poll(lambda: listener.failures, "accept was tried")
+            listener.fault = None
+            waiting.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert waiting.recv(12) == b"HTTP/1.1 400"
+
+
+def test_stopping_while_accepting_is_paused_does_not_resume_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "ACCEPT_PAUSE", 0.05)
+    listener = failing_listener()
+    with serving(listener=listener) as running, Client(running.address) as stubborn:
+        listener.fault = OSError(errno.EMFILE, "exhausted, on purpose")
+        with connect(running.address):
+            poll(lambda: listener.failures, "accepting is paused")
+            running.server.stop(0.3)  # the stubborn peer makes it outlast the pause
+            running.thread.join(PATIENCE)
+        assert listener.fileno() == -1
+        assert stubborn.receive() == Close(1001, "the server is stopping")
+
+
+def test_it_listens_on_ipv6_and_shows_such_addresses_in_brackets() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        available = True
+    except OSError:
+        available = False
+    need(available, "IPv6 on the loopback interface", "enable it in the kernel")
+
+    def tell(peer: Peer, message: str | bytes) -> None:
+        peer.send(peer.address)
+
+    with serving(tell, host="::1") as running, Client(running.address) as client:
+        client.send("who am I?")
+        assert client.receive() == f"[::1]:{client.sock.getsockname()[1]}"
+
+
+def test_a_server_may_listen_in_several_places() -> None:
+    server = Server(on_message=send_back)
+    addresses = [server.listen("127.0.0.1", 0) for _ in range(2)]
+    with serving(server=server):
+        assert [is_served(address) for address in addresses] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [
+        pytest.param("192.0.2.1", 0, id="an address of another machine"),
+        pytest.param("256.1.1.1", 0, id="no address"),
+        pytest.param("a..b", 0, id="no name"),
+        pytest.param("x" * 64, 0, id="a name that is too long"),
+        pytest.param("127.0.0.1", -1, id="a port below 0"),
+        pytest.param("127.0.0.1", 65536, id="a port above 65535"),
+    ],
+)
+def test_what_cannot_be_listened_on_is_an_oserror_with_a_reason(host: str, port: int) -> None:
+    server = Server(on_message=send_back)
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        server.listen(host, port)
+    assert caught.value.strerror
+    server.stop()
+    server.run()
+
+
+def test_a_taken_port_is_an_oserror() -> None:
+    server = Server(on_message=send_back)
+    with serving() as running, pytest.raises(OSError, match="in use"):
+        server.listen(*running.address)
+    server.stop()
+    server.run()
+
+
+# Stopping.
+
+
+def test_stopping_says_1001_after_what_was_sent_and_tells_the_application() -> None:
+    left: list[Peer] = []
+    with serving(on_close=left.append) as running, Client(running.address) as client:
+        client.send("the last word?")
+        assert client.receive() == "the last word?"
+
+        def send_and_stop() -> None:
+            for peer in running.server.peers:
+                peer.send("this is")
+            running.server.stop(PATIENCE)
+
+        running.server.call_soon_threadsafe(send_and_stop)
+        assert client.receive_all() == ["this is", Close(1001, "the server is stopping")]
+        running.thread.join(PATIENCE)
+        assert not running.thread.is_alive(), "all have answered, yet it still serves"
+        assert len(left) == 1
+        with pytest.raises(ConnectionRefusedError):
+            connect(running.address)
+
+
+def test_stopping_waits_no_longer_than_the_grace_for_those_who_do_not_answer() -> None:
+    left: list[Peer] = []
+    with (
+        serving(on_close=left.append) as running,
+        Client(running.address) as silent,
+        connect(running.address) as in_handshake,
+        connect(running.address) as answered,
+    ):
+        in_handshake.sendall(b"GET / HTT")
+        answered.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert answered.recv(12) == b"HTTP/1.1 400"
+        running.wait_for_peers(3)
+        running.server.stop(0.1)
+        running.server.stop(PATIENCE)  # only the first has a say
+        running.thread.join(PATIENCE / 2)
+        assert not running.thread.is_alive(), "it waits for peers that will never answer"
+        assert len(left) == 1, "one was open"
+        assert in_handshake.recv(1) == b""
+        assert silent.receive_all() == [Close(1001, "the server is stopping")]
+
+
+def test_a_server_may_be_stopped_before_it_runs_and_after_it_has_ended() -> None:
+    server = Server(on_message=send_back)
+    address = server.listen("127.0.0.1", 0)
+    server.stop()
+    server.run()
+    server.stop()
+    with pytest.raises(ConnectionRefusedError):
+        connect(address)
+
+
+def test_an_interrupt_releases_every_socket() -> None:
+    def interrupt(peer: Peer, message: str | bytes) -> None:
+        raise KeyboardInterrupt
+
+    server = Server(on_message=interrupt)
+    running = RunningServer(server, server.listen("127.0.0.1", 0))
+    running.thread.start()
+    with Client(running.address) as client:
+        client.send("stop at once")
+        assert client.receive_all() == []
+    running.thread.join(PATIENCE)
+    assert isinstance(running.error, KeyboardInterrupt), running.error
+    with pytest.raises(ConnectionRefusedError):
+        connect(running.address)
+
+
+def test_groups_of_one_server_are_independent() -> None:
+    def on_message(peer: Peer, message: str | bytes) -> None:
+        groups[message].send(message, sender=peer)
+
+    def on_open(peer: Peer) -> None:
+        for group in groups.values():
+            group.add(peer)
+
+    server = Server(on_message=on_message, on_open=on_open)
+    groups: dict[str | bytes, Group] = {name: server.group() for name in ("a", "b")}
+    with (
+        serving(server=server) as running,
+        Client(running.address) as first,
+        Client(running.address) as second,
+    ):
+        for message in ("a", "b", "a", "a"):
+            first.send(message)
+        assert [second.receive() for _ in range(4)] == ["a", "b", "a", "a"]
+        second.send("b")
+        assert first.receive() == "b"
