@@ -24,6 +24,7 @@ from queue import Empty, Queue
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from tests.needs import need
 from wsproto_min.connection import Connection, Event, Role
 from wsproto_min.handshake import check_response, upgrade_request
 from wsproto_min.http import HeadBuffer, parse_response
@@ -245,6 +246,16 @@ def tight_listener(size: int = 4096) -> socket.socket:
     sock.bind(("127.0.0.1", 0))
     sock.listen(128)
     return sock
+
+
+def need_ipv6() -> None:
+    """Skip the test where there is no IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        available = True
+    except OSError:
+        available = False
+    need(available, "IPv6 on the loopback interface", "enable it in the kernel")
 
 
 class Daemon:

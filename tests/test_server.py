@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from tests.needs import need
 from tests.support import (
     PATIENCE,
     Client,
     RunningServer,
     connect,
     exchange,
+    need_ipv6,
     poll,
     read_to_end,
     reset,
@@ -491,12 +491,7 @@ def test_stopping_while_accepting_is_paused_does_not_resume_it(
 
 
 def test_it_listens_on_ipv6_and_shows_such_addresses_in_brackets() -> None:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-        available = True
-    except OSError:
-        available = False
-    need(available, "IPv6 on the loopback interface", "enable it in the kernel")
+    need_ipv6()
 
     def tell(peer: Peer, message: str | bytes) -> None:
         peer.send(peer.address)
