@@ -140,13 +140,17 @@ def test_a_taken_port_is_told_in_one_line_and_by_exit_status_2(
     ],
     ids=" ".join,
 )
-def test_what_cannot_be_listened_on_is_told_in_one_line(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(arguments) == 2
-    output, errors = capsys.readouterr()
-    assert (output, errors.count("\n")) == ("", 1), errors
-    assert errors.startswith("wsproto_min: cannot listen on "), errors
+def test_what_cannot_be_listened_on_is_told_in_one_line(arguments: list[str]) -> None:
+    result = subprocess.run(
+        command("wsproto_min", *arguments),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (result.returncode, result.stdout) == (2, ""), result
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("wsproto_min: cannot listen on "), result.stderr
 
 
 @pytest.mark.parametrize(
