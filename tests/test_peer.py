@@ -156,6 +156,7 @@ class FarEnd:
         self.head = b""
         self.events: list[Event] = []
         self.ended = False
+        self._last = b""
         self._connection = Connection(Role.CLIENT, max_message_size=1 << 30)
 
     def read(self) -> None:
@@ -165,6 +166,7 @@ class FarEnd:
             while not self.ended:
                 data = self.sock.recv(1 << 16)
                 self.ended = not data
+                self._last = (self._last + data)[-200:]
                 if b"\r\n\r\n" in self.head:
                     self.events += self._connection.receive_data(data)
                 else:
@@ -185,8 +187,11 @@ class FarEnd:
         return len(self.events) >= number
 
     def has_ended(self) -> bool:
-        """Read; return whether the stream has ended."""
+        """Read; return whether the stream has ended, as it must right after a Close frame."""
         self.read()
+        if self.ended and isinstance(close := self.events[-1], Close):
+            last = encode_frame(Opcode.CLOSE, encode_close(close.code, close.reason))
+            assert self._last.endswith(last), f"after the Close frame came {self._last!r}"
         return self.ended
 
 
@@ -257,6 +262,19 @@ def test_what_is_sent_while_something_is_queued_follows_it(bench: Workbench) -> 
 
     bench.turn_until(lambda: far.has(41), "all messages and the Pong arrive")
     assert far.events == [*messages, Pong(b"still there?")]
+
+
+def test_who_is_always_behind_but_never_far_may_stay(bench: Workbench) -> None:
+    bench.service.max_queue = 100_000
+    peer, far = bench.open()
+    for _ in range(5):
+        peer.send("x" * 10_000)
+    for _ in range(100):
+        peer.send("x" * 10_000)
+        read = 0
+        while peer.is_open and read < 10_000:
+            read += len(_turn_and_read(bench, far.sock))
+    assert peer.is_open, "1 MB has passed, but hardly more than 60,000 bytes were ever queued"
 
 
 def test_the_queue_of_a_slow_reader_is_bounded_and_ends_with_close_1008(bench: Workbench) -> None:
@@ -393,6 +411,18 @@ def test_a_close_that_must_wait_for_the_queue_still_arrives(bench: Workbench) ->
     far.sock.sendall(close())
     bench.turn_until(far.has_ended, "the stream ends")
     assert far.events == [message, Close(1000)]
+
+
+def test_a_stream_that_ends_without_a_close_frame_ends_the_peer_whatever_is_queued(
+    bench: Workbench,
+) -> None:
+    peer, far = bench.open()
+    peer.send("x" * 500_000)
+    bench.turn()
+    far.sock.shutdown(socket.SHUT_WR)
+    bench.turn()
+    assert bench.service.left == [peer]
+    assert not bench.service.peers
 
 
 @pytest.mark.parametrize("queued", [0, 500_000])
@@ -588,7 +618,7 @@ def test_a_slow_reader_of_its_last_words_is_cut_at_the_deadline(bench: Workbench
 
 @pytest.mark.parametrize("half_closed", [False, True], ids=["open", "half-closed"])
 def test_a_long_answer_arrives_whole_even_if_the_client_has_ended_its_own_stream(
-    bench: Workbench, half_closed: bool
+    bench: Workbench, interest: list[int], half_closed: bool
 ) -> None:
     page = b"0123456789" * 100_000
     bench.service.on_request = lambda peer, request: Response(200, body=page)
@@ -602,6 +632,8 @@ def test_a_long_answer_arrives_whole_even_if_the_client_has_ended_its_own_stream
     head, _, body = received.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert (len(body), body == page) == (len(page), True)
+    # The end of a stream is always ready to be read: watching for it would spin.
+    assert interest == [EVENT_READ | EVENT_WRITE, *[EVENT_WRITE] * half_closed, EVENT_READ]
     theirs.close()
     bench.turn()
     assert not bench.service.peers

@@ -34,6 +34,7 @@ from wsproto_min.frames import encode_close, encode_frame
 from wsproto_min.group import Group
 from wsproto_min.handshake import accept
 from wsproto_min.http import Request, Response
+from wsproto_min.loop import Loop
 from wsproto_min.peer import Peer
 from wsproto_min.server import Server
 
@@ -364,21 +365,35 @@ def test_what_is_sent_when_the_turn_ends_or_when_one_leaves_goes_out_in_the_same
         assert client.receive() == "somebody left"
 
 
-def test_who_is_lost_in_writing_is_reported_before_the_loop_waits_again() -> None:
-    # Here `on_close` comes from the very write that the turn's end makes.
+def test_who_is_lost_in_writing_is_reported_before_the_loop_waits_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    happened: list[str] = []
+    closed = threading.Event()
+    turn = Loop.turn
+
     def flood(peer: Peer, message: str | bytes) -> None:
+        happened.append("message")
         peer.send("x" * 3_000_000)
 
-    closed = threading.Event()
-    listener = tight_listener()
+    def on_close(peer: Peer) -> None:
+        happened.append("close")
+        closed.set()
+
+    def note_and_turn(self: Loop) -> None:
+        happened.append("turn")
+        turn(self)
+
+    monkeypatch.setattr(Loop, "turn", note_and_turn)
     with (
         serving(
-            flood, listener=listener, max_queue=1_000_000, on_close=lambda peer: closed.set()
+            flood, listener=tight_listener(), max_queue=1_000_000, on_close=on_close
         ) as running,
         Client(running.address) as client,
     ):
         client.send("more than the queue holds")
-        assert closed.wait(PATIENCE), "on_close was not called until something else happened"
+        assert closed.wait(PATIENCE)
+    assert happened[happened.index("message") :][:2] == ["message", "close"]
 
 
 def test_later_calls_come_in_order() -> None:
@@ -398,6 +413,16 @@ def test_later_calls_come_in_order() -> None:
 
 
 # Accepting.
+
+
+def test_accepted_sockets_do_not_wait_for_more_before_they_send() -> None:
+    def nodelay() -> list[int]:
+        option = (socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        return [peer._socket.getsockopt(*option) for peer in running.server.peers]
+
+    with serving() as running, Client(running.address):
+        [delays_off] = running.ask(nodelay)
+        assert delays_off, "Nagle's algorithm is on"
 
 
 def test_more_than_a_turns_worth_of_connections_are_all_accepted() -> None:

@@ -76,9 +76,7 @@ class Loop:
     def turn(self) -> None:
         """Wait for something to do, then do all that is ready or due."""
         timeout = None
-        if self._calls:
-            timeout = 0.0
-        elif self._deadlines:
+        if self._deadlines:
             timeout = max(0.0, self._deadlines[0][0] - time.monotonic())
         for key, events in self._selector.select(timeout):
             key.data.on_ready(events)
