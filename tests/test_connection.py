@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -361,7 +362,7 @@ def test_nothing_may_be_sent_after_a_violation_but_the_close_that_it_calls_for(
     ],
 )
 def test_a_message_over_its_budget_is_refused_at_the_header(
-    role: Role, limits: dict[str, int], data: str, code: int
+    role: Role, limits: dict[str, Any], data: str, code: int
 ) -> None:
     connection = Connection(role, **limits)
     assert receive(connection, to(role, data)) == []

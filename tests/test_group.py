@@ -19,6 +19,7 @@ class FakePeer:
         self.name = name
         self.groups: tuple[Group, ...] = ()
         self.is_open = True
+        self.takes_shared_frames = False
         self.vanished = False
         self.writes: list[bytes] = []
 

@@ -288,7 +288,9 @@ def test_a_client_without_subprotocols_does_not_mention_them() -> None:
 
 
 def check(fields: Fields, subprotocols: Sequence[str] = (), status: int = 101) -> str | None:
-    return check_response(status, Headers(fields), KEY, subprotocols=subprotocols)
+    agreed = check_response(status, Headers(fields), KEY, subprotocols=subprotocols)
+    assert agreed.deflate is None
+    return agreed.subprotocol
 
 
 def test_the_answer_of_section_1_3_is_taken() -> None:
@@ -400,5 +402,5 @@ def test_what_a_client_asks_and_a_server_answers_they_agree_on_however_it_arrive
     head = arrives(upgrade_request("a", "/", key, subprotocols=offered) + frame)
     answer = accept(parse_request(head), subprotocols=spoken)
     status, headers = parse_response(arrives(answer.encode() + frame))
-    chosen = check_response(status, headers, key, subprotocols=offered)
+    chosen = check_response(status, headers, key, subprotocols=offered).subprotocol
     assert chosen == next((name for name in spoken if name in offered), None)

@@ -1,13 +1,16 @@
 """RFC 6455 by hand: a WebSocket codec, connection and selectors server to learn from.
 
 Read the modules in this order, each builds on those before it only: `codes`,
-`errors`, `frames`, `messages`, `connection`, `http`, `handshake`, `loop`,
-`group`, `peer`, `server`.
+`errors`, `frames`, `deflate`, `messages`, `connection`, `http`, `handshake`,
+`client`, `loop`, `group`, `tls`, `peer`, `server`, `explain`, `terminal`.
 """
 
+from wsproto_min.client import Client, connect
 from wsproto_min.codes import CloseCode, Opcode, is_sendable_close_code
 from wsproto_min.connection import Close, Connection, Event, Ping, Pong, Role, State
+from wsproto_min.deflate import ANY, WITHOUT_TAKEOVER, Deflate
 from wsproto_min.errors import ConnectionClosed, HandshakeError, ProtocolError, WebSocketError
+from wsproto_min.explain import Dissector
 from wsproto_min.frames import (
     Frame,
     FrameDecoder,
@@ -34,10 +37,15 @@ from wsproto_min.peer import Peer
 from wsproto_min.server import Server
 
 __all__ = [
+    "ANY",
+    "WITHOUT_TAKEOVER",
+    "Client",
     "Close",
     "CloseCode",
     "Connection",
     "ConnectionClosed",
+    "Deflate",
+    "Dissector",
     "Event",
     "Frame",
     "FrameDecoder",
@@ -62,6 +70,7 @@ __all__ = [
     "accept_key",
     "apply_mask",
     "check_response",
+    "connect",
     "encode_close",
     "encode_frame",
     "error_response",

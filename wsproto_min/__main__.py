@@ -1,15 +1,23 @@
-"""The command line: `python -m wsproto_min echo` serves what it is sent."""
+"""The command line: `python -m wsproto_min connect | echo | explain`."""
 
 from __future__ import annotations
 
 import argparse
 import signal
+import ssl
 import sys
 from collections.abc import Sequence
 
+from wsproto_min.client import connect
+from wsproto_min.deflate import ANY, DEFAULT_COMPRESS_FROM
+from wsproto_min.errors import HandshakeError
+from wsproto_min.explain import Dissector
+from wsproto_min.handshake import accept
+from wsproto_min.http import Request, Response
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 from wsproto_min.peer import Peer
 from wsproto_min.server import Server
+from wsproto_min.terminal import Tracer, converse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,46 +26,127 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m wsproto_min", description="RFC 6455 from scratch, to try and to learn from."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    echo = commands.add_parser(
-        "echo",
-        help="serve WebSocket and send every message back",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    _add_connect(commands.add_parser("connect", help="talk to a server: lines out, messages in"))
+    _add_echo(commands.add_parser("echo", help="serve, and send every message back"))
+    _add_explain(commands.add_parser("explain", help="say what the bytes of frames mean"))
+    options = parser.parse_args(arguments)
+    status: int = options.run(options)
+    return status
+
+
+def _add_connect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", help="ws://HOST:PORT/PATH, wss://... or ws+unix:FILE:/PATH")
+    parser.add_argument("--trace", action="store_true", help="explain every frame both ways")
+    parser.add_argument(
+        "--subprotocol", action="append", default=[], metavar="NAME", help="offer it; repeatable"
     )
-    echo.add_argument("--host", default="127.0.0.1", help="the address to listen on")
-    echo.add_argument("--port", type=int, default=9001, help="the TCP port; 0 picks a free one")
-    echo.add_argument(
+    parser.add_argument("--origin", help="send this Origin header")
+    parser.add_argument("--no-compression", action="store_true", help="do not offer it")
+    parser.add_argument("--ca", metavar="FILE", help="trust this certificate, for wss")
+    parser.set_defaults(run=_connect)
+
+
+def _connect(options: argparse.Namespace) -> int:
+    """Run the interactive client; return 1 if it cannot connect or the server errs."""
+    try:
+        client = connect(
+            options.url,
+            subprotocols=options.subprotocol,
+            origin=options.origin,
+            deflate=None if options.no_compression else ANY,
+            ssl_context=ssl.create_default_context(cafile=options.ca),
+            trace=Tracer() if options.trace else None,
+        )
+    except (ValueError, OSError, HandshakeError) as error:
+        print(f"wsproto_min: cannot connect to {options.url}: {error}", file=sys.stderr)
+        return 1
+    return converse(client, sys.stdin.fileno())
+
+
+def _add_echo(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument("--port", type=int, default=9001, help="the TCP port; 0 picks a free one")
+    parser.add_argument(
         "--max-message-size",
         type=int,
         default=DEFAULT_MAX_MESSAGE_SIZE,
         metavar="BYTES",
         help="the largest message to accept",
     )
-    options = parser.parse_args(arguments)
-    return serve_echo(options.host, options.port, options.max_message_size)
+    parser.add_argument(
+        "--compress-from",
+        type=int,
+        default=0,
+        metavar="BYTES",
+        help=f"compress messages from this size up (in the API: {DEFAULT_COMPRESS_FROM})",
+    )
+    parser.add_argument("--tls-cert", metavar="FILE", help="serve wss with this certificate")
+    parser.add_argument("--tls-key", metavar="FILE", help="its key, if not in the same file")
+    parser.set_defaults(run=_echo)
 
 
-def serve_echo(host: str, port: int, max_message_size: int) -> int:
+def _echo(options: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; return the exit status, 2 if it cannot listen."""
     server = Server(
-        on_message=_send_back,
-        max_message_size=max_message_size,
+        on_message=Peer.send,
+        # Contexts are taken over if the client has no objection: the most that
+        # can be agreed, which is what a conformance run is to see.
+        on_request=_accept_all,
+        max_message_size=options.max_message_size,
+        compress_from=options.compress_from,
         # One whole message must be able to wait for its reader.
-        max_queue=2 * max_message_size + (4 << 20),
+        max_queue=2 * options.max_message_size + (4 << 20),
     )
     try:
-        host, port = server.listen(host, port)
+        context = None
+        if options.tls_cert:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(options.tls_cert, options.tls_key)
+        host, port = server.listen(options.host, options.port, context)
     except OSError as error:
-        print(f"wsproto_min: cannot listen on {host}:{port}: {error.strerror}", file=sys.stderr)
+        reason = error.strerror or error
+        where = f"{options.host}:{options.port}"
+        print(f"wsproto_min: cannot listen on {where}: {reason}", file=sys.stderr)
         return 2
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.stop())
-    print(f"echo server at ws://{host}:{port}/", flush=True)
+    scheme = "wss" if options.tls_cert else "ws"
+    print(f"echo server at {scheme}://{host}:{port}/", flush=True)
     server.run()
     return 0
 
 
-def _send_back(peer: Peer, message: str | bytes) -> None:
-    peer.send(message)
+def _accept_all(peer: Peer, request: Request) -> Response:
+    return accept(request, deflate=ANY)
+
+
+def _add_explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("hex", nargs="*", help="the bytes in hex; none: read hex from stdin")
+    parser.add_argument(
+        "--role",
+        choices=("client", "server", "any"),
+        default="any",
+        help="who sent them: a client has to mask, a server must not",
+    )
+    parser.set_defaults(run=_explain)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    """Explain bytes given in hex; return 1 if they break a rule, 2 if they are not hex."""
+    text = " ".join(options.hex) or sys.stdin.read()
+    try:
+        data = bytes.fromhex(text)
+    except ValueError as error:
+        print(f"wsproto_min: that is not hex: {error}", file=sys.stderr)
+        return 2
+    masked = {"client": True, "server": False, "any": None}[options.role]
+    dissector = Dissector(masked=masked)
+    for line in dissector.receive_data(data):
+        print(line)
+    for line in dissector.receive_eof():
+        print(line)
+    return int(dissector.failed)
 
 
 if __name__ == "__main__":

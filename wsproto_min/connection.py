@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from wsproto_min.codes import CloseCode, Opcode
+from wsproto_min.deflate import DEFAULT_COMPRESS_FROM, SHARED_DEFLATER, Deflate
 from wsproto_min.errors import ConnectionClosed, ProtocolError
 from wsproto_min.frames import (
     MAX_CONTROL_PAYLOAD,
@@ -83,12 +84,16 @@ class Connection:
         [Close(code=1001, reason='good night')]
 
     `max_message_size` (bytes) and `max_fragments` bound what a peer may send in
-    one message; see `MessageAssembler`.
+    one message; see `MessageAssembler`. `deflate` is what was agreed of
+    compression, if anything, and messages are compressed from `compress_from`
+    bytes up.
     """
 
     __slots__ = (
         "_assembler",
+        "_compress_from",
         "_decoder",
+        "_deflater",
         "_outgoing",
         "close_received",
         "close_sent",
@@ -103,17 +108,29 @@ class Connection:
         *,
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         max_fragments: int | None = None,
+        deflate: Deflate | None = None,
+        compress_from: int = DEFAULT_COMPRESS_FROM,
     ) -> None:
         self.role = role
         self.state = State.OPEN
         self.close_sent: Close | None = None
         self.close_received: Close | None = None
         self.error: ProtocolError | None = None
-        self._decoder = FrameDecoder(masked=role is Role.SERVER)
+        is_server = role is Role.SERVER
+        self._compress_from = compress_from
+        self._deflater = None if deflate is None else deflate.deflater(server=is_server)
+        self._decoder = FrameDecoder(masked=is_server, rsv1_allowed=deflate is not None)
         self._assembler = MessageAssembler(
-            max_message_size=max_message_size, max_fragments=max_fragments
+            max_message_size=max_message_size,
+            max_fragments=max_fragments,
+            takeover=deflate is not None and deflate.takeover(server=not is_server),
         )
         self._outgoing: list[bytes] = []
+
+    @property
+    def takes_shared_frames(self) -> bool:
+        """Whether the peer understands frames made with `SHARED_DEFLATER`."""
+        return self._deflater is SHARED_DEFLATER
 
     def receive_data(self, data: bytes) -> Iterator[Event]:
         """Take bytes from the peer; return an iterator over what they complete.
@@ -172,10 +189,11 @@ class Connection:
         section 5.5.1 forbids to send more.
         """
         self._require_open()
-        if isinstance(message, str):
-            self._send_frame(Opcode.TEXT, message.encode())
+        opcode, payload = encode_message(message)
+        if self._deflater is None or len(payload) < self._compress_from:
+            self._send_frame(opcode, payload)
         else:
-            self._send_frame(Opcode.BINARY, message)
+            self._send_frame(opcode, self._deflater.compress(payload), rsv1=True)
 
     def ping(self, payload: bytes = b"") -> None:
         """Queue a Ping with up to 125 bytes, which the Pong will bring back.
@@ -226,10 +244,17 @@ class Connection:
         self._send_frame(Opcode.CLOSE, payload)
         self.close_sent = Close(*parse_close(payload))
 
-    def _send_frame(self, opcode: Opcode, payload: bytes) -> None:
+    def _send_frame(self, opcode: Opcode, payload: bytes, *, rsv1: bool = False) -> None:
         # Section 5.3: the key must be fresh for every frame and unpredictable.
         mask = os.urandom(4) if self.role is Role.CLIENT else None
-        self._outgoing.append(encode_frame(opcode, payload, mask=mask))
+        self._outgoing.append(encode_frame(opcode, payload, rsv1=rsv1, mask=mask))
+
+
+def encode_message(message: str | bytes) -> tuple[Opcode, bytes]:
+    """Return a message's opcode and payload: text for `str`, binary for `bytes`."""
+    if isinstance(message, str):
+        return Opcode.TEXT, message.encode()
+    return Opcode.BINARY, message
 
 
 def _control_payload(payload: bytes) -> bytes:

@@ -3,7 +3,8 @@
 A small write costs the kernel about 5 us whoever asks for it, so what a turn
 of the server's loop has to say is gathered and written once: M messages to a
 group of N peers cost N writes, not M x N. A message is encoded once, and the
-joined frames of a turn are one `bytes` shared by all who get just those.
+joined frames of a turn are one `bytes` shared by all who get just those; where
+some have agreed on compression, one more, shared by them.
 
 Order holds per peer, whichever way something was sent: everything posted in a
 turn gets a number, and a peer that is not owed exactly its group's shared
@@ -16,7 +17,8 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Protocol
 
-from wsproto_min.codes import Opcode
+from wsproto_min.connection import encode_message
+from wsproto_min.deflate import DEFAULT_COMPRESS_FROM, SHARED_DEFLATER
 from wsproto_min.frames import encode_frame
 
 
@@ -28,6 +30,10 @@ class Member(Protocol):
     @property
     def is_open(self) -> bool:
         """Whether messages may be sent to it."""
+
+    @property
+    def takes_shared_frames(self) -> bool:
+        """Whether frames compressed with `SHARED_DEFLATER` may be sent to it."""
 
     def write(self, data: bytes) -> None:
         """Send `data`, or keep what the socket does not take."""
@@ -65,13 +71,13 @@ class Outbox:
             for member in group.exceptions():
                 merged.setdefault(member, [])
         for group in groups:
-            shared = group.joined_frames()
+            plain, deflated = group.joined_frames()
             # A write that fails may take a peer out of its groups: hence a copy.
             for member in list(group):
-                if member.groups is group.only and member not in merged:
-                    member.write(shared)
-                else:
+                if member.groups is not group.only or member in merged:
                     merged.setdefault(member, []).extend(group.frames_for(member))
+                else:
+                    member.write(deflated if member.takes_shared_frames else plain)
             group.clear_frames()
         for member, frames in merged.items():
             if frames:  # not so for one to whom only its own messages went
@@ -86,16 +92,18 @@ class Group:
     ends, to those who were members when it was sent.
     """
 
-    __slots__ = ("_frames", "_joined", "_members", "_outbox", "only")
+    __slots__ = ("_compress_from", "_frames", "_joined", "_members", "_outbox", "only")
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, compress_from: int = DEFAULT_COMPRESS_FROM) -> None:
         self._outbox = outbox
+        self._compress_from = compress_from
         # What `Member.groups` is for a member of this group alone: one tuple for
         # all of them, by which such a member is also known at a glance.
         self.only = (self,)
         self._members: dict[Member, None] = {}
-        # Of this turn: number, frame and sender; and at which number one joined.
-        self._frames: list[tuple[int, bytes, Member | None]] = []
+        # Of this turn: number, frame, compressed frame (the same if it is not worth
+        # it) and sender; and at which number one joined.
+        self._frames: list[tuple[int, bytes, bytes, Member | None]] = []
         self._joined: dict[Member, int] = {}
 
     def __len__(self) -> int:
@@ -130,29 +138,35 @@ class Group:
 
     def send(self, message: str | bytes, *, sender: Member | None = None) -> None:
         """Send a text or binary message to every member but `sender`."""
-        if isinstance(message, str):
-            frame = encode_frame(Opcode.TEXT, message.encode())
-        else:
-            frame = encode_frame(Opcode.BINARY, message)
-        self._frames.append((self._outbox.post_group(self), frame, sender))
+        opcode, payload = encode_message(message)
+        plain = deflated = encode_frame(opcode, payload)
+        if len(payload) >= self._compress_from and any(
+            member.takes_shared_frames for member in self._members
+        ):
+            deflated = encode_frame(opcode, SHARED_DEFLATER.compress(payload), rsv1=True)
+        self._frames.append((self._outbox.post_group(self), plain, deflated, sender))
 
-    def joined_frames(self) -> bytes:
-        """Return this turn's frames as the one `bytes` for all usual members."""
-        return b"".join([frame for _, frame, _ in self._frames])
+    def joined_frames(self) -> tuple[bytes, bytes]:
+        """Return this turn's frames as the `bytes` for all usual members, and compressed."""
+        plain = b"".join([frame for _, frame, _, _ in self._frames])
+        if all(frame is deflated for _, frame, deflated, _ in self._frames):
+            return plain, plain
+        return plain, b"".join([deflated for _, _, deflated, _ in self._frames])
 
     def frames_for(self, member: Member) -> list[tuple[int, bytes]]:
         """Return this turn's numbered frames that a member is owed."""
         since = self._joined.get(member, -1)
+        compressed = member.takes_shared_frames
         return [
-            (number, frame)
-            for number, frame, sender in self._frames
+            (number, deflated if compressed else plain)
+            for number, plain, deflated, sender in self._frames
             if sender is not member and number > since
         ]
 
     def exceptions(self) -> Iterator[Member]:
         """Iterate over those who may be owed less than all of this turn's frames."""
         yield from self._joined
-        for _, _, sender in self._frames:
+        for _, _, _, sender in self._frames:
             if sender is not None:
                 yield sender
 

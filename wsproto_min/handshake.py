@@ -12,10 +12,13 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 
+from wsproto_min import deflate as permessage_deflate
+from wsproto_min.deflate import Deflate, Parameters
 from wsproto_min.errors import HandshakeError
-from wsproto_min.http import Headers, Request, Response, bad_request, encode_head
+from wsproto_min.http import Headers, Request, Response, bad_request, encode_head, is_token
 
 # Section 1.3.
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -32,10 +35,21 @@ def accept_key(key: str) -> str:
     return base64.b64encode(hashlib.sha1(key.encode() + GUID).digest()).decode()
 
 
-def accept(request: Request, *, subprotocols: Sequence[str] = ()) -> Response:
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What the two ends agreed on beyond the protocol itself."""
+
+    subprotocol: str | None = None
+    deflate: Deflate | None = None
+
+
+def accept(
+    request: Request, *, subprotocols: Sequence[str] = (), deflate: Deflate | None = None
+) -> Response:
     """Judge an opening handshake (section 4.2.1); return the 101 answer (4.2.2).
 
-    `subprotocols` are those the server speaks, the preferred one first.
+    `subprotocols` are those the server speaks, the preferred one first;
+    `deflate` what it wishes of compression, None to decline all offers.
 
     Raises `HandshakeError` with the sentence that was broken: 405 for another
     method than GET, 426 for another version than 13, else 400.
@@ -80,7 +94,22 @@ def accept(request: Request, *, subprotocols: Sequence[str] = ()) -> Response:
     chosen = next((name for name in subprotocols if name in offered), None)
     if chosen is not None:
         answer.append(("Sec-WebSocket-Protocol", chosen))
+    for name, parameters in parse_extensions(headers):
+        if name == permessage_deflate.NAME and deflate is not None:
+            agreed = deflate.answer(parameters)
+            if agreed is not None:
+                answer.append(("Sec-WebSocket-Extensions", agreed.encode()))
+                break
     return Response(HTTPStatus.SWITCHING_PROTOCOLS, answer)
+
+
+def agreement(response: Response) -> Agreement:
+    """Return what a server's own 101 answer says was agreed."""
+    headers = Headers(response.headers)
+    deflate = None
+    for _, parameters in parse_extensions(headers):
+        deflate = Deflate().check(parameters)
+    return Agreement(headers.get("Sec-WebSocket-Protocol"), deflate)
 
 
 def upgrade_request(
@@ -89,6 +118,7 @@ def upgrade_request(
     key: str,
     *,
     subprotocols: Sequence[str] = (),
+    deflate: Deflate | None = None,
     headers: Sequence[tuple[str, str]] = (),
 ) -> bytes:
     """Return the bytes of a client's opening handshake (section 4.1).
@@ -104,23 +134,29 @@ def upgrade_request(
     ]
     if subprotocols:
         fields.append(("Sec-WebSocket-Protocol", ", ".join(subprotocols)))
+    if deflate is not None:
+        fields.append(("Sec-WebSocket-Extensions", deflate.offer()))
     return encode_head(f"GET {target} HTTP/1.1", [*fields, *headers])
 
 
 def check_response(
-    status: int, headers: Headers, key: str, *, subprotocols: Sequence[str] = ()
-) -> str | None:
-    """Judge the server's answer (section 4.1); return the subprotocol it chose.
+    status: int,
+    headers: Headers,
+    key: str,
+    *,
+    subprotocols: Sequence[str] = (),
+    deflate: Deflate | None = None,
+) -> Agreement:
+    """Judge the server's answer (section 4.1); return what it agreed to of the offers.
 
     Raises `HandshakeError` with the sentence that was broken.
     """
-    if status != HTTPStatus.SWITCHING_PROTOCOLS:
-        raise HandshakeError(status, f"the server answered {status}", headers.fields)
 
     def require(condition: bool, rule: str) -> None:
         if not condition:
             raise HandshakeError(status, f"{rule} (RFC 6455, 4.1)", headers.fields)
 
+    require(status == HTTPStatus.SWITCHING_PROTOCOLS, f"the server answered {status}")
     upgrade = [token.lower() for token in headers.tokens("Upgrade")]
     require(upgrade == ["websocket"], "the answer's Upgrade must be 'websocket'")
     connection = [token.lower() for token in headers.tokens("Connection")]
@@ -129,14 +165,46 @@ def check_response(
         headers.values("Sec-WebSocket-Accept") == [accept_key(key)],
         "the answer's Sec-WebSocket-Accept does not fit the key",
     )
-    require(
-        not headers.tokens("Sec-WebSocket-Extensions"),
-        "the server uses an extension that was not offered",
-    )
     chosen = headers.values("Sec-WebSocket-Protocol")
     require(len(chosen) <= 1, "the server chose more than one subprotocol")
     require(
         not chosen or chosen[0] in subprotocols,
         "the server chose a subprotocol that was not offered",
     )
-    return chosen[0] if chosen else None
+    agreed = None
+    try:
+        extensions = parse_extensions(headers)
+    except HandshakeError as error:
+        raise HandshakeError(status, error.reason, headers.fields) from None
+    for name, parameters in extensions:
+        require(
+            name == permessage_deflate.NAME and deflate is not None and agreed is None,
+            f"the server uses an extension that was not offered: {name}",
+        )
+        agreed = None if deflate is None else deflate.check(parameters)
+        require(agreed is not None, "the server's permessage-deflate does not fit the offer")
+    return Agreement(chosen[0] if chosen else None, agreed)
+
+
+def parse_extensions(headers: Headers) -> list[tuple[str, Parameters]]:
+    """Read Sec-WebSocket-Extensions (section 9.1): names with their parameters, in order.
+
+    Raises `HandshakeError` 400 for what does not fit the section's grammar.
+    """
+    extensions: list[tuple[str, Parameters]] = []
+    for item in headers.tokens("Sec-WebSocket-Extensions"):
+        name, *parts = (part.strip(" \t") for part in item.split(";"))
+        parameters: list[tuple[str, str | None]] = []
+        for part in parts:
+            key, equals, value = (half.strip(" \t") for half in part.partition("="))
+            if len(value) > 1 and value[0] == value[-1] == '"':
+                # The quoted form must be a token too once it is unquoted, so no
+                # comma or semicolon can have been cut in the middle of it.
+                value = value[1:-1].replace("\\", "")
+            if not is_token(key) or (equals and not is_token(value)):
+                raise bad_request(f"extension {name!r} has an ill-formed parameter")
+            parameters.append((key, value if equals else None))
+        if not is_token(name):
+            raise bad_request("header Sec-WebSocket-Extensions is ill-formed")
+        extensions.append((name, parameters))
+    return extensions

@@ -142,7 +142,7 @@ def parse_request(head: bytes) -> Request:
     """
     line, headers = _parse_head(head)
     parts = line.split(" ")
-    if len(parts) != 3 or not _is_token(parts[0]) or not parts[1]:
+    if len(parts) != 3 or not is_token(parts[0]) or not parts[1]:
         raise bad_request("the request line is not 'METHOD TARGET HTTP/1.1'")
     method, target, version = parts
     if version not in ("HTTP/1.1", "HTTP/1.0"):
@@ -172,7 +172,8 @@ def bad_request(reason: str) -> HandshakeError:
     return HandshakeError(HTTPStatus.BAD_REQUEST, reason)
 
 
-def _is_token(text: str) -> bool:
+def is_token(text: str) -> bool:
+    """Return whether `text` is a token (RFC 9110, section 5.6.2)."""
     return bool(text) and _TOKEN_CHARACTERS.issuperset(text)
 
 
@@ -188,7 +189,7 @@ def _parse_head(head: bytes) -> tuple[str, Headers]:
         name, colon, value = line.partition(":")
         # A name that ends in a space, or a line that begins with one, is how
         # requests get smuggled past a proxy (RFC 9112, sections 5.1 and 5.2).
-        if not colon or not _is_token(name):
+        if not colon or not is_token(name):
             raise bad_request("a header line is not 'Name: value'")
         fields.append((name, _clean(value.strip(" \t"))))
     return _clean(first), Headers(fields)

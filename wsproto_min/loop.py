@@ -25,6 +25,13 @@ class Handler(Protocol):
         """Act on `events`, a mask of `selectors.EVENT_READ` and `EVENT_WRITE`."""
 
 
+class Descriptor(Protocol):
+    """A socket, or what stands for one."""
+
+    def fileno(self) -> int:
+        """Return its descriptor."""
+
+
 class Loop:
     """Sockets with their handlers, deadlines, and a way in for other threads."""
 
@@ -38,15 +45,15 @@ class Loop:
         self._wake_sender.setblocking(False)
         self.register(self._wake_receiver, selectors.EVENT_READ, self)
 
-    def register(self, sock: socket.socket, events: int, handler: Handler) -> None:
+    def register(self, sock: Descriptor, events: int, handler: Handler) -> None:
         """Call `handler.on_ready` whenever `sock` is ready for one of `events`."""
         self._selector.register(sock, events, handler)
 
-    def modify(self, sock: socket.socket, events: int, handler: Handler) -> None:
+    def modify(self, sock: Descriptor, events: int, handler: Handler) -> None:
         """Wait for other `events` on a registered socket."""
         self._selector.modify(sock, events, handler)
 
-    def unregister(self, sock: socket.socket) -> None:
+    def unregister(self, sock: Descriptor) -> None:
         """Forget a registered socket; due before it is closed."""
         self._selector.unregister(sock)
 

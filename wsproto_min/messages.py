@@ -4,7 +4,8 @@ A `MessageAssembler` takes the data frames of one direction, whole or in
 pieces, and gives back messages: `str` for text, `bytes` for binary. It owns
 the budgets: the bytes that a message may have, and the fragments it may come
 in. A fragment costs even when it is empty, so a million tiny ones are as
-bounded as one huge one, and all of them gather in a single buffer.
+bounded as one huge one, and all of them gather in a single buffer. Compressed
+messages (RFC 7692) are expanded on the way in, within the same budgets.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from codecs import utf_8_decode
 
 from wsproto_min.codes import CloseCode, Opcode
+from wsproto_min.deflate import Inflater
 from wsproto_min.errors import ProtocolError
 from wsproto_min.frames import Frame
 
@@ -26,8 +28,9 @@ MIN_FRAGMENTS = 128
 class MessageAssembler:
     """Puts the data frames of one direction together.
 
-    `max_message_size` is in bytes of payload. `max_fragments` defaults to one
-    for every 64 bytes of that, and at least 128.
+    `max_message_size` is in bytes of payload, expanded if it was compressed.
+    `max_fragments` defaults to one for every 64 bytes of that, and at least 128.
+    `takeover` says whether compressed messages may refer to earlier ones.
     """
 
     __slots__ = (
@@ -35,9 +38,13 @@ class MessageAssembler:
         "_data",
         "_fragments",
         "_in_frame",
+        "_inflater",
         "_max_fragments",
         "_max_message_size",
         "_opcode",
+        "_received",
+        "_rsv1",
+        "_takeover",
     )
 
     def __init__(
@@ -45,6 +52,7 @@ class MessageAssembler:
         *,
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         max_fragments: int | None = None,
+        takeover: bool = False,
     ) -> None:
         self._max_message_size = max_message_size
         self._max_fragments = (
@@ -54,9 +62,13 @@ class MessageAssembler:
         )
         self._opcode: Opcode | None = None
         self._data: bytearray | None = None
-        self._checked = 0
+        self._checked = 0  # bytes of data known to be good text
+        self._received = 0  # bytes on the wire, as announced
         self._fragments = 0
         self._in_frame = False
+        self._rsv1 = False  # the message is compressed
+        self._inflater: Inflater | None = None
+        self._takeover = takeover
 
     @property
     def idle(self) -> bool:
@@ -75,13 +87,14 @@ class MessageAssembler:
             self._begin_frame(frame)
         self._in_frame = frame.missing > 0
         last = frame.fin and not self._in_frame
+        payload = self._inflate(frame.payload, last) if self._rsv1 else frame.payload
         is_text = self._opcode is Opcode.TEXT
         if last and self._data is None:  # the usual message: one frame, in one piece
-            message = _decode(frame.payload) if is_text else frame.payload
+            message = _decode(payload) if is_text else payload
         else:
             if self._data is None:
                 self._data = bytearray()
-            self._data += frame.payload
+            self._data += payload
             if not last:
                 if is_text:
                     self._check_new_text(self._data)
@@ -90,6 +103,7 @@ class MessageAssembler:
         self._opcode = None
         self._data = None
         self._checked = 0
+        self._received = 0
         self._fragments = 0
         return message
 
@@ -104,18 +118,43 @@ class MessageAssembler:
             raise ProtocolError("a message began before the last one ended (RFC 6455, 5.4)")
         else:
             self._opcode = frame.opcode
+            self._rsv1 = frame.rsv1
         self._fragments += 1
         if self._fragments > self._max_fragments:
             raise ProtocolError(
                 f"a message has more than {self._max_fragments} fragments",
                 CloseCode.POLICY_VIOLATION,
             )
+        limit = self._max_message_size
+        if self._rsv1:
+            # Deflate's fixed codes take up to nine bits a byte, and its blocks headers.
+            limit += limit // 8 + 64
+        self._received += frame.length
+        if self._received > limit:
+            raise self._too_big()
+
+    def _inflate(self, payload: bytes, last: bool) -> bytes:
+        """Expand a piece of a compressed message as far as the budget goes."""
+        if self._inflater is None:
+            self._inflater = Inflater()
         gathered = 0 if self._data is None else len(self._data)
-        if frame.length > self._max_message_size - gathered:
-            raise ProtocolError(
-                f"a message is larger than {self._max_message_size} bytes",
-                CloseCode.MESSAGE_TOO_BIG,
-            )
+        limit = self._max_message_size - gathered
+        expanded = self._inflater.inflate(payload, limit, last=last)
+        if len(expanded) > limit:
+            # What fits is judged first, so that it makes no difference to the
+            # verdict in how many pieces the message came.
+            if self._opcode is Opcode.TEXT:
+                self._data = (self._data or bytearray()) + expanded[:limit]
+                self._check_new_text(self._data)
+            raise self._too_big()
+        if last and not self._takeover:
+            self._inflater = None
+        return expanded
+
+    def _too_big(self) -> ProtocolError:
+        return ProtocolError(
+            f"a message is larger than {self._max_message_size} bytes", CloseCode.MESSAGE_TOO_BIG
+        )
 
     def _check_new_text(self, data: bytearray) -> None:
         """Reject text at its first wrong byte; a character may still be unfinished.

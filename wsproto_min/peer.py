@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,17 +22,23 @@ from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
 from wsproto_min.codes import CloseCode
-from wsproto_min.connection import Connection, Role, State
+from wsproto_min.connection import Connection, Pong, Role, State
+from wsproto_min.deflate import DEFAULT_COMPRESS_FROM
 from wsproto_min.errors import HandshakeError
 from wsproto_min.group import Group, Outbox
+from wsproto_min.handshake import agreement
 from wsproto_min.http import HeadBuffer, Request, Response, error_response, parse_request
 from wsproto_min.loop import Loop
+from wsproto_min.tls import TLSSocket
 
 # One read takes at most this much, so that no peer keeps the others waiting.
 RECEIVE_SIZE = 1 << 16
 
 # For whatever goes wrong in the application before there is a connection.
 _FAULT = error_response(HandshakeError(500, "the server has a fault"))
+
+# The payload of a Ping: when it was sent, by this machine's monotonic clock.
+_PING_PAYLOAD = struct.Struct("!d")
 
 logger = logging.getLogger("wsproto_min")
 
@@ -58,6 +65,9 @@ class Service:
     max_queue: int
     open_timeout: float
     close_timeout: float
+    compress_from: int = DEFAULT_COMPRESS_FROM
+    ping_interval: float | None = None
+    ping_timeout: float = 20.0
     loop: Loop = field(default_factory=Loop)
     outbox: Outbox = field(default_factory=Outbox)
     peers: set[Peer] = field(default_factory=set)  # all that have a socket
@@ -69,7 +79,8 @@ class Peer:
 
     `address` is the peer's "host:port"; `state` is the application's, which
     may keep there whatever it likes; `connection` is None until the handshake
-    is done.
+    is done, and so is `subprotocol` if none was chosen. `latency` is what the
+    last Ping and its Pong took, in seconds, None before.
     """
 
     __slots__ = (
@@ -77,7 +88,12 @@ class Peer:
         "_backlog",
         "_backlog_size",
         "_due",
+        "_events",
         "_head",
+        "_heard",
+        "_input_ended",
+        "_pinged",
+        "_pong_due",
         "_sealed",
         "_service",
         "_socket",
@@ -85,13 +101,17 @@ class Peer:
         "address",
         "connection",
         "groups",
+        "latency",
         "state",
+        "subprotocol",
     )
 
-    def __init__(self, service: Service, sock: socket.socket, address: str) -> None:
+    def __init__(self, service: Service, sock: socket.socket | TLSSocket, address: str) -> None:
         self.address = address
         self.state: Any = None
         self.connection: Connection | None = None
+        self.subprotocol: str | None = None
+        self.latency: float | None = None
         self.groups: tuple[Group, ...] = ()
         self._service = service
         self._socket = sock
@@ -100,6 +120,11 @@ class Peer:
         self._backlog: deque[bytes | memoryview] | None = None
         self._backlog_size = 0
         self._sealed = False
+        self._input_ended = False
+        self._events = EVENT_READ
+        self._heard = False  # anything since the last Ping
+        self._pong_due = False
+        self._pinged = 0.0  # when that Ping was sent
         self._due = self._alarm = math.inf
         service.peers.add(self)
         service.loop.register(sock, EVENT_READ, self)
@@ -111,6 +136,11 @@ class Peer:
     def is_open(self) -> bool:
         """Whether messages flow: the handshake is done and no closing has begun."""
         return self._stage is Stage.OPEN
+
+    @property
+    def takes_shared_frames(self) -> bool:
+        """Whether frames compressed for a whole group may be sent to it."""
+        return self.connection is not None and self.connection.takes_shared_frames
 
     def send(self, message: str | bytes) -> None:
         """Send a text or binary message when the turn ends; nothing if not open."""
@@ -154,24 +184,45 @@ class Peer:
 
     def on_ready(self, events: int) -> None:
         """Write and read once, as far as the socket goes without blocking."""
-        # Gone it may be since another peer was read in this turn.
-        if events & EVENT_WRITE and self._stage is not Stage.GONE:
+        tls = isinstance(self._socket, TLSSocket)
+        # Gone it may be since another peer was read in this turn; and in TLS
+        # either readiness may be what the other direction waits for.
+        if (events & EVENT_WRITE or tls) and self._stage is not Stage.GONE:
             self._write_backlog()
-        if events & EVENT_READ and self._stage is not Stage.GONE:
-            try:
-                data = self._socket.recv(RECEIVE_SIZE)
-            except BlockingIOError:
-                return
-            except OSError:  # reset: nobody is there any more
-                self.abort()
-                return
-            if data:
-                self._receive(data)
-            elif self._stage is Stage.ENDING and self._backlog:
-                # The peer has only closed its own direction: finish the answer.
-                self._service.loop.modify(self._socket, EVENT_WRITE, self)
-            else:
-                self.abort()
+        if (events & EVENT_READ or tls) and self._stage is not Stage.GONE:
+            self._read()
+        if tls:
+            self._watch()
+
+    def _read(self) -> None:
+        """Read what is there, once, and act on it."""
+        try:
+            data = self._socket.recv(RECEIVE_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:  # reset: nobody is there any more
+            self.abort()
+            return
+        if data:
+            self._receive(data)
+        elif self._stage is Stage.ENDING and self._backlog:
+            # The peer has only closed its own direction: finish the answer.
+            self._input_ended = True
+            self._watch()
+        else:
+            self.abort()
+
+    def _watch(self) -> None:
+        """Have the loop wait for just what the socket needs to go on."""
+        if self._stage is Stage.GONE:
+            return
+        read, write = EVENT_READ, EVENT_WRITE
+        if isinstance(self._socket, TLSSocket):
+            read, write = self._socket.read_waits_for, self._socket.write_waits_for
+        events = (0 if self._input_ended else read) | (write if self._backlog else 0)
+        if events != self._events:
+            self._events = events
+            self._service.loop.modify(self._socket, events, self)
 
     def write(self, data: bytes) -> None:
         """Send `data` after all that is queued, or queue what the socket does not take.
@@ -192,7 +243,7 @@ class Peer:
                 return
             self._backlog = deque((memoryview(data)[sent:],))
             self._backlog_size = len(data) - sent
-            self._service.loop.modify(self._socket, EVENT_READ | EVENT_WRITE, self)
+            self._watch()
         else:
             self._backlog.append(data)
             self._backlog_size += len(data)
@@ -207,6 +258,7 @@ class Peer:
 
     def _receive(self, data: bytes) -> None:
         """Hand received bytes to whoever reads at this stage."""
+        self._heard = True
         if self._stage is Stage.HANDSHAKE:
             self._receive_head(data)
         elif self.connection is not None and self._stage is not Stage.ENDING:
@@ -248,13 +300,17 @@ class Peer:
             response = _FAULT
             data = response.encode(head_only=head_only)
         if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
+            agreed = agreement(response)
+            self.subprotocol = agreed.subprotocol
             self.connection = Connection(
                 Role.SERVER,
                 max_message_size=self._service.max_message_size,
                 max_fragments=self._service.max_fragments,
+                deflate=agreed.deflate,
+                compress_from=self._service.compress_from,
             )
-            self._due = math.inf
             self._advance(Stage.OPEN)
+            self._set_deadline(self._service.ping_interval)
         else:
             self._advance(Stage.ENDING)
         self._service.outbox.post(self, data)
@@ -265,6 +321,9 @@ class Peer:
             # What arrives after the application has closed is of no interest to it.
             if self._stage is Stage.OPEN and isinstance(event, str | bytes):
                 self._call(self._service.on_message, event)
+            elif isinstance(event, Pong):
+                if event.payload == _PING_PAYLOAD.pack(self._pinged):
+                    self.latency = time.monotonic() - self._pinged
             else:  # a Pong goes before whatever the application sends next
                 self._post_outgoing(connection)
         if connection.state is State.CLOSED:
@@ -328,27 +387,34 @@ class Peer:
     def _write_backlog(self) -> None:
         """Send what is queued; stop watching for writability once it is all gone."""
         backlog = self._backlog
+        if backlog is None:
+            return
         while backlog:
             chunk = backlog[0]
             sent = self._send(chunk)
             if sent is None:
                 return
             self._backlog_size -= sent
+            self._heard = self._heard or sent > 0  # it reads: a sign of life
             if sent < len(chunk):
                 backlog[0] = memoryview(chunk)[sent:]
                 return
             backlog.popleft()
         self._backlog = None
-        self._service.loop.modify(self._socket, EVENT_READ, self)
+        self._input_ended = False  # it may be told again now
+        self._watch()
         if self._sealed:
             self._end_stream()
 
-    def _set_deadline(self, seconds: float) -> None:
-        """Call `_overdue` in so many seconds, unless a later call says otherwise.
+    def _set_deadline(self, seconds: float | None) -> None:
+        """Let `_ring` act in so many seconds, None for never, instead of when it was to.
 
         A peer has at most one alarm that matters: moving the deadline back
         costs nothing, the alarm finds it when it rings.
         """
+        if seconds is None:
+            self._due = math.inf
+            return
         self._due = time.monotonic() + seconds
         if self._due < self._alarm:
             self._alarm = self._due
@@ -362,8 +428,37 @@ class Peer:
             return
         if remaining > 0:
             self._set_deadline(remaining)
-        elif self._stage is Stage.HANDSHAKE:
+        elif self._stage is Stage.HANDSHAKE and _can_answer(self._socket):
             reason = f"the request did not arrive within {self._service.open_timeout:g} s"
             self._answer(error_response(HandshakeError(HTTPStatus.REQUEST_TIMEOUT, reason)))
+        elif self._stage is Stage.OPEN:
+            self._keep_alive()
         else:
             self.abort()
+
+    def _keep_alive(self) -> None:
+        """Ping; `ping_timeout` later, cut a peer of which nothing was heard since then."""
+        connection, interval = self.connection, self._service.ping_interval
+        assert connection is not None
+        assert interval is not None
+        if self._pong_due:
+            self._pong_due = False
+            if not self._heard:
+                connection.fail(CloseCode.INTERNAL_ERROR, "no sign of life")
+                self.write(connection.data_to_send())
+                self.abort()
+                return
+            if interval > self._service.ping_timeout:
+                self._set_deadline(interval - self._service.ping_timeout)
+                return
+        self._heard = False
+        self._pong_due = True
+        self._pinged = time.monotonic()
+        connection.ping(_PING_PAYLOAD.pack(self._pinged))
+        self._post_outgoing(connection)
+        self._set_deadline(self._service.ping_timeout)
+
+
+def _can_answer(sock: socket.socket | TLSSocket) -> bool:
+    """Return whether an HTTP answer can be sent: not before TLS is established."""
+    return not isinstance(sock, TLSSocket) or sock.is_established

@@ -15,16 +15,22 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
+import ssl
+import stat
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from selectors import EVENT_READ
 
+from wsproto_min.deflate import DEFAULT_COMPRESS_FROM, WITHOUT_TAKEOVER
 from wsproto_min.group import Group
 from wsproto_min.handshake import accept
 from wsproto_min.http import Request, Response
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 from wsproto_min.peer import Peer, Service
+from wsproto_min.tls import TLSSocket
 
 # What a listener's queue may hold; the kernel cuts it to net.core.somaxconn.
 BACKLOG = 1024
@@ -37,8 +43,8 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 logger = logging.getLogger("wsproto_min")
 
 
-def _accept_any(peer: Peer, request: Request) -> Response:
-    return accept(request)
+def _accept(peer: Peer, request: Request) -> Response:
+    return accept(request, deflate=WITHOUT_TAKEOVER)
 
 
 def _ignore(*arguments: object) -> None:
@@ -52,8 +58,8 @@ class Server:
 
     - `on_message(peer, message)`: a text (`str`) or binary (`bytes`) message.
     - `on_request(peer, request)`: return the HTTP answer; status 101 (from
-      `accept`, which is the default) opens the connection, any other is sent
-      and the connection closed. May raise `HandshakeError`.
+      `accept`, by default with `WITHOUT_TAKEOVER`) opens the connection, any
+      other is sent and the connection closed. May raise `HandshakeError`.
     - `on_open(peer)` and `on_close(peer)`: once each, in this order.
     - `on_turn_end()`: after all that was ready has been read, before what was
       sent in the turn goes out; the place to act on a turn's messages together.
@@ -61,15 +67,20 @@ class Server:
     Limits: `max_message_size` bytes and `max_fragments` for what a peer sends
     in one message (see `MessageAssembler`); `max_queue` bytes that may wait for
     a peer that reads slowly, which beyond that is closed with 1008;
-    `open_timeout` seconds for a whole handshake and `close_timeout` seconds for
-    the peer's part of the closing one.
+    `open_timeout` seconds for a whole handshake, TLS included, and
+    `close_timeout` seconds for the peer's part of the closing one.
+
+    `compress_from`: bytes from which a message is compressed, for those peers
+    with whom that was agreed. A peer is sent a Ping every `ping_interval`
+    seconds (None: never) and cut when nothing at all is heard of it within
+    `ping_timeout` seconds after one.
     """
 
     def __init__(
         self,
         *,
         on_message: Callable[[Peer, str | bytes], None],
-        on_request: Callable[[Peer, Request], Response] = _accept_any,
+        on_request: Callable[[Peer, Request], Response] | None = None,
         on_open: Callable[[Peer], None] = _ignore,
         on_close: Callable[[Peer], None] = _ignore,
         on_turn_end: Callable[[], None] = _ignore,
@@ -78,9 +89,12 @@ class Server:
         max_queue: int = 4 << 20,
         open_timeout: float = 10.0,
         close_timeout: float = 10.0,
+        compress_from: int = DEFAULT_COMPRESS_FROM,
+        ping_interval: float | None = 20.0,
+        ping_timeout: float = 20.0,
     ) -> None:
         self._service = Service(
-            on_request=on_request,
+            on_request=on_request or _accept,
             on_open=on_open,
             on_message=on_message,
             max_message_size=max_message_size,
@@ -88,6 +102,9 @@ class Server:
             max_queue=max_queue,
             open_timeout=open_timeout,
             close_timeout=close_timeout,
+            compress_from=compress_from,
+            ping_interval=ping_interval,
+            ping_timeout=ping_timeout,
         )
         self._loop = self._service.loop
         self._on_close = on_close
@@ -102,12 +119,15 @@ class Server:
 
     def group(self) -> Group:
         """Return a new, empty group of this server's peers."""
-        return Group(self._service.outbox)
+        return Group(self._service.outbox, self._service.compress_from)
 
-    def listen(self, host: str, port: int) -> tuple[str, int]:
+    def listen(
+        self, host: str, port: int, ssl_context: ssl.SSLContext | None = None
+    ) -> tuple[str, int]:
         """Listen on a TCP address; return it, with the port chosen if `port` is 0.
 
-        Raises `OSError` if the address is taken, not this machine's, or none.
+        `ssl_context` makes it `wss`. Raises `OSError` if the address is taken,
+        not this machine's, or none.
         """
         # Left to itself, the look-up would take a larger one modulo 65536.
         if not 0 <= port < 1 << 16:
@@ -121,13 +141,32 @@ class Server:
         # Accepted sockets inherit it: a turn's bytes go out in one write, and
         # waiting for more of them (Nagle) would only add delay.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.listen_on(sock)
+        self.listen_on(sock, ssl_context)
         address: tuple[str, int] = sock.getsockname()[:2]
         return address
 
-    def listen_on(self, sock: socket.socket) -> None:
+    def listen_unix(self, path: str) -> None:
+        """Listen on a Unix socket, which owner and group may use (mode 0660).
+
+        A socket that a server left behind is replaced. Raises `OSError`, with
+        EADDRINUSE if a server answers there or the path is no socket.
+        """
+        _remove_stale_socket(path)
+        sock = socket.socket(socket.AF_UNIX)
+        mask = os.umask(0o117)
+        try:
+            sock.bind(path)
+        except BaseException:
+            sock.close()
+            raise
+        finally:
+            os.umask(mask)
+        sock.listen(BACKLOG)
+        self.listen_on(sock)
+
+    def listen_on(self, sock: socket.socket, ssl_context: ssl.SSLContext | None = None) -> None:
         """Accept connections from a listening socket, and own it from now on."""
-        self._listeners.append(Listener(self._service, sock))
+        self._listeners.append(Listener(self._service, sock, ssl_context))
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call `callback` in the loop, once, in so many seconds."""
@@ -194,8 +233,11 @@ class Server:
 class Listener:
     """A listening socket in the loop."""
 
-    def __init__(self, service: Service, sock: socket.socket) -> None:
+    def __init__(
+        self, service: Service, sock: socket.socket, ssl_context: ssl.SSLContext | None
+    ) -> None:
         sock.setblocking(False)
+        self._ssl_context = ssl_context
         self._service = service
         self._socket = sock
         self._paused = False
@@ -215,7 +257,10 @@ class Listener:
                     return
                 continue  # this one has gone again (ECONNABORTED and its like)
             sock.setblocking(False)
-            Peer(self._service, sock, _format_address(address))
+            with suppress(OSError):  # TLS asks at once for the peer, who may be gone
+                context = self._ssl_context
+                transport = sock if context is None else TLSSocket(sock, context)
+                Peer(self._service, transport, _format_address(address))
 
     def _pause(self, error: OSError) -> None:
         """Stop accepting for a while: a ready listener must not spin the loop."""
@@ -234,10 +279,29 @@ class Listener:
         self._closed = True
         if not self._paused:
             self._service.loop.unregister(self._socket)
+        if self._socket.family == socket.AF_UNIX:
+            with suppress(OSError):
+                os.unlink(self._socket.getsockname())
         self._socket.close()
 
 
-def _format_address(address: tuple[str, int]) -> str:
-    """Return "host:port", with an IPv6 host in brackets as in a URL."""
+def _remove_stale_socket(path: str) -> None:
+    """Remove a Unix socket at which nobody answers any more."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            if stat.S_ISSOCK(os.stat(path).st_mode):
+                os.unlink(path)
+        except FileNotFoundError:
+            pass
+        else:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _format_address(address: tuple[str, int] | str) -> str:
+    """Return "host:port", with an IPv6 host in brackets as in a URL, or "unix"."""
+    if isinstance(address, str):
+        return "unix"
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

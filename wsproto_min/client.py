@@ -1,0 +1,358 @@
+"""A small blocking client on the same `Connection`: RFC 6455, section 4.1.
+
+    with connect("ws://127.0.0.1:9001/") as websocket:
+        websocket.send("Hello")
+        print(websocket.recv())
+
+A `Client` is for one thread. It reads only while it is called (`recv`, `ping`,
+`close`, iteration), and answers Pings then.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+from wsproto_min.codes import CloseCode
+from wsproto_min.connection import Connection, Event, Pong, Role, State
+from wsproto_min.deflate import ANY, DEFAULT_COMPRESS_FROM, Deflate
+from wsproto_min.errors import ConnectionClosed, HandshakeError
+from wsproto_min.handshake import check_response, upgrade_request
+from wsproto_min.http import HeadBuffer, parse_response
+from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
+
+RECEIVE_SIZE = 1 << 16
+MAX_FIRST_LINE = 500  # bytes of a refusal's body that an error quotes
+DEFAULT_PORTS = {"ws": 80, "wss": 443}
+
+Trace = Callable[[Role, bytes], None]
+"""Is shown the bytes after the handshake, with the end that sent them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a WebSocket URL leads (section 3)."""
+
+    scheme: str
+    host: str  # of a Unix socket, its path
+    port: int
+    target: str
+
+    @property
+    def host_header(self) -> str:
+        """The value of the Host header; the port only if it is not the scheme's own."""
+        if self.scheme == "ws+unix":
+            return "localhost"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+def parse_url(url: str) -> Address:
+    """Return where `ws://HOST[:PORT]/PATH`, `wss://...` or `ws+unix:FILE:/PATH` leads.
+
+    Raises `ValueError`, also for a fragment, which section 3 forbids.
+    """
+    if "#" in url:
+        raise ValueError(f"{url!r} has a fragment; write '#' as %23 (RFC 6455, section 3)")
+    scheme, _, rest = url.partition(":")
+    if scheme == "ws+unix":
+        path, _, target = rest.removeprefix("//").partition(":")
+        return Address(scheme, path, 0, target or "/")
+    parts = urlsplit(url)
+    if scheme not in DEFAULT_PORTS or not parts.hostname:
+        raise ValueError(f"{url!r} is not ws://HOST/PATH, wss://HOST/PATH or ws+unix:FILE:/PATH")
+    if parts.username is not None:
+        raise ValueError(f"{url!r} has a user in it; pass an Authorization header instead")
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Address(scheme, parts.hostname, parts.port or DEFAULT_PORTS[scheme], target)
+
+
+def connect(
+    url: str,
+    *,
+    subprotocols: Sequence[str] = (),
+    headers: Sequence[tuple[str, str]] = (),
+    origin: str | None = None,
+    deflate: Deflate | None = ANY,
+    compress_from: int = DEFAULT_COMPRESS_FROM,
+    ssl_context: ssl.SSLContext | None = None,
+    open_timeout: float = 10.0,
+    close_timeout: float = 10.0,
+    max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+    max_fragments: int | None = None,
+    trace: Trace | None = None,
+) -> Client:
+    """Open a connection to a URL that `parse_url` understands.
+
+    `deflate` is what to offer of compression, None for nothing, and
+    `compress_from` the bytes from which a message is compressed. `ssl_context`
+    is for `wss`; by default the server's certificate is verified. All must be
+    open within `open_timeout` seconds; `close_timeout` seconds are the
+    server's for closing.
+
+    Raises `ValueError` for a bad URL, `OSError` if the server cannot be reached
+    or takes too long (`TimeoutError`), and `HandshakeError` if it declines (with
+    its status and the first line of what it says) or breaks a rule.
+    """
+    address = parse_url(url)
+    deadline = time.monotonic() + open_timeout
+    sock = _open_socket(address, deadline, ssl_context)
+    try:
+        key = base64.b64encode(os.urandom(16)).decode()
+        request = upgrade_request(
+            address.host_header,
+            address.target,
+            key,
+            subprotocols=subprotocols,
+            deflate=deflate,
+            headers=[*([] if origin is None else [("Origin", origin)]), *headers],
+        )
+        _set_timeout(sock, deadline)
+        sock.sendall(request)
+        head, rest = _receive_head(sock, deadline)
+        status, fields = parse_response(head)
+        if status != HTTPStatus.SWITCHING_PROTOCOLS:
+            reason = _first_line(sock, deadline, rest)
+            raise HandshakeError(status, f"the server answered {status}: {reason}", fields.fields)
+        agreed = check_response(status, fields, key, subprotocols=subprotocols, deflate=deflate)
+        connection = Connection(
+            Role.CLIENT,
+            max_message_size=max_message_size,
+            max_fragments=max_fragments,
+            deflate=agreed.deflate,
+            compress_from=compress_from,
+        )
+        client = Client(
+            sock,
+            connection,
+            subprotocol=agreed.subprotocol,
+            close_timeout=close_timeout,
+            trace=trace,
+        )
+        client.receive_data(rest)  # the server may have spoken right after its answer
+        return client
+    except BaseException:
+        sock.close()
+        raise
+
+
+class Client:
+    """An open connection; `subprotocol` is the one that the server chose, if any."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        connection: Connection,
+        *,
+        subprotocol: str | None = None,
+        close_timeout: float = 10.0,
+        trace: Trace | None = None,
+    ) -> None:
+        self.connection = connection
+        self.subprotocol = subprotocol
+        self._socket = sock
+        self._close_timeout = close_timeout
+        self._trace = trace
+        self._kept: deque[str | bytes] = deque()
+        self._events: Iterator[Event] = iter(())
+        self._awaited_pong: bytes | None = None
+
+    def __enter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close: with 1000, or with 1011 if the block failed."""
+        self.close(CloseCode.NORMAL_CLOSURE if error is None else CloseCode.INTERNAL_ERROR)
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        """Iterate over messages until the connection is closed normally (1000, 1001)."""
+        try:
+            while True:
+                yield self.recv()
+        except ConnectionClosed as closed:
+            if closed.code not in (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY):
+                raise
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, for a selector of your own."""
+        return self._socket.fileno()
+
+    def send(self, message: str | bytes) -> None:
+        """Send a text or binary message. Raises `ConnectionClosed`."""
+        self.connection.send(message)
+        self._flush()
+
+    def recv(self, timeout: float | None = None) -> str | bytes:
+        """Return the next message.
+
+        Raises `TimeoutError` if none comes within `timeout` seconds (None: no
+        limit), `ConnectionClosed` when none can come any more, with 1006 if no
+        Close frame came either, and `ProtocolError` if the server broke a rule.
+        """
+        if self._kept:
+            return self._kept.popleft()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (message := self._next_message()) is None:
+            self._receive(deadline)
+        return message
+
+    def ping(self, timeout: float | None = 10.0) -> float:
+        """Send a Ping; return the seconds until its Pong.
+
+        Messages that arrive meanwhile are kept for `recv`. Raises as `recv` does.
+        """
+        self._awaited_pong = os.urandom(8)
+        sent = time.monotonic()
+        self.connection.ping(self._awaited_pong)
+        self._flush()
+        while True:
+            self._keep_messages()
+            if self._awaited_pong is None:
+                break
+            self._receive(None if timeout is None else sent + timeout)
+        return time.monotonic() - sent
+
+    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Close, giving the server `close_timeout` seconds to do so too.
+
+        Messages that still arrive are kept for `recv`. Does nothing if closed.
+        """
+        deadline = time.monotonic() + self._close_timeout
+        self.connection.close(code, reason)
+        with suppress(OSError), self._socket:
+            self._flush(deadline)
+            self._keep_messages()
+            # Section 7.1.1: the server is the one to close the TCP connection.
+            while data := self._read(deadline):
+                self.receive_data(data)
+                self._keep_messages()
+        self.connection.receive_eof()
+
+    def _receive(self, deadline: float | None) -> None:
+        """Wait for bytes and act on them."""
+        if self.connection.state is not State.CLOSED:
+            data = self._read(deadline)
+            if data:
+                self.receive_data(data)
+                return
+            self.connection.receive_eof()
+        self._socket.close()
+        if self.connection.error is not None:
+            raise self.connection.error
+        close = self.connection.close_received
+        if close is None:
+            raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, "the server is gone")
+        raise ConnectionClosed(close.code, close.reason)
+
+    def _read(self, deadline: float | None) -> bytes:
+        """Return the next bytes, none at the stream's end. Raises `TimeoutError`."""
+        _set_timeout(self._socket, deadline)
+        try:
+            return self._socket.recv(RECEIVE_SIZE)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            raise TimeoutError("nothing came in time") from None
+        except (ConnectionError, ssl.SSLError):
+            return b""
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes from the server; they are acted on as messages are asked for."""
+        if self._trace is not None and data:
+            self._trace(Role.SERVER, data)
+        self._events = self.connection.receive_data(data)
+
+    def _next_message(self) -> str | bytes | None:
+        """Act on received frames up to the next message; None if there is none yet."""
+        for event in self._events:
+            self._flush()
+            if isinstance(event, str | bytes):
+                return event
+            if isinstance(event, Pong) and event.payload == self._awaited_pong:
+                self._awaited_pong = None
+        self._flush()  # a violation ends the events and has its Close to send
+        return None
+
+    def _keep_messages(self) -> None:
+        """Act on all received frames, keeping their messages for `recv`."""
+        while (message := self._next_message()) is not None:
+            self._kept.append(message)
+
+    def _flush(self, deadline: float | None = None) -> None:
+        """Send what the connection has to say, whole: half a frame would be the end."""
+        data = self.connection.data_to_send()
+        if data:
+            if self._trace is not None:
+                self._trace(Role.CLIENT, data)
+            _set_timeout(self._socket, deadline)
+            self._socket.sendall(data)
+
+
+def _open_socket(
+    address: Address, deadline: float, ssl_context: ssl.SSLContext | None
+) -> socket.socket:
+    """Return a connected socket, TLS included for `wss`."""
+    if address.scheme == "ws+unix":
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            _set_timeout(sock, deadline)
+            sock.connect(address.host)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+    sock = socket.create_connection((address.host, address.port), deadline - time.monotonic())
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if address.scheme == "wss":
+            context = ssl_context or ssl.create_default_context()
+            sock = context.wrap_socket(sock, server_hostname=address.host)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _receive_head(sock: socket.socket, deadline: float) -> tuple[bytes, bytes]:
+    """Return the head of the server's answer and the bytes that came after it."""
+    buffer = HeadBuffer()
+    while True:
+        _set_timeout(sock, deadline)
+        data = sock.recv(RECEIVE_SIZE)
+        if not data:
+            raise HandshakeError(0, "the server closed the connection without an answer")
+        whole = buffer.receive_data(data)
+        if whole is not None:
+            return whole
+
+
+def _first_line(sock: socket.socket, deadline: float, body: bytes) -> str:
+    """Return the first line of a body, of which `body` is here already."""
+    with suppress(OSError):
+        while b"\n" not in body and len(body) < MAX_FIRST_LINE:
+            _set_timeout(sock, deadline)
+            data = sock.recv(RECEIVE_SIZE)
+            if not data:
+                break
+            body += data
+    return body.partition(b"\n")[0][:MAX_FIRST_LINE].decode("utf-8", "replace").strip()
+
+
+def _set_timeout(sock: socket.socket, deadline: float | None) -> None:
+    """Let the socket's next call last until `deadline`, None for ever."""
+    sock.settimeout(None if deadline is None else max(0.0, deadline - time.monotonic()))

@@ -1,0 +1,255 @@
+"""permessage-deflate: RFC 7692, beside the codec and not threaded through it.
+
+`Deflate` is a set of parameters: what an end wishes, what a client offers, what
+is agreed. `Deflate.answer` and `Deflate.check` settle them in the handshake, a
+`Deflater` compresses messages, an `Inflater` expands one within a budget. The
+bit RSV1 that marks a compressed message is left to `messages` and `connection`.
+
+The cost of compression is memory more than time: a context that is taken over
+from message to message is a window of up to 32 KiB a connection and direction,
+and makes every peer's compressed frames different. So a server asks for none
+by default: an idle peer then holds nothing, and one frame serves all.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wsproto_min.codes import CloseCode
+from wsproto_min.errors import ProtocolError
+
+NAME = "permessage-deflate"
+Parameters = Sequence[tuple[str, str | None]]
+
+# Section 7.1.2: a window is 2^8 to 2^15 bytes.
+MIN_WINDOW_BITS = 8
+MAX_WINDOW_BITS = 15
+WINDOW_SIZE = 1 << MAX_WINDOW_BITS
+
+# Section 7.2.1: each message ends in an empty stored block without these bytes.
+TAIL = b"\x00\x00\xff\xff"
+
+# Below this many bytes a frame rarely gets smaller, and never by much.
+DEFAULT_COMPRESS_FROM = 256
+
+# zlib's level: the quickest, as in nginx. The next ones cost two to five times as
+# much time in a loop that others wait for, to save a few bytes more.
+LEVEL = 1
+
+# Section 7.2.3.5 lets a final block stand inside a message. Each one costs a new
+# decompressor, so there must be an end to them.
+MAX_FINAL_BLOCKS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Deflate:
+    """The parameters of permessage-deflate (section 7.1)."""
+
+    server_no_context_takeover: bool = False
+    client_no_context_takeover: bool = False
+    server_max_window_bits: int = MAX_WINDOW_BITS
+    client_max_window_bits: int = MAX_WINDOW_BITS
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for a window that does not exist."""
+        for bits in (self.server_max_window_bits, self.client_max_window_bits):
+            if not MIN_WINDOW_BITS <= bits <= MAX_WINDOW_BITS:
+                raise ValueError(f"window bits are 8 to 15, not {bits} (RFC 7692, 7.1.2)")
+
+    def takeover(self, *, server: bool) -> bool:
+        """Whether what that end sends may refer to its earlier messages."""
+        return not (self.server_no_context_takeover if server else self.client_no_context_takeover)
+
+    def deflater(self, *, server: bool) -> Deflater:
+        """Return what compresses that end's messages."""
+        bits = self.server_max_window_bits if server else self.client_max_window_bits
+        if self.takeover(server=server):
+            return Deflater(takeover=True, window_bits=bits)
+        if bits == MAX_WINDOW_BITS:
+            return SHARED_DEFLATER
+        return Deflater(window_bits=bits)
+
+    def offer(self) -> str:
+        """Return a client's offer of these parameters, for the request's header."""
+        bits = self.client_max_window_bits
+        limit = "client_max_window_bits" + ("" if bits == MAX_WINDOW_BITS else f"={bits}")
+        # Its presence alone lets the server ask for a smaller window (7.1.2.2).
+        return f"{self.encode(with_client_window=False)}; {limit}"
+
+    def encode(self, *, with_client_window: bool = True) -> str:
+        """Return these parameters as the response's header gives them."""
+        parts = [NAME]
+        if self.server_no_context_takeover:
+            parts.append("server_no_context_takeover")
+        if self.client_no_context_takeover:
+            parts.append("client_no_context_takeover")
+        if self.server_max_window_bits != MAX_WINDOW_BITS:
+            parts.append(f"server_max_window_bits={self.server_max_window_bits}")
+        if with_client_window and self.client_max_window_bits != MAX_WINDOW_BITS:
+            parts.append(f"client_max_window_bits={self.client_max_window_bits}")
+        return "; ".join(parts)
+
+    def answer(self, offered: Parameters) -> Deflate | None:
+        """Return what a server with these wishes agrees to, or None to decline.
+
+        An offer with an unknown, repeated or ill-formed parameter must be
+        declined (section 7.1); the next one may do.
+        """
+        offer = _parse(offered, bare_client_window=True)
+        if offer is None:
+            return None
+        client_bits = MAX_WINDOW_BITS
+        if any(name == "client_max_window_bits" for name, _ in offered):
+            client_bits = min(offer.client_max_window_bits, self.client_max_window_bits)
+        return Deflate(
+            offer.server_no_context_takeover or self.server_no_context_takeover,
+            offer.client_no_context_takeover or self.client_no_context_takeover,
+            min(offer.server_max_window_bits, self.server_max_window_bits),
+            client_bits,
+        )
+
+    def check(self, answered: Parameters) -> Deflate | None:
+        """Return what a server agreed to of this offer, or None if it may not say so."""
+        answer = _parse(answered, bare_client_window=False)
+        if (
+            answer is None
+            or (self.server_no_context_takeover and not answer.server_no_context_takeover)
+            or answer.server_max_window_bits > self.server_max_window_bits
+            or answer.client_max_window_bits > self.client_max_window_bits
+        ):
+            return None
+        return Deflate(
+            answer.server_no_context_takeover,
+            answer.client_no_context_takeover or self.client_no_context_takeover,
+            answer.server_max_window_bits,
+            answer.client_max_window_bits,
+        )
+
+
+def _parse(parameters: Parameters, *, bare_client_window: bool) -> Deflate | None:
+    """Return parameters as a value, or None if one of them is not as section 7.1 has it."""
+    found: dict[str, str | None] = {}
+    for name, value in parameters:
+        if name in found:
+            return None
+        found[name] = value
+        if name in _FLAGS:
+            valid = value is None
+        elif name in _WINDOWS:
+            bare = value is None and name == "client_max_window_bits" and bare_client_window
+            valid = bare or value in _WINDOW_BITS
+        else:
+            valid = False
+        if not valid:
+            return None
+    flags = [name in found for name in _FLAGS]
+    windows = [_WINDOW_BITS.get(found.get(name), MAX_WINDOW_BITS) for name in _WINDOWS]
+    return Deflate(*flags, *windows)
+
+
+_FLAGS = ("server_no_context_takeover", "client_no_context_takeover")
+_WINDOWS = ("server_max_window_bits", "client_max_window_bits")
+# What a client offers by default, and what a server wishes for by default.
+ANY = Deflate()
+WITHOUT_TAKEOVER = Deflate(server_no_context_takeover=True, client_no_context_takeover=True)
+
+# Section 7.1.2.1: "a decimal integer without leading zeroes".
+_WINDOW_BITS: dict[str | None, int] = {
+    str(bits): bits for bits in range(MIN_WINDOW_BITS, MAX_WINDOW_BITS + 1)
+}
+
+
+class Deflater:
+    """Compresses the messages of one direction (section 7.2.1).
+
+    With `takeover` each message may refer to those before it, and one
+    `Deflater` belongs to one connection; without, it has no memory.
+    """
+
+    __slots__ = ("_compressor", "_takeover", "_window_bits")
+
+    def __init__(self, *, takeover: bool = False, window_bits: int = MAX_WINDOW_BITS) -> None:
+        self._takeover = takeover
+        self._window_bits = window_bits
+        self._compressor = self._new() if takeover else None
+
+    def _new(self) -> zlib._Compress:
+        # zlib has no raw deflate with a window of 2^8 bytes. It gets by without
+        # any: data whose codes never refer back fits every window.
+        if self._window_bits == MIN_WINDOW_BITS:
+            return zlib.compressobj(LEVEL, wbits=-9, strategy=zlib.Z_HUFFMAN_ONLY)
+        return zlib.compressobj(LEVEL, wbits=-self._window_bits)
+
+    def compress(self, data: bytes) -> bytes:
+        """Return a message's compressed payload.
+
+        >>> Deflater().compress(b"Hello").hex(" ")
+        'f2 48 cd c9 c9 07 00'
+        """
+        if not data:
+            # Section 7.2.3.6; a second flush in a row would give nothing at all.
+            return b"\x00"
+        compressor = self._compressor or self._new()
+        compressed = compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)
+        return compressed[: -len(TAIL)]
+
+
+# Without memory and with the largest window: one for all who agreed to that, so
+# that a frame made with it can be shared among them.
+SHARED_DEFLATER = Deflater()
+
+
+class Inflater:
+    """Expands the messages of one direction, piece by piece (section 7.2.2).
+
+    Where no context is taken over, each message wants a new one.
+    """
+
+    __slots__ = ("_decompressor", "_final_blocks", "_window")
+
+    def __init__(self) -> None:
+        # The largest window also expands what was made with a smaller one, and
+        # some zlibs use 2^9 where they say 2^8.
+        self._decompressor = zlib.decompressobj(-MAX_WINDOW_BITS)
+        self._window = b""
+        self._final_blocks = 0
+
+    def inflate(self, data: bytes, limit: int, *, last: bool) -> bytes:
+        """Return what the message's next piece, or its `last`, expands to.
+
+        At most `limit` + 1 bytes: one over `limit` stands for any number more.
+        Raises `ProtocolError` 1007 for what is not deflate data, 1008 for a
+        message of too many final blocks.
+        """
+        if last:
+            data += TAIL
+        result = b""
+        while True:
+            try:
+                # zlib takes a max_length of 0 for "no limit"; this is at least 1.
+                result += self._decompressor.decompress(data, limit + 1 - len(result))
+            except zlib.error:
+                raise ProtocolError(
+                    "a compressed message is not deflate data (RFC 7692, 7.2.2)",
+                    CloseCode.INVALID_FRAME_PAYLOAD_DATA,
+                ) from None
+            if len(result) > limit or not self._decompressor.eof:
+                break
+            data = self._decompressor.unused_data
+            self._begin_stream(self._window + result)
+        self._window = (self._window + result)[-WINDOW_SIZE:]
+        if last:
+            self._final_blocks = 0
+        return result
+
+    def _begin_stream(self, window: bytes) -> None:
+        """Go on after a final block, which may still refer to all before it."""
+        self._final_blocks += 1
+        if self._final_blocks > MAX_FINAL_BLOCKS:
+            raise ProtocolError(
+                f"a compressed message has more than {MAX_FINAL_BLOCKS} final blocks",
+                CloseCode.POLICY_VIOLATION,
+            )
+        self._decompressor = zlib.decompressobj(-MAX_WINDOW_BITS, window[-WINDOW_SIZE:])

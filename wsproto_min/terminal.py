@@ -1,0 +1,72 @@
+"""The interactive client of `python -m wsproto_min connect`.
+
+Lines from standard input go out as text messages, messages that arrive are
+printed. What comes from the network is escaped before it reaches the terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from selectors import EVENT_READ, DefaultSelector
+
+from wsproto_min.client import Client
+from wsproto_min.connection import Role
+from wsproto_min.errors import ConnectionClosed, ProtocolError
+from wsproto_min.explain import Dissector, printable
+
+READ_SIZE = 1 << 16
+
+
+class Tracer:
+    """Prints every frame both ways as `explain` would."""
+
+    def __init__(self) -> None:
+        self._dissectors = {
+            Role.CLIENT: Dissector(masked=True),
+            Role.SERVER: Dissector(masked=False),
+        }
+
+    def __call__(self, sender: Role, data: bytes) -> None:
+        """Explain bytes that `sender` sent."""
+        arrow = ">" if sender is Role.CLIENT else "<"
+        for line in self._dissectors[sender].receive_data(data):
+            print(f"{arrow} {line}", flush=True)
+
+
+def converse(client: Client, standard_input: int) -> int:
+    """Send lines and print messages until either side ends; return the exit status.
+
+    The end of input closes with 1000; what arrives before the server closes too
+    is still printed.
+    """
+    unfinished = b""
+    with client, DefaultSelector() as selector:
+        selector.register(client, EVENT_READ)
+        selector.register(standard_input, EVENT_READ)
+        try:
+            while True:
+                print_messages(client)
+                if any(key.fd == standard_input for key, _ in selector.select()):
+                    data = os.read(standard_input, READ_SIZE)
+                    *lines, unfinished = (unfinished + data).split(b"\n")
+                    for line in lines:
+                        client.send(line.decode("utf-8", "replace"))
+                    if not data:
+                        client.close()
+        except (ConnectionClosed, ProtocolError) as error:
+            print(f"closed: {printable(str(error))}", file=sys.stderr)
+            return 0 if isinstance(error, ConnectionClosed) else 1
+
+
+def print_messages(client: Client) -> None:
+    """Print every message that is here, and wait for none."""
+    while True:
+        try:
+            message = client.recv(timeout=0)
+        except TimeoutError:
+            return
+        if isinstance(message, bytes):
+            print(f"(binary, {len(message)} bytes) {message[:64].hex(' ')}", flush=True)
+        else:
+            print(printable(message), flush=True)
