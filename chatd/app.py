@@ -5,14 +5,30 @@ A message of a peer goes, byte for byte, to every other peer in its room.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from chatd.page import load_page, room_of
-from wsproto_min import CloseCode, Group, Peer, Request, Response, Server, accept
+from chatd.proxy import Proxy, client_address
+from wsproto_min import (
+    WITHOUT_TAKEOVER,
+    CloseCode,
+    Group,
+    Peer,
+    Request,
+    Response,
+    Server,
+    accept,
+)
 
 
 class Chat:
-    """A chat server; `server` is what listens and runs."""
+    """A chat server; `server` is what listens and runs.
 
-    def __init__(self) -> None:
+    `compression` is whether to agree to it. Whom `trusted_proxies` pass on has
+    the address that they forward (see `proxy`).
+    """
+
+    def __init__(self, *, compression: bool = True, trusted_proxies: Sequence[Proxy] = ()) -> None:
         self.server = Server(
             on_request=self._on_request,
             on_open=self._on_open,
@@ -20,14 +36,17 @@ class Chat:
             on_close=self._on_close,
         )
         self._page = load_page()
+        self._deflate = WITHOUT_TAKEOVER if compression else None
+        self._trusted_proxies = trusted_proxies
         self._rooms: dict[str, Group] = {}
 
     def _on_request(self, peer: Peer, request: Request) -> Response:
         """Answer a handshake with 101, any other request with the page."""
+        peer.address = client_address(peer.address, request.headers, self._trusted_proxies)
         room = room_of(request)
         if not request.wants_websocket:
             return self._page
-        response = accept(request)
+        response = accept(request, deflate=self._deflate)
         peer.state = room
         return response
 
