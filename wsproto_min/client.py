@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import socket
 import ssl
 import time
@@ -29,12 +30,13 @@ from wsproto_min.connection import Connection, Event, Pong, Role, State
 from wsproto_min.deflate import ANY, DEFAULT_COMPRESS_FROM, Deflate
 from wsproto_min.errors import ConnectionClosed, HandshakeError
 from wsproto_min.handshake import check_response, upgrade_request
-from wsproto_min.http import HeadBuffer, parse_response
+from wsproto_min.http import HeadBuffer, Headers, parse_response
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 
 RECEIVE_SIZE = 1 << 16
 MAX_FIRST_LINE = 500  # bytes of a refusal's body that an error quotes
 DEFAULT_PORTS = {"ws": 80, "wss": 443}
+_LENGTH = re.compile("[0-9]{1,9}")
 
 Trace = Callable[[Role, bytes], None]
 """Is shown the bytes after the handshake, with the end that sent them."""
@@ -123,7 +125,7 @@ def connect(
         head, rest = _receive_head(sock, deadline)
         status, fields = parse_response(head)
         if status != HTTPStatus.SWITCHING_PROTOCOLS:
-            reason = _first_line(sock, deadline, rest)
+            reason = _first_line(sock, deadline, fields, rest)
             raise HandshakeError(status, f"the server answered {status}: {reason}", fields.fields)
         agreed = check_response(status, fields, key, subprotocols=subprotocols, deflate=deflate)
         connection = Connection(
@@ -341,16 +343,23 @@ def _receive_head(sock: socket.socket, deadline: float) -> tuple[bytes, bytes]:
             return whole
 
 
-def _first_line(sock: socket.socket, deadline: float, body: bytes) -> str:
-    """Return the first line of a body, of which `body` is here already."""
+def _first_line(sock: socket.socket, deadline: float, headers: Headers, body: bytes) -> str:
+    """Return the first line of a body, of which `body` is here already.
+
+    Its end may be known only from the headers: servers keep connections open.
+    """
+    lengths = [text for text in headers.values("Content-Length") if _LENGTH.fullmatch(text)]
+    size = min([MAX_FIRST_LINE, *map(int, lengths)])
+    skipped = 1 if headers.values("Transfer-Encoding") else 0  # the size of a chunk
     with suppress(OSError):
-        while b"\n" not in body and len(body) < MAX_FIRST_LINE:
+        while body.count(b"\n") <= skipped and len(body) < size:
             _set_timeout(sock, deadline)
             data = sock.recv(RECEIVE_SIZE)
             if not data:
                 break
             body += data
-    return body.partition(b"\n")[0][:MAX_FIRST_LINE].decode("utf-8", "replace").strip()
+    line = b"".join(body[:size].split(b"\n")[skipped : skipped + 1])
+    return line.decode("utf-8", "replace").strip()
 
 
 def _set_timeout(sock: socket.socket, deadline: float | None) -> None:

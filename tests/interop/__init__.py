@@ -1,0 +1,1 @@
+"""wsproto_min and chatd with the WebSockets of others."""

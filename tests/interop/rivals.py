@@ -1,0 +1,411 @@
+"""Other WebSocket libraries behind one interface, as client and as server.
+
+They are imported only when they run: what is not installed is skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from importlib.util import find_spec
+from queue import Queue
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tests.needs import need
+from tests.support import PATIENCE
+from wsproto_min import Close
+
+if TYPE_CHECKING:
+    from aiohttp import ClientWebSocketResponse
+    from aiohttp.web import Request, StreamResponse, WebSocketResponse
+    from websockets.asyncio.connection import Connection
+    from websockets.asyncio.server import ServerConnection
+    from websockets.http11 import Request as UpgradeRequest
+    from websockets.http11 import Response
+    from websockets.typing import Subprotocol
+
+MAX_SIZE = 4 << 20
+SUBPROTOCOLS = ("tea", "coffee")
+REFUSAL = "there is nothing here"
+T = TypeVar("T")
+
+
+class Link(ABC):
+    """One end of a connection, in the hands of a rival."""
+
+    subprotocol: str | None
+    compressed: bool
+
+    @abstractmethod
+    async def send(self, message: str | bytes) -> None:
+        """Send a message in one frame."""
+
+    @abstractmethod
+    async def send_pieces(self, pieces: Sequence[str] | Sequence[bytes]) -> None:
+        """Send a message in as many frames as there are pieces."""
+
+    @abstractmethod
+    async def receive(self) -> str | bytes | Close:
+        """Return the next message, or how the connection was closed."""
+
+    @abstractmethod
+    async def ping(self, payload: bytes) -> None:
+        """Send a Ping and wait for its Pong."""
+
+    @abstractmethod
+    async def close(self, code: int, reason: str) -> int | None:
+        """Close; return the code that came back."""
+
+
+Handler = Callable[[str, Link], Awaitable[None]]
+"""Is given the path and the server's end of each connection."""
+
+
+class Rival(ABC):
+    """A library; `servers` and `clients` are the ways that its compression is set up."""
+
+    name: str
+    servers: tuple[str, ...]
+    clients: tuple[str, ...]
+    fragments: bool  # whether it sends messages in pieces
+    echoes_codes: bool  # whether its server closes with the code that it got, else with 1000
+
+    def need(self) -> None:
+        """Skip the test without it."""
+        need(find_spec(self.name), self.name, "pip install '.[interop]'")
+
+    @abstractmethod
+    def serve(
+        self, handler: Handler, compression: str, context: ssl.SSLContext | None
+    ) -> AbstractAsyncContextManager[int]:
+        """Serve on the port that is returned."""
+
+    @abstractmethod
+    def connect(
+        self,
+        url: str,
+        compression: str,
+        context: ssl.SSLContext | None,
+        subprotocols: Sequence[str] = (),
+    ) -> AbstractAsyncContextManager[Link]:
+        """Connect to a server."""
+
+
+class WebsocketsLink(Link):
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.subprotocol = connection.subprotocol
+        self.compressed = bool(connection.protocol.extensions)
+
+    async def send(self, message: str | bytes) -> None:
+        await self._connection.send(message)
+
+    async def send_pieces(self, pieces: Sequence[str] | Sequence[bytes]) -> None:
+        await self._connection.send(pieces)
+
+    async def receive(self) -> str | bytes | Close:
+        from websockets.exceptions import ConnectionClosed
+
+        try:
+            return await self._connection.recv()
+        except ConnectionClosed:
+            await self._connection.wait_closed()
+            assert self._connection.close_code is not None
+            return Close(self._connection.close_code, self._connection.close_reason or "")
+
+    async def ping(self, payload: bytes) -> None:
+        await (await self._connection.ping(payload))
+
+    async def close(self, code: int, reason: str) -> int | None:
+        await self._connection.close(code, reason)
+        return self._connection.close_code
+
+
+class Websockets(Rival):
+    name = "websockets"
+    servers = ("default", "without compression", "without takeover", "small windows")
+    clients = (
+        "default",
+        "without compression",
+        "without takeover",
+        "server without takeover",
+        "client without takeover",
+        "small windows",
+    )
+    fragments = True
+    echoes_codes = True
+
+    @asynccontextmanager
+    async def serve(
+        self, handler: Handler, compression: str, context: ssl.SSLContext | None
+    ) -> AsyncIterator[int]:
+        from websockets.asyncio.server import serve
+        from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+
+        extensions = {
+            "without takeover": [
+                ServerPerMessageDeflateFactory(
+                    server_no_context_takeover=True, client_no_context_takeover=True
+                )
+            ],
+            "small windows": [
+                ServerPerMessageDeflateFactory(server_max_window_bits=9, client_max_window_bits=9)
+            ],
+        }.get(compression)
+
+        async def handle(connection: ServerConnection) -> None:
+            assert connection.request is not None
+            await handler(connection.request.path, WebsocketsLink(connection))
+
+        def refuse(connection: ServerConnection, request: UpgradeRequest) -> Response | None:
+            if request.path.startswith("/nowhere"):
+                return connection.respond(404, REFUSAL)
+            return None
+
+        def choose(connection: ServerConnection, offered: Sequence[Subprotocol]) -> Any:
+            return next((name for name in SUBPROTOCOLS if name in offered), None)
+
+        async with serve(
+            handle,
+            "127.0.0.1",
+            0,
+            ssl=context,
+            extensions=extensions,
+            compression="deflate" if compression == "default" else None,
+            select_subprotocol=choose,
+            process_request=refuse,
+            max_size=MAX_SIZE,
+            close_timeout=PATIENCE,
+        ) as server:
+            yield next(iter(server.sockets)).getsockname()[1]
+
+    @asynccontextmanager
+    async def connect(
+        self,
+        url: str,
+        compression: str,
+        context: ssl.SSLContext | None,
+        subprotocols: Sequence[str] = (),
+    ) -> AsyncIterator[Link]:
+        from websockets.asyncio.client import connect
+        from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
+
+        extensions = {
+            "without takeover": [
+                ClientPerMessageDeflateFactory(
+                    server_no_context_takeover=True, client_no_context_takeover=True
+                )
+            ],
+            "server without takeover": [
+                ClientPerMessageDeflateFactory(server_no_context_takeover=True)
+            ],
+            "client without takeover": [
+                ClientPerMessageDeflateFactory(client_no_context_takeover=True)
+            ],
+            "small windows": [
+                ClientPerMessageDeflateFactory(server_max_window_bits=9, client_max_window_bits=9)
+            ],
+        }.get(compression)
+        async with connect(
+            url,
+            ssl=context,
+            extensions=extensions,
+            compression="deflate" if compression == "default" else None,
+            subprotocols=subprotocols or None,  # type: ignore[arg-type]
+            max_size=MAX_SIZE,
+            close_timeout=PATIENCE,
+            proxy=None,
+        ) as connection:
+            yield WebsocketsLink(connection)
+
+
+class AiohttpLink(Link):
+    def __init__(self, websocket: ClientWebSocketResponse | WebSocketResponse) -> None:
+        self._websocket = websocket
+        self.subprotocol = (
+            websocket.protocol if hasattr(websocket, "protocol") else websocket.ws_protocol
+        )
+        self.compressed = bool(websocket.compress)
+
+    async def send(self, message: str | bytes) -> None:
+        if isinstance(message, str):
+            await self._websocket.send_str(message)
+        else:
+            await self._websocket.send_bytes(message)
+
+    async def send_pieces(self, pieces: Sequence[str] | Sequence[bytes]) -> None:
+        raise NotImplementedError
+
+    async def receive(self) -> str | bytes | Close:
+        from aiohttp import WSMsgType
+
+        while True:
+            message = await self._websocket.receive()
+            if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                data: str | bytes = message.data
+                return data
+            if message.type is WSMsgType.CLOSE:
+                return Close(message.data or 1005, message.extra or "")
+            assert message.type is WSMsgType.PING, message
+            await self._websocket.pong(message.data)
+
+    async def ping(self, payload: bytes) -> None:
+        from aiohttp import WSMsgType
+
+        await self._websocket.ping(payload)
+        message = await self._websocket.receive()
+        assert (message.type, message.data) == (WSMsgType.PONG, payload)
+
+    async def close(self, code: int, reason: str) -> int | None:
+        await self._websocket.close(code=code, message=reason.encode())
+        return self._websocket.close_code
+
+
+class Aiohttp(Rival):
+    name = "aiohttp"
+    servers = ("default", "without compression")
+    clients = ("default", "without compression", "small windows")
+    fragments = False
+    echoes_codes = False
+
+    @asynccontextmanager
+    async def serve(
+        self, handler: Handler, compression: str, context: ssl.SSLContext | None
+    ) -> AsyncIterator[int]:
+        from aiohttp import web
+
+        async def handle(request: Request) -> StreamResponse:
+            if request.path.startswith("/nowhere"):
+                response = web.Response(status=404, text=REFUSAL)
+                if request.path == "/nowhere/chunked":
+                    response.enable_chunked_encoding()
+                return response
+            websocket = web.WebSocketResponse(
+                compress=compression == "default",
+                protocols=SUBPROTOCOLS,
+                autoping=False,
+                max_msg_size=MAX_SIZE,
+                timeout=PATIENCE,
+            )
+            await websocket.prepare(request)
+            await handler(request.path, AiohttpLink(websocket))
+            return websocket
+
+        application = web.Application()
+        application.router.add_get("/{path:.*}", handle)
+        runner = web.AppRunner(application, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+            yield runner.addresses[0][1]
+        finally:
+            await runner.cleanup()
+
+    @asynccontextmanager
+    async def connect(
+        self,
+        url: str,
+        compression: str,
+        context: ssl.SSLContext | None,
+        subprotocols: Sequence[str] = (),
+    ) -> AsyncIterator[Link]:
+        from aiohttp import ClientSession
+
+        async with (
+            ClientSession() as session,
+            session.ws_connect(
+                url,
+                ssl=context or True,
+                compress={"without compression": 0, "small windows": 9}.get(compression, 15),
+                protocols=subprotocols,
+                autoping=False,
+                max_msg_size=MAX_SIZE,
+            ) as websocket,
+        ):
+            yield AiohttpLink(websocket)
+
+
+RIVALS: tuple[Rival, ...] = (Websockets(), Aiohttp())
+
+
+def in_time(scenario: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end; fail if that takes too long."""
+    return asyncio.run(asyncio.wait_for(scenario, 3 * PATIENCE))
+
+
+class TheirServer:
+    """A rival's server in a thread; every connection begins with what was agreed.
+
+    - `/echo` sends every message back,
+    - `/pieces` too, in three pieces,
+    - `/ping` answers every message, after a Ping and its Pong, with "pong",
+    - `/close` closes as the message "CODE REASON" says,
+    - `/closing` adds to `closed` how the connection was closed.
+    """
+
+    def __init__(self, scheme: str) -> None:
+        self.scheme = scheme
+        self.port = 0
+        self.closed: Queue[Close] = Queue()
+
+    def url(self, path: str) -> str:
+        return f"{self.scheme}://127.0.0.1:{self.port}{path}"
+
+    async def handle(self, path: str, link: Link) -> None:
+        await link.send(f"{link.subprotocol} {link.compressed}")
+        while not isinstance(message := await link.receive(), Close):
+            if path == "/echo":
+                await link.send(message)
+            elif path == "/pieces":
+                third = len(message) // 3
+                pieces = [message[:third], message[third:-third], message[-third:]]
+                await link.send_pieces(pieces)  # type: ignore[arg-type]
+            elif path == "/ping":
+                await link.ping(b"how are you?")
+                await link.send("pong")
+            elif path == "/close":
+                assert isinstance(message, str)
+                code, _, reason = message.partition(" ")
+                await link.close(int(code), reason)
+                return
+        if path == "/closing":
+            self.closed.put(message)
+
+
+@contextmanager
+def their_server(
+    rival: Rival, compression: str, context: ssl.SSLContext | None
+) -> Iterator[TheirServer]:
+    """Run a rival's server."""
+    started: Queue[TheirServer | BaseException] = Queue()
+    loops: list[asyncio.AbstractEventLoop] = []
+    stopping = asyncio.Event()
+
+    async def serve() -> None:
+        loops.append(asyncio.get_running_loop())
+        server = TheirServer("ws" if context is None else "wss")
+        async with rival.serve(server.handle, compression, context) as server.port:
+            started.put(server)
+            await stopping.wait()
+
+    def run() -> None:
+        try:
+            asyncio.run(serve())
+        except BaseException as error:
+            started.put(error)
+
+    thread = threading.Thread(target=run, name=rival.name, daemon=True)
+    thread.start()
+    server = started.get(timeout=PATIENCE)
+    if isinstance(server, BaseException):
+        raise server
+    try:
+        yield server
+    finally:
+        loops[0].call_soon_threadsafe(stopping.set)
+        thread.join(PATIENCE)
+    assert not thread.is_alive()
