@@ -1,142 +1,170 @@
-"""The command line: `python -m chatd` serves the chat and its page."""
+"""The command line: `python -m chatd` serves; `invite` and `revoke` say who may come."""
 
 from __future__ import annotations
 
-import argparse
 import errno
 import signal
 import ssl
 import sys
+import time
+from argparse import Namespace
 from collections.abc import Sequence
-from typing import NoReturn
+from pathlib import Path
 
 from chatd.app import Chat
-from chatd.proxy import Proxy, parse_proxy
+from chatd.auth import Invitations
+from chatd.log import MEMORY, LogError, SQLiteLog, default_path
+from chatd.options import parse_arguments
+from chatd.origin import OriginPolicy
 
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without repeating the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < 1 << 16):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
-    return int(text)
-
-
-def _proxy(text: str) -> Proxy:
-    try:
-        return parse_proxy(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}; write ADDRESS, ADDRESS/BITS or unix") from None
-
-
-def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
-        prog="chatd",
-        description="A chat for everybody who opens its page.",
-    )
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--port",
-        type=_port,
-        default=8765,
-        help="the port; 0 picks a free one (default: %(default)s)",
-    )
-    parser.add_argument("--unix", metavar="PATH", help="listen on a Unix socket instead")
-    parser.add_argument("--tls-cert", metavar="FILE", help="serve https with this certificate")
-    parser.add_argument("--tls-key", metavar="FILE", help="its key, if not in the same file")
-    parser.add_argument("--no-compression", action="store_true", help="do not agree to it")
-    parser.add_argument(
-        "--trusted-proxy",
-        action="append",
-        type=_proxy,
-        default=[],
-        metavar="ADDRESS[/BITS]|unix",
-        help="believe the X-Forwarded-For of who connects from there; repeatable",
-    )
-    options = parser.parse_args(arguments)
-    if options.tls_key and not options.tls_cert:
-        parser.error("--tls-key needs --tls-cert")
-    if options.tls_cert and options.unix is not None:
-        parser.error("a Unix socket has no TLS; leave out --tls-cert or --unix")
-    return options
+LOOPBACK = ("127.", "::1", "localhost")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGINT or SIGTERM; return the exit status, 2 if it cannot start."""
-    options = _parse_arguments(arguments)
-    chat = Chat(compression=not options.no_compression, trusted_proxies=options.trusted_proxy)
-    context = None
-    if options.tls_cert:
-        try:
-            context = _load_certificate(options.tls_cert, options.tls_key)
-        except OSError as error:
-            print(_explain_tls(error, options.tls_cert, options.tls_key), file=sys.stderr)
-            return 2
+    """Run a command; return the exit status, 2 if it cannot start."""
+    options = parse_arguments(arguments)
+    command = {"serve": serve, "invite": invite, "revoke": revoke}[options.command]
     try:
-        if options.unix is not None:
-            chat.server.listen_unix(options.unix)
-            ready = f"listening on the Unix socket {options.unix}"
-        else:
-            host, port = chat.server.listen(options.host, options.port, context)
-            ready = f"open {_url('https' if context else 'http', host, port)}"
-    except OSError as error:
-        if options.unix is not None:
-            print(_explain_unix(error, options.unix), file=sys.stderr)
-        else:
-            print(_explain(error, options.host, options.port), file=sys.stderr)
+        return command(options)
+    except StartError as error:
+        print(f"chatd: {error}", file=sys.stderr)
         return 2
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: chat.server.stop())
-    print(f"chatd is ready: {ready} (Ctrl-C stops it)", flush=True)
-    chat.server.run()
+
+
+class StartError(Exception):
+    """Why the command cannot do its work and what to do about it, in one line."""
+
+
+def serve(options: Namespace) -> int:
+    """Serve until SIGINT or SIGTERM."""
+    path = _prepare_log(options)
+    invitations = _open_invitations(options) if options.invite_only else None
+    context = _load_certificate(options)
+    try:
+        log = SQLiteLog(path, keep_messages=options.keep_messages, keep_days=options.keep_days)
+    except LogError as error:
+        raise StartError(str(error)) from None
+    try:
+        chat = Chat(
+            log,
+            origins=OriginPolicy(hosts=options.allow_host, origins=options.allow_origin),
+            invitations=invitations,
+            rate=options.rate_limit,
+            burst=2 * options.rate_limit,
+            compression=not options.no_compression,
+            trusted_proxies=options.trusted_proxy,
+        )
+        ready = _listen(chat, options, context)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: chat.server.stop())
+        kept = "memory only" if path == MEMORY else path
+        print(f"chatd is ready: {ready} (messages in {kept}; Ctrl-C stops it)", flush=True)
+        if options.unix is None and invitations is None and not options.host.startswith(LOOPBACK):
+            who = "whoever can reach this machine at that address can read and write here"
+            print(f"chatd: {who}; --invite-only lets in only whom you invite", flush=True)
+        chat.server.run()
+    finally:
+        log.close()
     return 0
 
 
-def _load_certificate(certificate: str, key: str | None) -> ssl.SSLContext:
+def invite(options: Namespace) -> int:
+    """Print a link that lets somebody in."""
+    invitations = _open_invitations(options)
+    token = invitations.issue(options.name, options.room, options.days, time.time())
+    path = f"r/{options.room[0]}" if options.room else ""
+    print(f"{options.url.rstrip('/')}/{path}#invite={token}")
+    return 0
+
+
+def revoke(options: Namespace) -> int:
+    """Make all invitations void that somebody has had so far."""
+    _open_invitations(options).revoke(options.name, time.time())
+    print(f"all invitations for {options.name} are void from now on")
+    return 0
+
+
+def _prepare_log(options: Namespace) -> str:
+    """Return where the log is to be, making the directory of the default one."""
+    if options.db is not None:
+        return str(options.db)
+    path = default_path()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(
+            f"cannot make {path.parent} for the log: {error.strerror};"
+            " choose a file with --db, or --db :memory: to keep nothing"
+        ) from None
+    return str(path)
+
+
+def _open_invitations(options: Namespace) -> Invitations:
+    """Return the invitations whose secret lies in the directory of the log."""
+    in_memory = options.db is None or options.db == MEMORY
+    directory = default_path().parent if in_memory else Path(options.db).absolute().parent
+    try:
+        return Invitations(directory)
+    except OSError as error:
+        reason = error.strerror or error
+        raise StartError(
+            f"cannot keep the secret of invitations in {directory}: {reason}"
+        ) from None
+
+
+def _listen(chat: Chat, options: Namespace, context: ssl.SSLContext | None) -> str:
+    """Listen as the options say; return how to reach the chat."""
+    try:
+        if options.unix is not None:
+            chat.server.listen_unix(options.unix)
+            return f"listening on the Unix socket {options.unix}"
+        host, port = chat.server.listen(options.host, options.port, context)
+    except OSError as error:
+        if options.unix is not None:
+            raise StartError(_explain_unix(error, options.unix)) from None
+        raise StartError(_explain(error, options.host, options.port)) from None
+    return f"open {_url('https' if context else 'http', host, port)}"
+
+
+def _load_certificate(options: Namespace) -> ssl.SSLContext | None:
+    certificate, key = options.tls_cert, options.tls_key
+    if not certificate:
+        return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
+    files = certificate if key is None else f"{certificate} with the key {key}"
+    try:
+        context.load_cert_chain(certificate, key)
+    except ssl.SSLError:  # its own words are OpenSSL's
+        raise StartError(
+            f"cannot use the certificate {files}: it is none in PEM format,"
+            " or its key is missing or another's; see --tls-cert and --tls-key"
+        ) from None
+    except OSError as error:
+        raise StartError(f"cannot read the certificate {files}: {error.strerror}") from None
     return context
 
 
-def _explain_tls(error: OSError, certificate: str, key: str | None) -> str:
-    """Return one line on why the certificate could not be loaded and what to do."""
-    files = certificate if key is None else f"{certificate} with the key {key}"
-    if isinstance(error, ssl.SSLError):  # its own words are OpenSSL's
-        return (
-            f"chatd: cannot use the certificate {files}: it is none in PEM format,"
-            " or its key is missing or another's; see --tls-cert and --tls-key"
-        )
-    return f"chatd: cannot read the certificate {files}: {error.strerror}"
-
-
 def _explain_unix(error: OSError, path: str) -> str:
-    """Return one line on why listening on a Unix socket failed and what to do."""
+    """Return why listening on a Unix socket failed and what to do."""
     if error.errno == errno.EADDRINUSE:
         return (
-            f"chatd: {path} is taken, by another server or by a file that is no socket;"
+            f"{path} is taken, by another server or by a file that is no socket;"
             " stop or remove that, or choose another path with --unix"
         )
     reason = error.strerror or error  # "AF_UNIX path too long" has no number
-    return f"chatd: cannot listen on {path}: {reason}; choose another path with --unix"
+    return f"cannot listen on {path}: {reason}; choose another path with --unix"
 
 
 def _explain(error: OSError, host: str, port: int) -> str:
-    """Return one line on why listening failed and what to do."""
+    """Return why listening failed and what to do."""
     if error.errno == errno.EADDRINUSE:
         return (
-            f"chatd: port {port} on {host} is taken, perhaps by another chatd;"
+            f"port {port} on {host} is taken, perhaps by another chatd;"
             " stop that or choose another with --port (0 picks a free one)"
         )
     if error.errno == errno.EACCES:
-        return f"chatd: port {port} needs more rights; choose one from 1024 up with --port"
-    return f"chatd: cannot listen on {host}: {error.strerror}; choose an address with --host"
+        return f"port {port} needs more rights; choose one from 1024 up with --port"
+    return f"cannot listen on {host}: {error.strerror}; choose an address with --host"
 
 
 def _url(scheme: str, host: str, port: int) -> str:

@@ -1,18 +1,34 @@
-"""The chat itself: binds rooms and the page to the server.
+"""The chat itself: binds rooms, the log and the page to the server.
 
-A message of a peer goes, byte for byte, to every other peer in its room.
+In a turn of the server's loop, peers' messages are gathered; when the turn
+ends they go to the log together, and what the log has stored is delivered in
+its order, to the sender too. So whoever saw a message can ask for all after it.
+
+A connection speaks either chat mode (the subprotocol `chat.v1`, see `wire`), in
+any number of rooms, or plain mode: bare text, in the room of its path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from http import HTTPStatus
 
+from chatd import wire
+from chatd.auth import Invitation, Invitations, Unauthorized
+from chatd.limits import TokenBucket
+from chatd.log import Entry, Log, LogError, Slice, Stored
+from chatd.origin import OriginPolicy
 from chatd.page import load_page, room_of
 from chatd.proxy import Proxy, client_address
+from chatd.rooms import NAMED_MEMBERS, RESERVED_FOR, NameTaken, Room, Seat
 from wsproto_min import (
     WITHOUT_TAKEOVER,
     CloseCode,
     Group,
+    HandshakeError,
     Peer,
     Request,
     Response,
@@ -20,49 +36,488 @@ from wsproto_min import (
     accept,
 )
 
+# A message of 4,000 characters fits, were every one an escaped surrogate pair.
+MAX_MESSAGE_SIZE = 64 << 10
+# What a join is answered with: the newest, or what was missed, within both limits.
+NEWEST = 50
+MAX_MISSED = 1000
+MAX_MISSED_TEXT = 1 << 20  # characters
+# Seconds in which one must have joined where invitations are asked for.
+JOIN_TIMEOUT = 10.0
+# Seconds between two looks at whether invitations still hold, and at retention.
+RECHECK_INTERVAL = 2.0
+TRIM_INTERVAL = 60.0
+# In a large room presence is told at most every so many seconds.
+PRESENCE_INTERVAL = 1.0
+# An application's own close code (RFC 6455, section 7.4.2).
+TAKEN_OVER = 4001
+
+logger = logging.getLogger("chatd")
+
+
+class Hall:
+    """A room in use: who is in it, and the groups that get its messages."""
+
+    __slots__ = ("chat", "plain", "room", "to_be_told", "told_at")
+
+    def __init__(self, name: str, server: Server) -> None:
+        self.room = Room(name)
+        self.chat = server.group()
+        self.plain: Group = server.group()
+        self.told_at = 0.0  # when presence was last told
+        self.to_be_told = False  # a deadline is set for it
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody is here and no seat is kept for anyone."""
+        return not self.plain and self.room.is_empty
+
+
+class ChatPeer:
+    """What the chat knows of a peer in chat mode."""
+
+    __slots__ = ("bucket", "seats", "token")
+
+    def __init__(self) -> None:
+        self.bucket: TokenBucket | None = None
+        self.seats: dict[str, Seat] = {}
+        self.token: str | None = None  # that it last joined with
+
+
+class PlainPeer:
+    """What the chat knows of a peer in plain mode; it has a seat once it spoke."""
+
+    __slots__ = ("bucket", "hall", "name", "seat", "token")
+
+    def __init__(self, hall: Hall, name: str | None, token: str | None) -> None:
+        self.bucket: TokenBucket | None = None
+        self.hall = hall
+        self.name = name  # that of its invitation
+        self.seat: Seat | None = None
+        self.token = token
+
 
 class Chat:
     """A chat server; `server` is what listens and runs.
 
+    `log` keeps the messages; `origins` says which browsers may connect;
+    `invitations`, unless None, are asked for. `rate` is how many messages a
+    second a peer may send, 0 for any number, and `burst` how many at once.
     `compression` is whether to agree to it. Whom `trusted_proxies` pass on has
     the address that they forward (see `proxy`).
     """
 
-    def __init__(self, *, compression: bool = True, trusted_proxies: Sequence[Proxy] = ()) -> None:
+    def __init__(
+        self,
+        log: Log,
+        *,
+        origins: OriginPolicy | None = None,
+        invitations: Invitations | None = None,
+        rate: float = 20.0,
+        burst: float = 40.0,
+        compression: bool = True,
+        trusted_proxies: Sequence[Proxy] = (),
+    ) -> None:
         self.server = Server(
             on_request=self._on_request,
             on_open=self._on_open,
             on_message=self._on_message,
             on_close=self._on_close,
+            on_turn_end=self._on_turn_end,
+            max_message_size=MAX_MESSAGE_SIZE,
         )
-        self._page = load_page()
+        self._log = log
+        self._origins = origins or OriginPolicy()
+        self._invitations = invitations
+        self._rate = rate
+        self._burst = burst
         self._deflate = WITHOUT_TAKEOVER if compression else None
         self._trusted_proxies = trusted_proxies
-        self._rooms: dict[str, Group] = {}
+        self._page = load_page()
+        self._halls: dict[str, Hall] = {}
+        self._said: list[tuple[Peer, Entry]] = []  # in this turn
+        self._batches = 0  # given to the log
+        self._storing = False  # the log has not answered the last one yet
+        self._joining: list[Callable[[], None]] = []  # wait for that answer
+        self._changed: dict[Hall, None] = {}  # halls whose presence is to be told
+        self._sweeping = False
+        self.server.call_later(TRIM_INTERVAL, self._trim)
+        if invitations is not None:
+            self.server.call_later(RECHECK_INTERVAL, self._recheck)
+
+    # What the server calls.
 
     def _on_request(self, peer: Peer, request: Request) -> Response:
         """Answer a handshake with 101, any other request with the page."""
         peer.address = client_address(peer.address, request.headers, self._trusted_proxies)
+        self._origins.check(request)
         room = room_of(request)
         if not request.wants_websocket:
             return self._page
-        response = accept(request, deflate=self._deflate)
-        peer.state = room
+        response = accept(request, subprotocols=(wire.SUBPROTOCOL,), deflate=self._deflate)
+        if ("Sec-WebSocket-Protocol", wire.SUBPROTOCOL) in response.headers:
+            peer.state = ChatPeer()
+        else:
+            token = _bearer(request)
+            invitation = self._authorize_request(token, room)
+            peer.state = PlainPeer(
+                self._hall(room), None if invitation is None else invitation.name, token
+            )
         return response
 
     def _on_open(self, peer: Peer) -> None:
-        room = self._rooms.get(peer.state)
-        if room is None:
-            room = self._rooms[peer.state] = self.server.group()
-        room.add(peer)
+        state = peer.state
+        if isinstance(state, PlainPeer):
+            # The hall may have been forgotten since the request, if it was empty.
+            state.hall = self._hall(state.hall.room.name)
+            state.hall.plain.add(peer)
+        elif self._invitations is not None:
+            self.server.call_later(JOIN_TIMEOUT, partial(self._require_joined, peer))
 
     def _on_message(self, peer: Peer, message: str | bytes) -> None:
         if isinstance(message, bytes):
             peer.fail(CloseCode.UNSUPPORTED_DATA, "this chat takes text messages only")
-        else:
-            self._rooms[peer.state].send(message, sender=peer)
+            return
+        state = peer.state
+        if self._rate:
+            now = time.monotonic()
+            if state.bucket is None:
+                state.bucket = TokenBucket(self._rate, self._burst, now)
+            wait = state.bucket.take(now)
+            if wait > 0:
+                peer.pause(wait)
+        if isinstance(state, PlainPeer):
+            self._say_plainly(peer, state, message)
+            return
+        try:
+            said = wire.parse(message)
+            if isinstance(said, wire.Say):
+                self._say(peer, state, said)
+            elif isinstance(said, wire.Join):
+                self._join(peer, state, said)
+            elif isinstance(said, wire.Leave):
+                self._leave(peer, state, said)
+            elif isinstance(said, wire.Typing):
+                seat, hall = self._seat(state, said.room)
+                hall.chat.send(wire.typing(said.room, seat.name), sender=peer)
+            elif isinstance(said, wire.History):
+                self._send_history(peer, state, said)
+            else:
+                peer.send(wire.pong(said.t))
+        except wire.WireError as wrong:
+            peer.send(wire.error(wrong))
 
     def _on_close(self, peer: Peer) -> None:
-        """Forget a room when the last one has left it."""
-        if not self._rooms.get(peer.state, True):
-            del self._rooms[peer.state]
+        state = peer.state
+        if isinstance(state, PlainPeer):
+            if state.seat is not None:
+                self._give_up(state.hall, state.seat)
+            self._forget_if_empty(state.hall)
+        else:
+            for room, seat in state.seats.items():
+                self._give_up(self._halls[room], seat, reserve_at=time.monotonic())
+            if state.seats and not self._sweeping:
+                self._sweeping = True
+                self.server.call_later(RESERVED_FOR, self._sweep)
+
+    def _on_turn_end(self) -> None:
+        """Give the turn's messages to the log together, and tell of presence."""
+        if self._said and not self._storing:
+            said, self._said = self._said, []
+            self._storing = True
+            self._batches += 1
+            self._log.append([entry for _, entry in said], partial(self._deliver, said))
+        if self._changed:
+            self._tell_presence()
+
+    # Messages.
+
+    def _say_plainly(self, peer: Peer, state: PlainPeer, text: str) -> None:
+        """Take a message in plain mode, where there is no way to say what is wrong."""
+        if len(text) > wire.MAX_TEXT:
+            peer.close(CloseCode.MESSAGE_TOO_BIG, f"at most {wire.MAX_TEXT} characters")
+        elif text:
+            hall = state.hall
+            if state.seat is None:
+                state.seat = self._take_plain_seat(peer, state)
+            self._said.append((peer, Entry(hall.room.name, state.seat.name, text, None)))
+
+    def _take_plain_seat(self, peer: Peer, state: PlainPeer) -> Seat:
+        hall, now = state.hall, time.monotonic()
+        self._changed[hall] = None
+        if state.name is not None:
+            try:
+                return hall.room.take_seat(state.name, None, peer, now, proven=True)[0]
+            except NameTaken:
+                pass  # the same person is here already, and keeps the name there
+        return hall.room.take_guest_seat(peer, now)
+
+    def _say(self, peer: Peer, state: ChatPeer, said: wire.Say) -> None:
+        seat, _ = self._seat(state, said.room, key=said.key)
+        if said.text:
+            self._said.append((peer, Entry(said.room, seat.name, said.text, said.key)))
+
+    def _deliver(
+        self, said: Sequence[tuple[Peer, Entry]], result: Sequence[Stored] | LogError
+    ) -> None:
+        """Deliver what the log has stored, in its order; tell senders of what it has not."""
+        self._storing = False
+        if isinstance(result, LogError):
+            logger.error("%s", result)
+            for peer, entry in said:
+                self._refuse(peer, entry)
+        else:
+            for (peer, entry), stored in zip(said, result, strict=True):
+                self._deliver_one(peer, entry, stored)
+        joining, self._joining = self._joining, []
+        for join in joining:
+            join()
+
+    def _deliver_one(self, peer: Peer, entry: Entry, stored: Stored) -> None:
+        hall = self._halls.get(entry.room)
+        in_chat_mode = isinstance(peer.state, ChatPeer)
+        if in_chat_mode or (hall is not None and hall.chat):
+            encoded = wire.message(entry.room, stored.message)
+            if in_chat_mode:
+                peer.send(wire.acknowledgement(encoded, entry.key))
+            if hall is not None and not stored.repeated:
+                hall.chat.send(encoded, sender=peer)
+        if hall is not None and hall.plain and not stored.repeated:
+            hall.plain.send(entry.text, sender=peer)
+
+    def _refuse(self, peer: Peer, entry: Entry) -> None:
+        """Tell a sender that the log has not taken its message."""
+        if isinstance(peer.state, ChatPeer):
+            reason = "the message could not be stored and was not sent; try again later"
+            peer.send(
+                wire.error(wire.WireError("log_failed", reason, key=entry.key, room=entry.room))
+            )
+        else:
+            peer.close(CloseCode.INTERNAL_ERROR, "the message could not be stored")
+
+    def _send_history(self, peer: Peer, state: ChatPeer, said: wire.History) -> None:
+        self._seat(state, said.room)
+
+        def answer(result: Slice | LogError) -> None:
+            if isinstance(result, LogError):
+                peer.send(wire.error(_log_failed(result, said.room)))
+            else:
+                peer.send(wire.history(said.room, result.messages, more=result.more))
+
+        self._log.before(said.room, said.before, said.limit, answer)
+
+    # Rooms.
+
+    def _seat(self, state: ChatPeer, room: str, *, key: str | None = None) -> tuple[Seat, Hall]:
+        """Return a peer's seat in a room. Raises `WireError` `not_joined`."""
+        seat = state.seats.get(room)
+        if seat is None:
+            raise wire.WireError(
+                "not_joined", f"you are not in the room {room}; join it first", key=key, room=room
+            )
+        return seat, self._halls[room]
+
+    def _join(self, peer: Peer, state: ChatPeer, said: wire.Join) -> None:
+        """Give a peer its seat, then what it has missed, then what comes."""
+        name = said.name
+        if self._invitations is not None:
+            name = self._authorize(self._invitations, said.token, said.room).name
+            state.token = said.token
+        hall = self._hall(said.room)
+        former_seat = state.seats.get(said.room)
+        session = said.session
+        if former_seat is not None and former_seat.name.casefold() == name.casefold():
+            session = former_seat.session  # joining again, or writing the name otherwise
+        try:
+            seat, former = hall.room.take_seat(
+                name, session, peer, time.monotonic(), proven=self._invitations is not None
+            )
+        except NameTaken:
+            raise wire.WireError(
+                "name_taken",
+                f"the name {name} is taken in the room {said.room}; choose another",
+                room=said.room,
+            ) from None
+        self._changed[hall] = None
+        if former_seat is not None and former_seat is not seat:
+            hall.room.give_up(former_seat)
+        if isinstance(former, Peer) and former is not peer:
+            self._turn_out(former, said.room)
+        state.seats[said.room] = seat
+        self._catch_up(peer, hall, seat, said.after)
+
+    def _catch_up(self, peer: Peer, hall: Hall, seat: Seat, after: int | None) -> None:
+        """Answer a join with what the log has, and let in what comes after just that.
+
+        A batch that the log is about to store would be missed or seen twice, so
+        the two take turns, however long the log takes to answer.
+        """
+        again = partial(self._catch_up, peer, hall, seat, after)
+        if self._storing:
+            self._joining.append(again)
+            return
+        room, batches = hall.room.name, self._batches
+
+        def answer(result: Slice | LogError) -> None:
+            if seat.member is not peer:
+                return  # left, or turned out, meanwhile
+            if isinstance(result, LogError):
+                del peer.state.seats[room]
+                self._give_up(hall, seat)
+                peer.send(wire.error(_log_failed(result, room)))
+            elif batches != self._batches:
+                again()
+            else:
+                messages, cut = _newest_within(result.messages, MAX_MISSED_TEXT)
+                gap = after is not None and (result.gap or result.more or cut)
+                hall.chat.add(peer)
+                names, count = hall.room.names(), hall.room.count
+                peer.send(
+                    wire.joined(room, seat.name, seat.session, names, count, messages, gap=gap)
+                )
+
+        if after is None:
+            self._log.before(room, None, NEWEST, answer)
+        else:
+            self._log.after(room, after, MAX_MISSED, answer)
+
+    def _leave(self, peer: Peer, state: ChatPeer, said: wire.Leave) -> None:
+        seat, hall = self._seat(state, said.room)
+        del state.seats[said.room]
+        hall.chat.discard(peer)
+        self._give_up(hall, seat)
+
+    def _turn_out(self, peer: Peer, room: str) -> None:
+        """Take a seat from a connection whose session has come back over another."""
+        del peer.state.seats[room]
+        self._halls[room].chat.discard(peer)
+        if not peer.state.seats:
+            peer.close(TAKEN_OVER, "your session goes on in another connection")
+
+    def _hall(self, name: str) -> Hall:
+        hall = self._halls.get(name)
+        if hall is None:
+            hall = self._halls[name] = Hall(name, self.server)
+        return hall
+
+    def _give_up(self, hall: Hall, seat: Seat, *, reserve_at: float | None = None) -> None:
+        hall.room.give_up(seat, reserve_at=reserve_at)
+        self._changed[hall] = None
+        self._forget_if_empty(hall)
+
+    def _forget_if_empty(self, hall: Hall) -> None:
+        if hall.is_empty:
+            self._halls.pop(hall.room.name, None)
+            self._changed.pop(hall, None)
+
+    def _sweep(self) -> None:
+        """Free the seats that nobody has come back to."""
+        self._sweeping = False
+        now = time.monotonic()
+        kept = 0
+        for hall in list(self._halls.values()):
+            kept += hall.room.forget_reserved(now)
+            self._forget_if_empty(hall)
+        if kept:
+            self._sweeping = True
+            self.server.call_later(RESERVED_FOR, self._sweep)
+
+    def _tell_presence(self) -> None:
+        """Tell each room's members who came and went, in one message for the turn."""
+        halls, self._changed = self._changed, {}
+        now = time.monotonic()
+        for hall in halls:
+            room = hall.room
+            named = room.count <= NAMED_MEMBERS
+            wait = hall.told_at + PRESENCE_INTERVAL - now
+            if not named and wait > 0:
+                if not hall.to_be_told:
+                    hall.to_be_told = True
+                    self.server.call_later(wait, partial(self._tell_later, hall))
+                continue
+            changes = room.take_changes()
+            if changes is not None:
+                hall.told_at = now
+                came, went = changes if named else (None, None)
+                hall.chat.send(wire.presence(room.name, came, went, room.count))
+
+    def _tell_later(self, hall: Hall) -> None:
+        hall.to_be_told = False
+        self._changed[hall] = None
+
+    # Invitations.
+
+    def _authorize(self, invitations: Invitations, token: str | None, room: str) -> Invitation:
+        """Return a valid invitation to a room. Raises `WireError` `unauthorized`."""
+        try:
+            invitation = invitations.check(token, time.time())
+        except Unauthorized as reason:
+            raise wire.WireError("unauthorized", str(reason), room=room) from None
+        if not invitation.admits(room):
+            raise wire.WireError(
+                "unauthorized", f"your invitation is not for the room {room}", room=room
+            )
+        return invitation
+
+    def _authorize_request(self, token: str | None, room: str) -> Invitation | None:
+        """Return the invitation of a request in plain mode. Raises `HandshakeError` 401."""
+        if self._invitations is None:
+            return None
+        try:
+            return self._authorize(self._invitations, token, room)
+        except wire.WireError as wrong:
+            raise HandshakeError(
+                HTTPStatus.UNAUTHORIZED,
+                f"{wrong.message}; send its token as 'Authorization: Bearer TOKEN'",
+                [("WWW-Authenticate", 'Bearer realm="chatd"')],
+            ) from None
+
+    def _require_joined(self, peer: Peer) -> None:
+        if peer.is_open and not peer.state.seats:
+            peer.close(CloseCode.POLICY_VIOLATION, f"nothing joined within {JOIN_TIMEOUT:g} s")
+
+    def _recheck(self) -> None:
+        """Close the peers whose invitation has expired or was revoked."""
+        assert self._invitations is not None
+        now = time.time()
+        for peer in self.server.peers:
+            token = peer.state.token if peer.is_open else None
+            if token is None:
+                continue
+            try:
+                self._invitations.check(token, now)
+            except Unauthorized as reason:
+                if isinstance(peer.state, ChatPeer):
+                    peer.send(wire.error(wire.WireError("banned", str(reason))))
+                peer.close(CloseCode.POLICY_VIOLATION, str(reason))
+        self.server.call_later(RECHECK_INTERVAL, self._recheck)
+
+    def _trim(self) -> None:
+        try:
+            self._log.trim()
+        except LogError as error:
+            logger.error("%s", error)
+        self.server.call_later(TRIM_INTERVAL, self._trim)
+
+
+def _bearer(request: Request) -> str | None:
+    """Return the token of a request's Authorization header, if there is one."""
+    scheme, _, token = (request.headers.get("Authorization") or "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _newest_within(
+    messages: Sequence[wire.Message], limit: int
+) -> tuple[Sequence[wire.Message], bool]:
+    """Return the newest messages whose texts fit the limit, and whether any did not."""
+    size = 0
+    for index in range(len(messages) - 1, -1, -1):
+        size += len(messages[index].text)
+        if size > limit:
+            return messages[index + 1 :], True
+    return messages, False
+
+
+def _log_failed(error: LogError, room: str) -> wire.WireError:
+    logger.error("%s", error)
+    return wire.WireError("log_failed", "the log cannot be read; try again later", room=room)

@@ -6,14 +6,16 @@ the room `lobby` or ROOM.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from http import HTTPStatus
 from pathlib import Path
 
+from chatd.rooms import is_room_name
 from wsproto_min import HandshakeError, Request, Response
 
 DEFAULT_ROOM = "lobby"
-_ROOM_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ROOM_PREFIX = "/r/"
 
 
@@ -21,24 +23,40 @@ def load_page() -> Response:
     """Return the answer that carries `client.html`.
 
     The file lies beside the package in a checkout and inside it once installed.
+    Its policy lets run the one script and the one style that it holds, so that
+    whatever else might get into the page stays dead.
     """
     package = Path(__file__).parent
     paths = (package / "client.html", package.parent / "client.html")
     html = next(path for path in paths if path.exists()).read_bytes()
+    policy = (
+        "default-src 'none'",
+        f"script-src {_hashes(html, b'script')}",
+        f"style-src {_hashes(html, b'style')}",
+        "connect-src 'self'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
     return Response(
         HTTPStatus.OK,
         [
             ("Content-Type", "text/html; charset=utf-8"),
             ("Cache-Control", "no-cache"),
+            ("Content-Security-Policy", "; ".join(policy)),
+            ("Referrer-Policy", "no-referrer"),
             ("X-Content-Type-Options", "nosniff"),
         ],
         html,
     )
 
 
-def is_room_name(name: str) -> bool:
-    """Return whether `name` is 1 to 64 letters, digits, dots, underscores and dashes."""
-    return _ROOM_NAME.fullmatch(name) is not None
+def _hashes(html: bytes, element: bytes) -> str:
+    """Return the hashes of the inline elements of a kind, as a policy has them."""
+    pattern = b"<%s>(.*?)</%s>" % (element, element)
+    digests = (hashlib.sha256(body).digest() for body in re.findall(pattern, html, re.DOTALL))
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
 
 
 def room_of(request: Request) -> str:

@@ -16,7 +16,10 @@ def main(chatd: str) -> None:
     with (
         tempfile.TemporaryDirectory() as elsewhere,
         subprocess.Popen(
-            [chatd, "--port", "0"], stdout=subprocess.PIPE, text=True, cwd=elsewhere
+            [chatd, "--port", "0", "--db", ":memory:"],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=elsewhere,
         ) as process,
     ):
         try:

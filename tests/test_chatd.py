@@ -29,6 +29,8 @@ from wsproto_min.connection import Close
 from wsproto_min.frames import encode_close, encode_frame
 
 MASK = bytes.fromhex("37fa213d")
+# Nothing on disk, and no limit on how fast the tests talk.
+ALONE = ("--db", ":memory:", "--rate-limit", "0")
 # What chatd promises for its end; its peers have a second of it.
 STOPS_WITHIN = 2.0
 
@@ -40,7 +42,7 @@ SIGNALS = pytest.mark.parametrize(
 @pytest.fixture(scope="module")
 def shared_chat() -> Iterator[Daemon]:
     """One daemon for all tests that use rooms of their own; it must not say a word."""
-    with daemon("chatd", "--port", "0") as running:
+    with daemon("chatd", "--port", "0", *ALONE) as running:
         yield running
         assert running.stop(within=PATIENCE) == (0, ""), "something went wrong in some test above"
 
@@ -76,7 +78,7 @@ def test_in_a_room_of_fifty_each_gets_all_that_the_others_say_in_their_order_and
         "😀 Grüße из 東京",
         '{"type": "say"} <script>alert(1)</script>',
         "x" * 126,
-        "y" * 70_000,
+        "y" * 3900,
         "repeated",
         "repeated",
     ]
@@ -217,7 +219,7 @@ def test_a_handshake_may_come_byte_by_byte(chat: Daemon) -> None:
 
 @pytest.mark.parametrize("target", ["/", "/?x=y", "/r/kitchen"])
 def test_a_browser_gets_the_page(chat: Daemon, target: str) -> None:
-    answer = exchange(chat.address, f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    answer = exchange(chat.address, f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"\r\nContent-Type: text/html; charset=utf-8\r\n" in head
@@ -225,8 +227,8 @@ def test_a_browser_gets_the_page(chat: Daemon, target: str) -> None:
 
 
 def test_head_gets_the_same_headers_and_no_body(chat: Daemon) -> None:
-    page = exchange(chat.address, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    head = exchange(chat.address, b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
+    page = exchange(chat.address, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    head = exchange(chat.address, b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert head == page.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 
 
@@ -234,7 +236,7 @@ def test_head_gets_the_same_headers_and_no_body(chat: Daemon) -> None:
 def test_there_is_nothing_at_any_other_path_with_or_without_upgrade(
     chat: Daemon, target: str
 ) -> None:
-    for request in (f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), handshake(target)):
+    for request in (f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), handshake(target)):
         answer = exchange(chat.address, request)
         assert answer.startswith(b"HTTP/1.1 404 Not Found\r\n"), answer
         assert b"/r/ROOM" in answer.partition(b"\r\n\r\n")[2]
@@ -242,7 +244,7 @@ def test_there_is_nothing_at_any_other_path_with_or_without_upgrade(
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
 def test_any_other_method_is_refused_with_the_ones_allowed(chat: Daemon, method: str) -> None:
-    request = f"{method} / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"
+    request = f"{method} / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody"
     answer = exchange(chat.address, request.encode())
     assert answer.startswith(b"HTTP/1.1 405 Method Not Allowed\r\n"), answer
     assert b"\r\nAllow: GET, HEAD\r\n" in answer
@@ -250,7 +252,7 @@ def test_any_other_method_is_refused_with_the_ones_allowed(chat: Daemon, method:
 
 # A handshake that breaks no rule, in its least usual form.
 GOOD = {
-    "Host": "x",
+    "Host": "localhost",
     "Upgrade": "h2c, WebSocket",
     "Connection": "keep-alive, UPGRADE",
     "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
@@ -324,9 +326,9 @@ def test_what_is_no_sound_http_gets_an_answer_and_no_reset(
 
 
 def test_its_one_line_of_output_names_the_url_that_serves_the_page() -> None:
-    with daemon("chatd", "--port", "0") as running:
+    with daemon("chatd", "--port", "0", *ALONE) as running:
         assert f" http://127.0.0.1:{running.address[1]}/ " in running.line
-        assert exchange(running.address, b"GET / HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        assert exchange(running.address, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 200 ")
         running.process.send_signal(signal.SIGTERM)
         output, errors = running.process.communicate(timeout=PATIENCE)
         assert (output, errors) == (b"", b"")
@@ -336,7 +338,7 @@ def test_its_one_line_of_output_names_the_url_that_serves_the_page() -> None:
 def test_at_a_signal_peers_are_told_1001_and_the_process_ends_in_good_order(
     number: signal.Signals,
 ) -> None:
-    with daemon("chatd", "--port", "0") as running, ExitStack() as stack:
+    with daemon("chatd", "--port", "0", *ALONE) as running, ExitStack() as stack:
         peers = [stack.enter_context(Client(running.address)) for _ in range(5)]
         running.process.send_signal(number)
         for peer in peers:
@@ -347,7 +349,7 @@ def test_at_a_signal_peers_are_told_1001_and_the_process_ends_in_good_order(
 @SIGNALS
 def test_at_a_signal_it_does_not_wait_for_those_who_never_answer(number: signal.Signals) -> None:
     with (
-        daemon("chatd", "--port", "0") as running,
+        daemon("chatd", "--port", "0", *ALONE) as running,
         Client(running.address) as silent,
         connect(running.address) as in_handshake,
         connect(running.address),
@@ -361,7 +363,7 @@ def test_at_a_signal_it_does_not_wait_for_those_who_never_answer(number: signal.
 
 
 def test_a_second_signal_does_no_harm() -> None:
-    with daemon("chatd", "--port", "0") as running, Client(running.address):
+    with daemon("chatd", "--port", "0", *ALONE) as running, Client(running.address):
         running.process.send_signal(signal.SIGINT)
         assert running.stop(signal.SIGINT, within=STOPS_WITHIN) == (0, "")
 
@@ -369,7 +371,11 @@ def test_a_second_signal_does_no_harm() -> None:
 def fails_to_start(*arguments: str) -> str:
     """Return the one line that chatd says when it cannot start."""
     result = subprocess.run(
-        command("chatd", *arguments), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+        command("chatd", "--db", ":memory:", *arguments),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert result.returncode == 2, result
     assert result.stdout == ""
@@ -404,7 +410,7 @@ def test_an_unknown_option_is_told_in_one_line(arguments: list[str]) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux sets limits of other processes")
 def test_without_descriptors_those_inside_talk_on_and_newcomers_wait_their_turn() -> None:
-    with daemon("chatd", "--port", "0") as running, ExitStack() as stack:
+    with daemon("chatd", "--port", "0", *ALONE) as running, ExitStack() as stack:
         first, second = (stack.enter_context(Client(running.address)) for _ in range(2))
         welcome(first, second)
         # Descriptors are numbered from 0, the lowest free one first.
@@ -427,8 +433,8 @@ def test_without_descriptors_those_inside_talk_on_and_newcomers_wait_their_turn(
 
 def test_it_listens_on_the_address_it_is_given_and_prints_it_as_a_url_has_it() -> None:
     need_ipv6()
-    with daemon("chatd", "--host", "::1", "--port", "0") as running:
+    with daemon("chatd", "--host", "::1", "--port", "0", *ALONE) as running:
         assert f" http://[::1]:{running.address[1]}/ " in running.line
-        assert exchange(running.address, b"GET / HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        assert exchange(running.address, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 200 ")
         with pytest.raises(ConnectionRefusedError):
             connect(("127.0.0.1", running.address[1]))

@@ -69,7 +69,8 @@ def test_a_handler_is_told_which_of_the_events_it_waits_for_has_come(loop: Loop)
         theirs.send(b"x")
         loop.turn()
         assert handler.events == [selectors.EVENT_READ]
-        loop.modify(ours, selectors.EVENT_READ | selectors.EVENT_WRITE, handler)
+        both = selectors.EVENT_READ | selectors.EVENT_WRITE
+        loop.modify(ours, selectors.EVENT_READ, both, handler)
         loop.turn()
         assert handler.events[1:] == [selectors.EVENT_READ | selectors.EVENT_WRITE]
         loop.unregister(ours)

@@ -49,9 +49,14 @@ class Loop:
         """Call `handler.on_ready` whenever `sock` is ready for one of `events`."""
         self._selector.register(sock, events, handler)
 
-    def modify(self, sock: Descriptor, events: int, handler: Handler) -> None:
-        """Wait for other `events` on a registered socket."""
-        self._selector.modify(sock, events, handler)
+    def modify(self, sock: Descriptor, before: int, events: int, handler: Handler) -> None:
+        """Wait for other `events` on a socket than `before`; 0 stands for none at all."""
+        if not before:
+            self.register(sock, events, handler)
+        elif not events:
+            self.unregister(sock)
+        else:
+            self._selector.modify(sock, events, handler)
 
     def unregister(self, sock: Descriptor) -> None:
         """Forget a registered socket; due before it is closed."""

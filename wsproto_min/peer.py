@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from http import HTTPStatus
@@ -22,7 +22,7 @@ from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
 from wsproto_min.codes import CloseCode
-from wsproto_min.connection import Connection, Pong, Role, State
+from wsproto_min.connection import Connection, Event, Pong, Role, State
 from wsproto_min.deflate import DEFAULT_COMPRESS_FROM
 from wsproto_min.errors import HandshakeError
 from wsproto_min.group import Group, Outbox
@@ -92,6 +92,8 @@ class Peer:
         "_head",
         "_heard",
         "_input_ended",
+        "_paused_until",
+        "_received",
         "_pinged",
         "_pong_due",
         "_sealed",
@@ -121,6 +123,8 @@ class Peer:
         self._backlog_size = 0
         self._sealed = False
         self._input_ended = False
+        self._paused_until = 0.0
+        self._received: Iterator[Event] | None = None  # while paused, what is not acted on
         self._events = EVENT_READ
         self._heard = False  # anything since the last Ping
         self._pong_due = False
@@ -147,6 +151,16 @@ class Peer:
         if self.connection is not None and self.connection.state is State.OPEN:
             self.connection.send(message)
             self._post_outgoing(self.connection)
+
+    def pause(self, seconds: float) -> None:
+        """Neither read nor act on what this peer sends for so many seconds.
+
+        Nothing is lost: what it sends meanwhile waits, in the end in its own
+        buffers. A later call replaces an earlier one.
+        """
+        self._paused_until = time.monotonic() + seconds
+        self._watch()
+        self._service.loop.call_later(seconds, self._resume)
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Start the closing handshake, after all that was sent so far."""
@@ -176,7 +190,8 @@ class Peer:
                 self.connection.receive_eof()
             self._head = None
             self._backlog = None
-            self._service.loop.unregister(self._socket)
+            if self._events:
+                self._service.loop.unregister(self._socket)
             self._service.peers.discard(self)
             self._socket.close()
 
@@ -190,7 +205,8 @@ class Peer:
         if (events & EVENT_WRITE or tls) and self._stage is not Stage.GONE:
             self._write_backlog()
         if (events & EVENT_READ or tls) and self._stage is not Stage.GONE:
-            self._read()
+            if not self._paused_until:
+                self._read()
         if tls:
             self._watch()
 
@@ -219,10 +235,11 @@ class Peer:
         read, write = EVENT_READ, EVENT_WRITE
         if isinstance(self._socket, TLSSocket):
             read, write = self._socket.read_waits_for, self._socket.write_waits_for
-        events = (0 if self._input_ended else read) | (write if self._backlog else 0)
+        reads = not self._input_ended and not self._paused_until
+        events = (read if reads else 0) | (write if self._backlog else 0)
         if events != self._events:
+            self._service.loop.modify(self._socket, self._events, events, self)
             self._events = events
-            self._service.loop.modify(self._socket, events, self)
 
     def write(self, data: bytes) -> None:
         """Send `data` after all that is queued, or queue what the socket does not take.
@@ -316,8 +333,13 @@ class Peer:
         self._service.outbox.post(self, data)
 
     def _receive_frames(self, connection: Connection, data: bytes) -> None:
-        """Let the connection act on received bytes and pass messages on."""
-        for event in connection.receive_data(data):
+        """Let the connection act on received bytes."""
+        self._act_on(connection, connection.receive_data(data))
+
+    def _act_on(self, connection: Connection, received: Iterator[Event]) -> None:
+        """Pass messages on, until they end or the application pauses the peer."""
+        self._received = None
+        for event in received:
             # What arrives after the application has closed is of no interest to it.
             if self._stage is Stage.OPEN and isinstance(event, str | bytes):
                 self._call(self._service.on_message, event)
@@ -326,10 +348,22 @@ class Peer:
                     self.latency = time.monotonic() - self._pinged
             else:  # a Pong goes before whatever the application sends next
                 self._post_outgoing(connection)
+            if self._paused_until and self._stage is Stage.OPEN:
+                self._received = received
+                break
         if connection.state is State.CLOSED:
             self._end(connection)
         else:
             self._post_outgoing(connection)
+
+    def _resume(self) -> None:
+        """Go on where `pause` stopped, unless it was called again since."""
+        if self._paused_until and self._paused_until <= time.monotonic():
+            self._paused_until = 0.0
+            self._heard = True  # nobody listened
+            if self._received is not None and self.connection is not None:
+                self._act_on(self.connection, self._received)
+            self._watch()
 
     def _call(self, callback: Callable[..., None], *arguments: object) -> None:
         """Call the application; its fault ends this peer and no other."""
@@ -443,7 +477,7 @@ class Peer:
         assert interval is not None
         if self._pong_due:
             self._pong_due = False
-            if not self._heard:
+            if not self._heard and not self._paused_until:
                 connection.fail(CloseCode.INTERNAL_ERROR, "no sign of life")
                 self.write(connection.data_to_send())
                 self.abort()

@@ -1,0 +1,124 @@
+"""Invitations: a name, rooms and an expiry, signed with HMAC-SHA256.
+
+A token is `PAYLOAD.SIGNATURE`, both in base64url; the payload is JSON. The
+secret lies in a file of mode 0600, made at first use, and so does the list of
+names whose invitations were revoked, with the time: what was issued before
+then is void.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SECRET_SIZE = 32  # bytes: as many as the hash gives
+DAY = 86400.0  # seconds
+
+
+class Unauthorized(Exception):
+    """An invitation is missing, forged, expired or revoked; the text is for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """Whom an invitation is for; no `rooms` stands for all of them."""
+
+    name: str
+    rooms: tuple[str, ...]
+
+    def admits(self, room: str) -> bool:
+        """Return whether it is good for a room."""
+        return not self.rooms or room in self.rooms
+
+
+class Invitations:
+    """Issues, checks and revokes invitations; `directory` holds its two files.
+
+    Raises `OSError` if the secret can be neither read nor made.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._revoked_path = directory / "revoked"
+        self._secret = _load_secret(directory / "secret")
+        self._revoked: dict[str, float] = {}
+        self._revoked_version: tuple[int, int] | None = None
+
+    def issue(self, name: str, rooms: Sequence[str], days: float, now: float) -> str:
+        """Return a token for `name`, good for some days from `now` (seconds of the epoch)."""
+        payload = json.dumps(
+            {"name": name, "rooms": list(rooms), "issued": now, "expires": now + days * DAY},
+            separators=(",", ":"),
+        ).encode()
+        return f"{_base64(payload)}.{_base64(self._sign(payload))}"
+
+    def check(self, token: str | None, now: float) -> Invitation:
+        """Return what a token grants at `now`. Raises `Unauthorized`."""
+        if not token:
+            raise Unauthorized("this chat is by invitation only; open the link that you were sent")
+        payload, _, signature = token.partition(".")
+        try:
+            signed = _unbase64(payload)
+            genuine = hmac.compare_digest(_unbase64(signature), self._sign(signed))
+        except (ValueError, binascii.Error):
+            genuine = False
+        if not genuine:
+            raise Unauthorized("the invitation is not genuine; ask for a new link")
+        fields = json.loads(signed)
+        if now >= fields["expires"]:
+            raise Unauthorized("the invitation has expired; ask for a new link")
+        if fields["issued"] <= self._revoked_names().get(fields["name"].casefold(), -1.0):
+            raise Unauthorized("the invitation was revoked; ask whoever runs this chat")
+        return Invitation(fields["name"], tuple(fields["rooms"]))
+
+    def revoke(self, name: str, now: float) -> None:
+        """Make all invitations void that were issued to `name` until `now`."""
+        revoked = {**self._revoked_names(), name.casefold(): now}
+        temporary = self._revoked_path.with_name("revoked.new")
+        temporary.write_text(json.dumps(revoked))
+        temporary.replace(self._revoked_path)
+
+    def _sign(self, payload: bytes) -> bytes:
+        return hmac.digest(self._secret, payload, hashlib.sha256)
+
+    def _revoked_names(self) -> dict[str, float]:
+        """Return when names were revoked, read again if another process has written."""
+        try:
+            found = self._revoked_path.stat()
+        except FileNotFoundError:
+            return {}
+        version = (found.st_mtime_ns, found.st_ino)
+        if version != self._revoked_version:
+            self._revoked = json.loads(self._revoked_path.read_text())
+            self._revoked_version = version
+        return self._revoked
+
+
+def _load_secret(path: Path) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        secret = path.read_bytes()
+        if len(secret) < SECRET_SIZE:
+            raise OSError(f"{path} holds no secret; remove it to have a new one made") from None
+        return secret
+    with open(descriptor, "wb") as file:
+        secret = secrets.token_bytes(SECRET_SIZE)
+        file.write(secret)
+    return secret
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def _unbase64(text: str) -> bytes:
+    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)

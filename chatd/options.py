@@ -1,0 +1,168 @@
+"""What can be said on the command line, judged before anything is started."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from typing import NoReturn
+
+from chatd.proxy import Proxy, parse_proxy
+from chatd.rooms import is_room_name
+from chatd.wire import WireError, clean_name
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without repeating the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options; `command` is `serve`, `invite` or `revoke`.
+
+    Ends the program with status 2 and one line if they make no sense.
+    """
+    parser = _Parser(prog="chatd", description="A chat for everybody who opens its page.")
+    _add_serving(parser)
+    commands = parser.add_subparsers(dest="command", title="other commands", metavar="")
+    invite = commands.add_parser("invite", help="print a link that lets somebody in")
+    revoke = commands.add_parser("revoke", help="make somebody's invitations void")
+    _add_inviting(invite)
+    for each in (invite, revoke):
+        each.add_argument("name", type=_name, metavar="NAME", help="the name in the chat")
+    for each in (parser, invite, revoke):
+        each.add_argument(
+            "--db",
+            metavar="FILE",
+            help="keep messages in this file, and the secret of invitations beside it;"
+            " :memory: keeps no messages (default: chatd/chat.db in the user's state directory)",
+        )
+    options = parser.parse_args(arguments)
+    options.command = options.command or "serve"
+    if options.tls_key and not options.tls_cert:
+        parser.error("--tls-key needs --tls-cert")
+    if options.tls_cert and options.unix is not None:
+        parser.error("a Unix socket has no TLS; leave out --tls-cert or --unix")
+    return options
+
+
+def _add_serving(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
+    add(
+        "--port",
+        type=_port,
+        default=8765,
+        help="the port; 0 picks a free one (default: %(default)s)",
+    )
+    add("--unix", metavar="PATH", help="listen on a Unix socket instead")
+    add("--tls-cert", metavar="FILE", help="serve https with this certificate")
+    add("--tls-key", metavar="FILE", help="its key, if not in the same file")
+    add("--keep-messages", type=_count, metavar="N", help="keep the newest N of each room only")
+    add("--keep-days", type=_positive, metavar="DAYS", help="keep messages so long only")
+    add("--invite-only", action="store_true", help="let in only those with an invitation")
+    add(
+        "--rate-limit",
+        type=_rate,
+        default=20.0,
+        metavar="N",
+        help="messages a second that one peer may send, twice as many at once;"
+        " 0: any number (default: %(default)g)",
+    )
+    add(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that this server goes by; repeatable",
+    )
+    add(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="another site whose pages may connect, like https://example.org; repeatable",
+    )
+    add("--no-compression", action="store_true", help="do not agree to it")
+    add(
+        "--trusted-proxy",
+        action="append",
+        type=_proxy,
+        default=[],
+        metavar="ADDRESS[/BITS]|unix",
+        help="believe the X-Forwarded-For of who connects from there; repeatable",
+    )
+
+
+def _add_inviting(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--days",
+        type=_positive,
+        default=7.0,
+        help="how long the link is good for (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--room",
+        action="append",
+        type=_room,
+        default=[],
+        help="a room that it is good for; repeatable (default: all)",
+    )
+    parser.add_argument(
+        "--url",
+        default="http://127.0.0.1:8765/",
+        help="where the chat is reached (default: %(default)s)",
+    )
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 1 << 16):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 <= rate < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 up")
+    return rate
+
+
+def _positive(text: str) -> float:
+    number = _rate(text)
+    if not 0 < number <= 36500:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days over 0")
+    return number
+
+
+def _name(text: str) -> str:
+    try:
+        return clean_name(text)
+    except WireError as error:
+        raise argparse.ArgumentTypeError(error.message) from None
+
+
+def _room(text: str) -> str:
+    if not is_room_name(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not 1 to 64 letters, digits, dots, underscores or dashes"
+        )
+    return text
+
+
+def _proxy(text: str) -> Proxy:
+    try:
+        return parse_proxy(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; write ADDRESS, ADDRESS/BITS or unix") from None
