@@ -9,6 +9,8 @@ can be held against it:
 - `chunkings` cuts bytes as a network might; what is parsed must not depend on it.
 - `VIOLATIONS` lists the shortest input for each rule that a peer can break,
   the section that says so, and the close code due.
+- `deflated` compresses messages as RFC 7692 lets a peer do it, and
+  `DEFLATE_VIOLATIONS` lists how it can break those rules.
 - `nearly_valid` damages good traffic: most of the paths through a parser lie
   behind a good start, where bytes drawn at random hardly ever get.
 
@@ -25,6 +27,7 @@ section 5.2, which will also write what the RFC forbids.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -152,21 +155,55 @@ def close_payloads() -> st.SearchStrategy[bytes]:
     )
 
 
+Compression = Literal["alone", "taken over"]
+"""Whether a compressed message stands alone, or may refer to those before it."""
+
+
+@st.composite
+def deflated(draw: st.DrawFn, data: bytes) -> bytes:
+    """Compress a message that stands alone as a peer may (RFC 7692, 7.2.1).
+
+    With any window that zlib has, at any level, flushed anywhere on the way and
+    ended by a block with BFINAL or without.
+    """
+    compressor = zlib.compressobj(draw(st.integers(0, 9)), wbits=-draw(st.integers(9, 15)))
+    cut = draw(st.integers(0, len(data)))
+    result = compressor.compress(data[:cut])
+    result += compressor.flush(draw(st.sampled_from((zlib.Z_NO_FLUSH, zlib.Z_SYNC_FLUSH))))
+    result += compressor.compress(data[cut:])
+    if draw(st.booleans()):
+        return result + compressor.flush(zlib.Z_FINISH) + b"\0"
+    return without_tail(result + compressor.flush(zlib.Z_SYNC_FLUSH))
+
+
+def without_tail(data: bytes) -> bytes:
+    """Return what zlib flushed without the four bytes that section 7.2.1 strikes off."""
+    # A second flush in a row gives nothing; one zero byte stands for no data.
+    return data[:-4] or b"\0"
+
+
 @st.composite
 def traffic(
-    draw: st.DrawFn, masked: bool, *, max_messages: int = 4, closes: bool | None = False
+    draw: st.DrawFn,
+    masked: bool,
+    *,
+    max_messages: int = 4,
+    closes: bool | None = False,
+    compression: Compression | None = None,
 ) -> Traffic:
     """Draw messages in one direction, each in one to five fragments.
 
     Pings and Pongs stand before, between and after the fragments, and text is
     cut anywhere, within a character too. `closes` says whether a Close frame
-    ends it all; None leaves that open.
+    ends it all; None leaves that open. With `compression` some of the messages
+    are compressed.
     """
     sent: list[WireFrame] = []
     events: list[Event] = []
+    shared = zlib.compressobj(1, wbits=-draw(st.integers(9, 15)))
 
-    def add(opcode: int, payload: bytes, fin: bool = True) -> None:
-        sent.append(WireFrame(opcode, payload, fin, draw(masks(masked))))
+    def add(opcode: int, payload: bytes, fin: bool = True, rsv: int = 0) -> None:
+        sent.append(WireFrame(opcode, payload, fin, draw(masks(masked)), rsv))
 
     def add_controls() -> None:
         for opcode in draw(st.lists(st.sampled_from((PING, PONG)), max_size=2)):
@@ -176,11 +213,16 @@ def traffic(
 
     for message in draw(st.lists(texts() | payloads(), max_size=max_messages)):
         opcode, data = (TEXT, message.encode()) if isinstance(message, str) else (BINARY, message)
+        rsv = 0b100 if compression is not None and draw(st.booleans()) else 0
+        if rsv and compression == "alone":
+            data = draw(deflated(data))
+        elif rsv:
+            data = without_tail(shared.compress(data) + shared.flush(zlib.Z_SYNC_FLUSH))
         cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=4)))
         for begin, end in zip([0, *cuts], [*cuts, None], strict=True):
             add_controls()
-            add(opcode, data[begin:end], fin=end is None)
-            opcode = CONTINUATION
+            add(opcode, data[begin:end], end is None, rsv)
+            opcode, rsv = CONTINUATION, 0
         events.append(message)
     add_controls()
     if draw(st.booleans()) if closes is None else closes:
@@ -212,9 +254,10 @@ def single_bytes(data: bytes) -> list[bytes]:
 
 
 @st.composite
-def nearly_valid(draw: st.DrawFn, masked: bool) -> bytes:
+def nearly_valid(draw: st.DrawFn, masked: bool, *, compression: Compression | None = None) -> bytes:
     """Draw good traffic with up to three bytes changed, lost or put in."""
-    data = bytearray(draw(traffic(masked, max_messages=3, closes=None)).data[:2000])
+    good = draw(traffic(masked, max_messages=3, closes=None, compression=compression))
+    data = bytearray(good.data[:2000])
     for _ in range(draw(st.integers(0, 3))):
         # Near the beginning as often as not: headers are where it matters.
         position = draw(st.integers(0, min(12, len(data))) | st.integers(0, len(data)))
@@ -361,15 +404,59 @@ _RULES: list[tuple[str, str, int, str]] = [
 ]
 
 
+# Rules that bind both ends once permessage-deflate is agreed on, each message
+# standing alone; the sections are those of RFC 7692. `00 LLLL NNNN` begins a
+# block without compression, its length L and NOT L in little-endian order.
+_DEFLATE_RULES: list[tuple[str, str, int, str]] = [
+    ("RSV1 is set in a continuation", "6.1", 1002, "41 01 . 00 | c0 00 ."),
+    ("RSV1 is set in a continuation only", "6.1", 1002, "01 00 . | c0 00 ."),
+    ("RSV1 is set in a Ping", "6.1", 1002, "c9"),
+    ("RSV1 is set in a Pong", "6.1", 1002, "ca"),
+    ("RSV1 is set in a Close", "6.1", 1002, "c8"),
+    ("RSV2 is set beside RSV1", "6.1", 1002, "e1"),
+    ("RSV3 is set beside RSV1", "6.1", 1002, "d1"),
+    ("the block type 3", "7.2.2", 1007, "c1 0a . 06"),
+    ("the block type 3 in the next fragment", "7.2.2", 1007, "41 02 . f248 | 80 02 . ffff"),
+    ("a block's length and its complement", "7.2.2", 1007, "c2 0a . 00 0500 0000"),
+    ("a reference before the beginning", "7.2.2", 1007, "c1 05 . f200 11"),
+    ("a reference to the last message", "7.2.2", 1007, "c2 06 . f248cdc90700 | c2 05 . f200 11"),
+    ("a fault in an otherwise empty message", "7.2.2", 1007, "c1 01 . 06"),
+    ("text that is not UTF-8", "7.2.2", 1007, "c1 0a . 00 0300 fcff 6869ff"),
+    ("text cut off in a character", "7.2.2", 1007, "41 06 . 00 0100 feff c3 | 80 01 . 00"),
+    ("65 final blocks", "7.2.3.5", 1008, f"c1 7e 00ff . {'0300' * 65}"),
+    (
+        "65 final blocks over fragments",
+        "7.2.3.5",
+        1008,
+        f"42 7e 0080 . {'0300' * 64} | 80 0a . 0300",
+    ),
+    ("one byte too many", "8", 1009, f"c2 7e 0406 . 00 0104 fefb {'00' * 1025}"),
+    (
+        "one byte too many over fragments",
+        "8",
+        1009,
+        f"42 7e 0405 . 00 0004 fffb {'00' * 1024} | 80 06 . 00 0100 feff 00",
+    ),
+    ("more on the wire than the budget can need", "8", 1009, "c2 7e 04c1 ."),
+]
+
+
 def _violations() -> Iterator[Violation]:
-    for name, section, close_code, notation in _RULES:
-        yield Violation(name, section, close_code, wire(notation, masked=True), "server")
-        yield Violation(name, section, close_code, wire(notation, masked=False), "client")
+    yield from _both_ends(_RULES)
     yield Violation("a client's frame is not masked", "5.1", 1002, bytes.fromhex("81 00"), "server")
     yield Violation("a client's Ping is not masked", "5.1", 1002, bytes.fromhex("89 00"), "server")
     yield Violation("a server's frame is masked", "5.1", 1002, bytes.fromhex("81 80"), "client")
     yield Violation("a server's Ping is masked", "5.1", 1002, bytes.fromhex("89 80"), "client")
 
 
+def _both_ends(rules: Sequence[tuple[str, str, int, str]]) -> Iterator[Violation]:
+    for name, section, close_code, notation in rules:
+        yield Violation(name, section, close_code, wire(notation, masked=True), "server")
+        yield Violation(name, section, close_code, wire(notation, masked=False), "client")
+
+
 VIOLATIONS: tuple[Violation, ...] = tuple(_violations())
 """Every rule that a peer can break with bytes, for both ends; see `Violation`."""
+
+DEFLATE_VIOLATIONS: tuple[Violation, ...] = tuple(_both_ends(_DEFLATE_RULES))
+"""Those that come with permessage-deflate, where no context is taken over."""

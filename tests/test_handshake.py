@@ -11,9 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import chunkings
+from wsproto_min.deflate import ANY, WITHOUT_TAKEOVER, Deflate
 from wsproto_min.errors import HandshakeError
-from wsproto_min.handshake import accept, accept_key, check_response, upgrade_request
-from wsproto_min.http import HeadBuffer, Headers, Request, parse_request, parse_response
+from wsproto_min.handshake import (
+    Agreement,
+    accept,
+    accept_key,
+    agreement,
+    check_response,
+    parse_extensions,
+    upgrade_request,
+)
+from wsproto_min.http import HeadBuffer, Headers, Request, Response, parse_request, parse_response
 
 # RFC 6455, section 1.3.
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -370,6 +379,159 @@ def test_an_answer_with_what_was_not_offered_is_refused(extra: Fields, rule: str
 
 def test_an_empty_list_of_extensions_uses_none() -> None:
     assert check([*RESPONSE, ("Sec-WebSocket-Extensions", "")]) is None
+
+
+# Extensions (section 9.1, and RFC 7692, section 5)
+
+EXTENSIONS = "Sec-WebSocket-Extensions"
+
+
+def extended(*lines: str) -> Request:
+    return request([*REQUEST, *((EXTENSIONS, line) for line in lines)])
+
+
+def answered(response: Response) -> str | None:
+    return Headers(response.headers).get(EXTENSIONS)
+
+
+@pytest.mark.parametrize(
+    ("lines", "extensions"),
+    [
+        ([], []),
+        (["", " , ,"], []),
+        (["foo"], [("foo", [])]),
+        (["foo, bar; baz"], [("foo", []), ("bar", [("baz", None)])]),
+        (["foo", "bar"], [("foo", []), ("bar", [])]),
+        (["foo;a=1;b"], [("foo", [("a", "1"), ("b", None)])]),
+        (["foo\t;  a =\t1 ;b"], [("foo", [("a", "1"), ("b", None)])]),
+        (['foo; a="1"'], [("foo", [("a", "1")])]),
+        (['foo; a="\\1\\0"'], [("foo", [("a", "10")])]),
+        (["foo; a=1; a=2"], [("foo", [("a", "1"), ("a", "2")])]),
+    ],
+)
+def test_extensions_are_read_with_their_parameters_in_order_over_all_lines(
+    lines: list[str], extensions: list[tuple[str, list[tuple[str, str | None]]]]
+) -> None:
+    assert parse_extensions(Headers([(EXTENSIONS, line) for line in lines])) == extensions
+
+
+ILL_FORMED = [
+    "foo bar",
+    "foo;",
+    "foo; ;a",
+    "; a",
+    "=1",
+    "f\u00f6\u00f6",
+    "foo; a=",
+    "foo; =1",
+    "foo; a b",
+    "foo; a=1 2",
+    "foo; a=1=2",
+    'foo; a="',
+    'foo; a=""',
+    'foo; a="1 2"',
+    'foo; a="1,2"',
+    'foo; a="1;2"',
+    '"foo"',
+    "foo/1",
+]
+
+
+@pytest.mark.parametrize("line", ILL_FORMED)
+def test_a_list_of_extensions_that_breaks_the_grammar_is_400_and_fails_a_client(line: str) -> None:
+    error = refusal(extended("permessage-deflate", line))
+    assert error.status == 400
+    assert "extension" in error.reason.lower()
+    with pytest.raises(HandshakeError, match="ill-formed") as raised:
+        check_response(101, Headers([*RESPONSE, (EXTENSIONS, line)]), KEY, deflate=ANY)
+    assert raised.value.status == 101
+
+
+@pytest.mark.parametrize(
+    ("lines", "agreed"),
+    [
+        (["permessage-deflate"], ANY),
+        (["foo", "permessage-deflate; server_max_window_bits=10"], Deflate(False, False, 10)),
+        (['permessage-deflate; server_max_window_bits="10"'], Deflate(False, False, 10)),
+        # The first offer that can be agreed to is (RFC 7692, 5.1).
+        (["permessage-deflate; x, permessage-deflate"], ANY),
+        (
+            [
+                "permessage-deflate; server_max_window_bits=16",
+                "permessage-deflate; server_max_window_bits=9",
+            ],
+            Deflate(False, False, 9),
+        ),
+        (
+            ["permessage-deflate; client_no_context_takeover, permessage-deflate"],
+            Deflate(False, True),
+        ),
+        (["permessage-deflate; client_max_window_bits"], ANY),
+        (["permessage-deflate; x"], None),
+        (["Permessage-Deflate"], None),
+        (["x-webkit-deflate-frame"], None),
+        ([], None),
+    ],
+)
+def test_a_server_answers_the_first_offer_that_it_can_agree_to(
+    lines: list[str], agreed: Deflate | None
+) -> None:
+    response = accept(extended(*lines), deflate=ANY)
+    assert answered(response) == (None if agreed is None else agreed.encode())
+    assert agreement(response).deflate == agreed
+
+
+def test_a_server_that_wishes_no_compression_declines_all_offers() -> None:
+    response = accept(extended("permessage-deflate"))
+    assert answered(response) is None
+    assert agreement(response) == Agreement()
+
+
+def test_what_was_agreed_is_read_from_the_answer() -> None:
+    response = accept(
+        extended("permessage-deflate; client_max_window_bits"),
+        subprotocols=["superchat"],
+        deflate=Deflate(True, True, 12, 11),
+    )
+    assert agreement(response) == Agreement("superchat", Deflate(True, True, 12, 11))
+
+
+def test_an_extension_that_an_application_answers_by_itself_is_not_taken_for_compression() -> None:
+    assert agreement(Response(101, [*RESPONSE, (EXTENSIONS, "x-its-own")])) == Agreement()
+
+
+@pytest.mark.parametrize(
+    ("offer", "answer", "rule"),
+    [
+        (None, "permessage-deflate", "uses an extension that was not offered: permessage-deflate"),
+        (ANY, "x-foo", "uses an extension that was not offered: x-foo"),
+        (ANY, "permessage-deflate, permessage-deflate", "was not offered: permessage-deflate"),
+        (ANY, "permessage-deflate; x", "permessage-deflate does not fit the offer"),
+        (ANY, "permessage-deflate; server_max_window_bits=7", "does not fit the offer"),
+        (ANY, "permessage-deflate; client_max_window_bits", "does not fit the offer"),
+        (WITHOUT_TAKEOVER, "permessage-deflate", "does not fit the offer"),
+    ],
+)
+def test_a_client_refuses_an_extension_that_does_not_fit_its_offer(
+    offer: Deflate | None, answer: str, rule: str
+) -> None:
+    with pytest.raises(HandshakeError, match=rule) as raised:
+        check_response(101, Headers([*RESPONSE, (EXTENSIONS, answer)]), KEY, deflate=offer)
+    assert "(RFC 6455, 4.1)" in raised.value.reason
+
+
+@pytest.mark.parametrize("answer", [None, "", "permessage-deflate; client_max_window_bits=9"])
+def test_a_client_takes_what_fits_its_offer_or_that_it_was_declined(answer: str | None) -> None:
+    lines = [] if answer is None else [(EXTENSIONS, answer)]
+    agreed = check_response(101, Headers([*RESPONSE, *lines]), KEY, deflate=ANY).deflate
+    assert agreed == (Deflate(client_max_window_bits=9) if answer else None)
+
+
+def test_an_offer_of_compression_stands_in_the_request() -> None:
+    sent = upgrade_request("a", "/", KEY, deflate=ANY)
+    line = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
+    assert line in sent
+    assert b"Extensions" not in upgrade_request("a", "/", KEY)
 
 
 # Both

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.strategies import chunkings
 from wsproto_min import messages
 from wsproto_min.codes import Opcode
+from wsproto_min.deflate import Deflater
 from wsproto_min.errors import ProtocolError
 from wsproto_min.frames import Frame
 from wsproto_min.messages import MessageAssembler
@@ -298,3 +299,69 @@ def test_without_a_limit_of_its_own_a_message_has_a_fragment_for_every_64_bytes_
     assembler.receive_frame(Frame(BINARY, b"", fin=False))
     code, reason = failure(assembler, *[Frame(CONTINUATION, b"", fin=False)] * fragments)
     assert (code, reason) == (1008, f"a message has more than {fragments} fragments")
+
+
+# Compressed messages (RFC 7692)
+
+
+def compressed(message: bytes) -> bytes:
+    return Deflater().compress(message)
+
+
+def test_pieces_and_fragments_of_a_compressed_message_are_expanded_as_they_come() -> None:
+    payload = compressed(b"Hello")  # f2 48 cd c9 c9 07 00
+    assembler = MessageAssembler()
+    frames = [
+        Frame(TEXT, payload[:1], fin=False, rsv1=True, missing=2),
+        Frame(TEXT, payload[1:3], fin=False, rsv1=True, offset=1),
+        Frame(CONTINUATION, b"", fin=False),
+        Frame(CONTINUATION, payload[3:]),
+    ]
+    assert [assembler.receive_frame(frame) for frame in frames] == [None, None, None, "Hello"]
+    assert assembler.idle
+    # Nothing of it is left for what follows, compressed or not.
+    assert assembler.receive_frame(Frame(BINARY, payload)) == payload
+    assert assembler.receive_frame(Frame(TEXT, payload, rsv1=True)) == "Hello"
+
+
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+def test_the_budget_is_for_what_a_compressed_message_expands_to(opcode: Opcode) -> None:
+    assembler = MessageAssembler(max_message_size=1000)
+    for _ in range(3):
+        expanded = assembler.receive_frame(Frame(opcode, compressed(b"x" * 1000), rsv1=True))
+        assert expanded is not None
+        assert len(expanded) == 1000
+    code, reason = failure(assembler, Frame(opcode, compressed(b"x" * 1001), rsv1=True))
+    assert (code, reason) == (1009, "a message is larger than 1000 bytes")
+
+
+def test_the_budget_is_for_all_fragments_of_a_compressed_message_together() -> None:
+    payload = compressed(b"x" * 600 + b"y" * 600)
+    fragments = Frame(BINARY, payload[:8], fin=False, rsv1=True), Frame(CONTINUATION, payload[8:])
+    assert failure(MessageAssembler(max_message_size=1199), *fragments)[0] == 1009
+    assembler = MessageAssembler(max_message_size=1200)
+    assembler.receive_frame(fragments[0])
+    assert assembler.receive_frame(fragments[1]) == b"x" * 600 + b"y" * 600
+
+
+def test_the_bytes_of_a_compressed_message_on_the_wire_are_bounded_at_the_header() -> None:
+    # An eighth more than the message itself, and 64: 1000 + 125 + 64.
+    taken = MessageAssembler(max_message_size=1000)
+    assert taken.receive_frame(Frame(BINARY, b"", rsv1=True, missing=1189)) is None
+    refused = Frame(BINARY, b"", rsv1=True, missing=1190)
+    assert failure(MessageAssembler(max_message_size=1000), refused)[0] == 1009
+    # Flushed over and over: five bytes that expand to none.
+    block = bytes.fromhex("00 0000 ffff")
+    flushes = [Frame(BINARY, block, fin=False, rsv1=True)]
+    flushes += [Frame(CONTINUATION, block, fin=False)] * 237
+    assert failure(MessageAssembler(max_message_size=1000, max_fragments=1000), *flushes)[0] == 1009
+
+
+def test_a_message_that_is_not_compressed_is_no_part_of_the_context() -> None:
+    assembler = MessageAssembler(takeover=True)
+    assert (
+        assembler.receive_frame(Frame(TEXT, bytes.fromhex("f248cdc9c90700"), rsv1=True)) == "Hello"
+    )
+    assert assembler.receive_frame(Frame(TEXT, b"in between")) == "in between"
+    # RFC 7692, 7.2.3.2: five bytes, five bytes back
+    assert assembler.receive_frame(Frame(TEXT, bytes.fromhex("f200110000"), rsv1=True)) == "Hello"

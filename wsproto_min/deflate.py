@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from wsproto_min.codes import CloseCode
@@ -117,14 +118,20 @@ class Deflate:
             answer is None
             or (self.server_no_context_takeover and not answer.server_no_context_takeover)
             or answer.server_max_window_bits > self.server_max_window_bits
-            or answer.client_max_window_bits > self.client_max_window_bits
         ):
             return None
+        client_bits = self.client_max_window_bits
+        # Section 7.1.2.2: a server need not mention the client's window, and
+        # then the client keeps to what it offered.
+        if any(name == "client_max_window_bits" for name, _ in answered):
+            if answer.client_max_window_bits > client_bits:
+                return None
+            client_bits = answer.client_max_window_bits
         return Deflate(
             answer.server_no_context_takeover,
             answer.client_no_context_takeover or self.client_no_context_takeover,
             answer.server_max_window_bits,
-            answer.client_max_window_bits,
+            client_bits,
         )
 
 
@@ -216,40 +223,58 @@ class Inflater:
         self._window = b""
         self._final_blocks = 0
 
-    def inflate(self, data: bytes, limit: int, *, last: bool) -> bytes:
+    def inflate(
+        self, data: bytes, limit: int, *, last: bool
+    ) -> tuple[bytes, ProtocolError | None]:
         """Return what the message's next piece, or its `last`, expands to.
 
         At most `limit` + 1 bytes: one over `limit` stands for any number more.
-        Raises `ProtocolError` 1007 for what is not deflate data, 1008 for a
-        message of too many final blocks.
+        With it comes the error that follows these bytes, if there is one: 1007
+        for what is not deflate data, 1008 for a message of too many final blocks.
         """
         if last:
             data += TAIL
         result = b""
         while True:
+            before = self._decompressor.copy()
+            room = limit + 1 - len(result)
             try:
                 # zlib takes a max_length of 0 for "no limit"; this is at least 1.
-                result += self._decompressor.decompress(data, limit + 1 - len(result))
+                result += self._decompressor.decompress(data, room)
             except zlib.error:
-                raise ProtocolError(
+                result += _expand_up_to_error(before, data, room)
+                return result, ProtocolError(
                     "a compressed message is not deflate data (RFC 7692, 7.2.2)",
                     CloseCode.INVALID_FRAME_PAYLOAD_DATA,
-                ) from None
+                )
             if len(result) > limit or not self._decompressor.eof:
                 break
+            # After a final block another may follow, and refer to all before it.
+            self._final_blocks += 1
+            if self._final_blocks > MAX_FINAL_BLOCKS:
+                return result, ProtocolError(
+                    f"a compressed message has more than {MAX_FINAL_BLOCKS} final blocks",
+                    CloseCode.POLICY_VIOLATION,
+                )
             data = self._decompressor.unused_data
-            self._begin_stream(self._window + result)
+            window = (self._window + result)[-WINDOW_SIZE:]
+            self._decompressor = zlib.decompressobj(-MAX_WINDOW_BITS, window)
         self._window = (self._window + result)[-WINDOW_SIZE:]
         if last:
             self._final_blocks = 0
-        return result
+        return result, None
 
-    def _begin_stream(self, window: bytes) -> None:
-        """Go on after a final block, which may still refer to all before it."""
-        self._final_blocks += 1
-        if self._final_blocks > MAX_FINAL_BLOCKS:
-            raise ProtocolError(
-                f"a compressed message has more than {MAX_FINAL_BLOCKS} final blocks",
-                CloseCode.POLICY_VIOLATION,
-            )
-        self._decompressor = zlib.decompressobj(-MAX_WINDOW_BITS, window[-WINDOW_SIZE:])
+
+def _expand_up_to_error(decompressor: zlib._Decompress, data: bytes, room: int) -> bytes:
+    """Return up to `room` bytes that came before an error, which zlib withholds.
+
+    Byte by byte it gives them. Without them the verdict on a message with two
+    faults would depend on the pieces in which it arrived.
+    """
+    result = b""
+    with suppress(zlib.error):
+        for index in range(len(data)):
+            if len(result) == room:
+                break
+            result += decompressor.decompress(data[index : index + 1], room - len(result))
+    return result

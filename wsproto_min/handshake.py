@@ -107,8 +107,9 @@ def agreement(response: Response) -> Agreement:
     """Return what a server's own 101 answer says was agreed."""
     headers = Headers(response.headers)
     deflate = None
-    for _, parameters in parse_extensions(headers):
-        deflate = Deflate().check(parameters)
+    for name, parameters in parse_extensions(headers):
+        if name == permessage_deflate.NAME:
+            deflate = Deflate().check(parameters)
     return Agreement(headers.get("Sec-WebSocket-Protocol"), deflate)
 
 

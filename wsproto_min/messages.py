@@ -139,14 +139,16 @@ class MessageAssembler:
             self._inflater = Inflater()
         gathered = 0 if self._data is None else len(self._data)
         limit = self._max_message_size - gathered
-        expanded = self._inflater.inflate(payload, limit, last=last)
+        expanded, error = self._inflater.inflate(payload, limit, last=last)
         if len(expanded) > limit:
-            # What fits is judged first, so that it makes no difference to the
-            # verdict in how many pieces the message came.
+            error = self._too_big()
+        if error is not None:
+            # What came before the error and fits is judged first, so that it makes
+            # no difference to the verdict in how many pieces the message came.
             if self._opcode is Opcode.TEXT:
                 self._data = (self._data or bytearray()) + expanded[:limit]
                 self._check_new_text(self._data)
-            raise self._too_big()
+            raise error
         if last and not self._takeover:
             self._inflater = None
         return expanded
