@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 
-import pytest
-
 MIB = 1 << 20
 
 MESSAGES: dict[str, str | bytes] = {
@@ -31,10 +29,10 @@ MESSAGES: dict[str, str | bytes] = {
 
 # Codes and reasons that an application may close with.
 CLOSES = [
-    pytest.param(1000, "", id="1000"),
+    (1000, ""),
     (1000, "done"),
     (1001, "going away"),
     (1008, "no"),
     (3000, "registered"),
-    pytest.param(4999, "ü" * 61 + "x", id="4999-a reason of 123 bytes, the most there can be"),
+    (4999, "ü" * 61 + "x"),  # 123 bytes, the most there is room for
 ]

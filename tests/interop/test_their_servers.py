@@ -17,6 +17,7 @@ from wsproto_min import (
     ANY,
     WITHOUT_TAKEOVER,
     Client,
+    Close,
     ConnectionClosed,
     Deflate,
     FrameDecoder,
@@ -179,27 +180,27 @@ def test_the_server_chooses_a_subprotocol_of_those_we_offer(peers: Peers) -> Non
         assert str(client.recv(PATIENCE)).startswith("coffee ")
 
 
-@pytest.mark.parametrize(("code", "reason"), [*CLOSES, pytest.param(1005, "", id="no code")])
-def test_our_code_and_reason_arrive_and_their_code_comes_back(
-    peers: Peers, setting: tuple[Rival, str, str], code: int, reason: str
+def test_our_codes_and_reasons_arrive_and_their_codes_come_back(
+    peers: Peers, setting: tuple[Rival, str, str]
 ) -> None:
-    client = peers.connect("/closing")
-    client.recv(PATIENCE)
-    client.close(code, reason)
-    close = peers.server.closed.get(timeout=PATIENCE)
-    assert (close.code, close.reason) == (code, reason)
-    assert client.connection.close_received is not None
-    assert client.connection.close_received.code == (code if setting[0].echoes_codes else 1000)
-
-
-@pytest.mark.parametrize(("code", "reason"), CLOSES)
-def test_their_code_and_reason_arrive(peers: Peers, code: int, reason: str) -> None:
-    with peers.connect("/close") as client:
+    for code, reason in [*CLOSES, (1005, "")]:  # 1005: a Close frame without a code
+        client = peers.connect("/closing")
         client.recv(PATIENCE)
-        client.send(f"{code} {reason}")
-        with pytest.raises(ConnectionClosed) as caught:
+        client.close(code, reason)
+        assert peers.server.closed.get(timeout=PATIENCE) == Close(code, reason)
+        assert client.connection.close_received is not None
+        answer = code if setting[0].echoes_codes else 1000
+        assert client.connection.close_received.code == answer
+
+
+def test_their_codes_and_reasons_arrive(peers: Peers) -> None:
+    for code, reason in CLOSES:
+        with peers.connect("/close") as client:
             client.recv(PATIENCE)
-    assert (caught.value.code, caught.value.reason) == (code, reason)
+            client.send(f"{code} {reason}")
+            with pytest.raises(ConnectionClosed) as caught:
+                client.recv(PATIENCE)
+        assert (caught.value.code, caught.value.reason) == (code, reason)
 
 
 def test_a_refusal_is_told_at_once_with_its_status_and_first_line(peers: Peers) -> None:

@@ -1,0 +1,260 @@
+"""The clients of other libraries talk to our servers."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from functools import partial
+from queue import Queue
+
+import pytest
+from _pytest.mark.structures import ParameterSet
+
+from tests.interop.conftest import Certificate
+from tests.interop.messages import CLOSES, MESSAGES
+from tests.interop.rivals import RIVALS, SUBPROTOCOLS, Link, Rival, in_time
+from tests.support import PATIENCE, daemon, poll, serving
+from wsproto_min import (
+    ANY,
+    WITHOUT_TAKEOVER,
+    Close,
+    Deflate,
+    Peer,
+    Request,
+    Response,
+    Server,
+    accept,
+)
+
+WISHES: dict[str, Deflate | None] = {
+    "any": ANY,
+    "none": None,
+    "without takeover": WITHOUT_TAKEOVER,
+    "small windows": Deflate(server_max_window_bits=9, client_max_window_bits=9),
+}
+
+
+class Tls:
+    """Both ends' part in TLS, or in doing without."""
+
+    def __init__(self, certificate: Certificate | None) -> None:
+        self.scheme = "ws" if certificate is None else "wss"
+        self.server = None if certificate is None else certificate.of_server()
+        self.client = None if certificate is None else certificate.of_client()
+        self.arguments: list[str] = []
+        if certificate is not None:
+            self.arguments = ["--tls-cert", str(certificate.certificate)]
+            self.arguments += ["--tls-key", str(certificate.key)]
+
+
+class Theirs:
+    """A client of theirs, and how it gets to our server."""
+
+    def __init__(self, rival: Rival, compression: str, context: ssl.SSLContext | None) -> None:
+        self.compressed = compression != "without compression"
+        self._rival = rival
+        self._compression = compression
+        self._context = context
+
+    def connect(
+        self, url: str, subprotocols: Sequence[str] = ()
+    ) -> AbstractAsyncContextManager[Link]:
+        return self._rival.connect(url, self._compression, self._context, subprotocols)
+
+
+@pytest.fixture(scope="module", params=["", "TLS"], ids=["plain", "TLS"])
+def tls(request: pytest.FixtureRequest) -> Tls:
+    return Tls(request.getfixturevalue("certificate") if request.param else None)
+
+
+@pytest.fixture(scope="module")
+def echo(tls: Tls) -> Iterator[str]:
+    """Yield the URL of the echo server, a process."""
+    with daemon("wsproto_min", "echo", "--port", "0", *tls.arguments) as running:
+        url = f"{tls.scheme}://127.0.0.1:{running.address[1]}/"
+        assert url in running.line
+        yield url
+        assert running.stop() == (0, "")
+
+
+def client_params(rivals: Sequence[Rival]) -> list[ParameterSet]:
+    return [
+        pytest.param((rival, compression), id=f"{rival.name}, {compression}")
+        for rival in rivals
+        for compression in rival.clients
+    ]
+
+
+CLIENTS = client_params(RIVALS)
+CLIENTS_WITH_PIECES = client_params([rival for rival in RIVALS if rival.fragments])
+
+
+@pytest.fixture(params=CLIENTS)
+def theirs(request: pytest.FixtureRequest, tls: Tls) -> Theirs:
+    rival, compression = request.param
+    rival.need()
+    return Theirs(rival, compression, tls.client)
+
+
+def test_every_message_comes_back_as_it_was_sent(theirs: Theirs, echo: str) -> None:
+    async def scenario() -> None:
+        async with theirs.connect(echo) as link:
+            assert link.compressed == theirs.compressed
+            for name, message in MESSAGES.items():
+                await link.send(message)
+                assert await link.receive() == message, name
+
+    in_time(scenario())
+
+
+def test_many_messages_on_their_way_at_once_keep_their_order(theirs: Theirs, echo: str) -> None:
+    messages = [f"message {number} " * number for number in range(100)]
+
+    async def scenario() -> None:
+        async with theirs.connect(echo) as link:
+            for message in messages:
+                await link.send(message)
+            assert [await link.receive() for _ in messages] == messages
+
+    in_time(scenario())
+
+
+@pytest.mark.parametrize("theirs", CLIENTS_WITH_PIECES, indirect=True)
+def test_a_message_in_pieces_is_put_together(theirs: Theirs, echo: str) -> None:
+    async def scenario() -> None:
+        async with theirs.connect(echo) as link:
+            await link.send_pieces(["日本語", "", "é", "x" * 70_000])
+            assert await link.receive() == "日本語é" + "x" * 70_000
+            await link.send_pieces([b"\0", b"\xff" * 1000, b""])
+            assert await link.receive() == b"\0" + b"\xff" * 1000
+
+    in_time(scenario())
+
+
+def test_a_ping_of_theirs_is_answered(theirs: Theirs, echo: str) -> None:
+    async def scenario() -> None:
+        async with theirs.connect(echo) as link:
+            await link.ping(b"how are you?")
+            await link.ping(b"")
+            await link.send("still here")
+            assert await link.receive() == "still here"
+
+    in_time(scenario())
+
+
+def test_each_code_that_they_close_with_comes_back(theirs: Theirs, echo: str) -> None:
+    async def scenario() -> None:
+        for code, reason in CLOSES:
+            async with theirs.connect(echo) as link:
+                assert await link.close(code, reason) == code
+
+    in_time(scenario())
+
+
+class Ours:
+    """A server of ours in this process; `closed` queues how connections ended."""
+
+    def __init__(self, tls: Tls, wish: Deflate | None = ANY) -> None:
+        self.closed: Queue[Close | None] = Queue()
+        self.peers: Queue[Peer] = Queue()
+        self._wish = wish
+        self.server = Server(
+            on_request=self._on_request,
+            on_open=self._on_open,
+            on_message=self._on_message,
+            on_close=self._on_close,
+            compress_from=0,
+            ping_interval=0.05,
+        )
+        host, port = self.server.listen("127.0.0.1", 0, tls.server)
+        self.url = f"{tls.scheme}://{host}:{port}/"
+
+    def _on_request(self, peer: Peer, request: Request) -> Response:
+        return accept(request, subprotocols=SUBPROTOCOLS, deflate=self._wish)
+
+    def _on_open(self, peer: Peer) -> None:
+        self.peers.put(peer)
+
+    def _on_message(self, peer: Peer, message: str | bytes) -> None:
+        if isinstance(message, str) and message.startswith("close "):
+            code, _, reason = message.removeprefix("close ").partition(" ")
+            peer.close(int(code), reason)
+        else:
+            peer.send(message)
+
+    def _on_close(self, peer: Peer) -> None:
+        assert peer.connection is not None
+        self.closed.put(peer.connection.close_received)
+
+
+@contextmanager
+def ours(tls: Tls, wish: Deflate | None = ANY) -> Iterator[Ours]:
+    server = Ours(tls, wish)
+    with serving(server=server.server):
+        yield server
+
+
+@pytest.mark.parametrize("wish", WISHES)
+def test_whatever_the_server_wishes_of_compression_messages_arrive(
+    theirs: Theirs, tls: Tls, wish: str
+) -> None:
+    messages: list[str | bytes] = ["first", "first", "", b"\0" * 100_000, "日本語" * 1000, "first"]
+
+    async def scenario(url: str) -> None:
+        async with theirs.connect(url) as link:
+            assert link.compressed == (theirs.compressed and wish != "none")
+            for message in messages:
+                await link.send(message)
+                assert await link.receive() == message
+
+    with ours(tls, WISHES[wish]) as server:
+        in_time(scenario(server.url))
+
+
+def test_the_server_chooses_a_subprotocol_of_those_they_offer(theirs: Theirs, tls: Tls) -> None:
+    async def scenario(url: str) -> None:
+        async with theirs.connect(url, ["water", "coffee"]) as link:
+            assert link.subprotocol == "coffee"
+        async with theirs.connect(url, ["water"]) as link:
+            assert link.subprotocol is None
+
+    with ours(tls) as server:
+        in_time(scenario(server.url))
+        peers = [server.peers.get(timeout=PATIENCE) for _ in range(2)]
+        assert [peer.subprotocol for peer in peers] == ["coffee", None]
+
+
+def test_a_ping_of_ours_is_answered(theirs: Theirs, tls: Tls) -> None:
+    async def scenario(server: Ours) -> None:
+        async with theirs.connect(server.url) as link:
+            peer = server.peers.get(timeout=PATIENCE)
+            while peer.latency is None:  # a Ping is due every 0.05 s
+                await link.send("a moment")
+                await link.receive()
+
+    with ours(tls) as server:
+        in_time(scenario(server))
+
+
+def test_each_code_and_reason_that_they_close_with_arrives(theirs: Theirs, tls: Tls) -> None:
+    async def scenario(url: str, code: int, reason: str) -> None:
+        async with theirs.connect(url) as link:
+            await link.close(code, reason)
+
+    with ours(tls) as server:
+        for code, reason in CLOSES:
+            in_time(scenario(server.url, code, reason))
+            assert server.closed.get(timeout=PATIENCE) == Close(code, reason)
+
+
+def test_each_code_and_reason_that_we_close_with_arrives(theirs: Theirs, tls: Tls) -> None:
+    async def scenario(url: str, code: int, reason: str) -> None:
+        async with theirs.connect(url) as link:
+            await link.send(f"close {code} {reason}")
+            assert await link.receive() == Close(code, reason)
+
+    with ours(tls) as server:
+        for code, reason in CLOSES:
+            in_time(scenario(server.url, code, reason))
+            poll(partial(lambda server: not server.peers, server.server), "the connection ends")
