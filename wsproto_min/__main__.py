@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from wsproto_min.client import connect
 from wsproto_min.deflate import ANY, DEFAULT_COMPRESS_FROM
 from wsproto_min.errors import HandshakeError
-from wsproto_min.explain import Dissector
+from wsproto_min.explain import Dissector, printable
 from wsproto_min.handshake import accept
 from wsproto_min.http import Request, Response
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
@@ -58,7 +58,9 @@ def _connect(options: argparse.Namespace) -> int:
             trace=Tracer() if options.trace else None,
         )
     except (ValueError, OSError, HandshakeError) as error:
-        print(f"wsproto_min: cannot connect to {options.url}: {error}", file=sys.stderr)
+        # A refusal quotes the server, whose words are not to steer the terminal.
+        reason = printable(str(error))
+        print(f"wsproto_min: cannot connect to {options.url}: {reason}", file=sys.stderr)
         return 1
     return converse(client, sys.stdin.fileno())
 

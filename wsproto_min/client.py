@@ -68,16 +68,24 @@ def parse_url(url: str) -> Address:
     if "#" in url:
         raise ValueError(f"{url!r} has a fragment; write '#' as %23 (RFC 6455, section 3)")
     scheme, _, rest = url.partition(":")
+    scheme = scheme.lower()
     if scheme == "ws+unix":
-        path, _, target = rest.removeprefix("//").partition(":")
-        return Address(scheme, path, 0, target or "/")
-    parts = urlsplit(url)
-    if scheme not in DEFAULT_PORTS or not parts.hostname:
+        host, _, target = rest.removeprefix("//").partition(":")
+        port = 0
+    else:
+        parts = urlsplit(url)
+        if parts.username is not None:
+            raise ValueError(f"{url!r} has a user in it; pass an Authorization header instead")
+        host, port = parts.hostname or "", parts.port or DEFAULT_PORTS.get(scheme, 0)
+        target = parts.path + (f"?{parts.query}" if parts.query else "")
+    if not target.startswith("/"):
+        target = f"/{target}"
+    if not host or scheme not in (*DEFAULT_PORTS, "ws+unix"):
         raise ValueError(f"{url!r} is not ws://HOST/PATH, wss://HOST/PATH or ws+unix:FILE:/PATH")
-    if parts.username is not None:
-        raise ValueError(f"{url!r} has a user in it; pass an Authorization header instead")
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Address(scheme, parts.hostname, parts.port or DEFAULT_PORTS[scheme], target)
+    # Anything else would end the request's first line, or its second word, too early.
+    if not all("!" <= character <= "~" for character in target):
+        raise ValueError(f"{url!r} has characters in it that must be percent-encoded")
+    return Address(scheme, host, port, target)
 
 
 def connect(
@@ -199,7 +207,7 @@ class Client:
     def send(self, message: str | bytes) -> None:
         """Send a text or binary message. Raises `ConnectionClosed`."""
         self.connection.send(message)
-        self._flush()
+        self._send_or_raise()
 
     def recv(self, timeout: float | None = None) -> str | bytes:
         """Return the next message.
@@ -223,7 +231,7 @@ class Client:
         self._awaited_pong = os.urandom(8)
         sent = time.monotonic()
         self.connection.ping(self._awaited_pong)
-        self._flush()
+        self._send_or_raise()
         while True:
             self._keep_messages()
             if self._awaited_pong is None:
@@ -240,11 +248,11 @@ class Client:
         self.connection.close(code, reason)
         with suppress(OSError), self._socket:
             self._flush(deadline)
-            self._keep_messages()
+            self._keep_messages(deadline)
             # Section 7.1.1: the server is the one to close the TCP connection.
             while data := self._read(deadline):
                 self.receive_data(data)
-                self._keep_messages()
+                self._keep_messages(deadline)
         self.connection.receive_eof()
 
     def _receive(self, deadline: float | None) -> None:
@@ -279,30 +287,43 @@ class Client:
             self._trace(Role.SERVER, data)
         self._events = self.connection.receive_data(data)
 
-    def _next_message(self) -> str | bytes | None:
+    def _next_message(self, deadline: float | None = None) -> str | bytes | None:
         """Act on received frames up to the next message; None if there is none yet."""
         for event in self._events:
-            self._flush()
+            self._flush(deadline)
             if isinstance(event, str | bytes):
                 return event
             if isinstance(event, Pong) and event.payload == self._awaited_pong:
                 self._awaited_pong = None
-        self._flush()  # a violation ends the events and has its Close to send
+        self._flush(deadline)  # a violation ends the events and has its Close to send
         return None
 
-    def _keep_messages(self) -> None:
+    def _keep_messages(self, deadline: float | None = None) -> None:
         """Act on all received frames, keeping their messages for `recv`."""
-        while (message := self._next_message()) is not None:
+        while (message := self._next_message(deadline)) is not None:
             self._kept.append(message)
 
-    def _flush(self, deadline: float | None = None) -> None:
-        """Send what the connection has to say, whole: half a frame would be the end."""
+    def _send_or_raise(self) -> None:
+        """Send what the connection has to say; raise `ConnectionClosed` if nobody hears it."""
+        if not self._flush():
+            raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, "the server is gone")
+
+    def _flush(self, deadline: float | None = None) -> bool:
+        """Send what the connection has to say, whole: half a frame would be the end.
+
+        Returns whether that went well. If the server is gone, what it said
+        before is still to be read, and the stream's end after it.
+        """
         data = self.connection.data_to_send()
         if data:
             if self._trace is not None:
                 self._trace(Role.CLIENT, data)
             _set_timeout(self._socket, deadline)
-            self._socket.sendall(data)
+            try:
+                self._socket.sendall(data)
+            except (ConnectionError, ssl.SSLError):
+                return False
+        return True
 
 
 def _open_socket(
@@ -323,6 +344,7 @@ def _open_socket(
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if address.scheme == "wss":
             context = ssl_context or ssl.create_default_context()
+            _set_timeout(sock, deadline)
             sock = context.wrap_socket(sock, server_hostname=address.host)
     except BaseException:
         sock.close()
@@ -338,7 +360,10 @@ def _receive_head(sock: socket.socket, deadline: float) -> tuple[bytes, bytes]:
         data = sock.recv(RECEIVE_SIZE)
         if not data:
             raise HandshakeError(0, "the server closed the connection without an answer")
-        whole = buffer.receive_data(data)
+        try:
+            whole = buffer.receive_data(data)
+        except HandshakeError:
+            raise HandshakeError(0, "the head of the server's answer is too long") from None
         if whole is not None:
             return whole
 

@@ -280,7 +280,7 @@ class Listener:
         if not self._paused:
             self._service.loop.unregister(self._socket)
         if self._socket.family == socket.AF_UNIX:
-            with suppress(OSError):
+            with suppress(OSError, ValueError):  # it need not have a name in the file system
                 os.unlink(self._socket.getsockname())
         self._socket.close()
 
@@ -288,6 +288,7 @@ class Listener:
 def _remove_stale_socket(path: str) -> None:
     """Remove a Unix socket at which nobody answers any more."""
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # one whose queue is full is alive, too
         try:
             probe.connect(path)
         except ConnectionRefusedError:
@@ -295,13 +296,15 @@ def _remove_stale_socket(path: str) -> None:
                 os.unlink(path)
         except FileNotFoundError:
             pass
+        except BlockingIOError:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from None
         else:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def _format_address(address: tuple[str, int] | str) -> str:
+def _format_address(address: tuple[str, int] | str | bytes) -> str:
     """Return "host:port", with an IPv6 host in brackets as in a URL, or "unix"."""
-    if isinstance(address, str):
+    if isinstance(address, str | bytes):  # bytes: a client's name that is not a file's
         return "unix"
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

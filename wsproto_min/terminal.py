@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from selectors import EVENT_READ, DefaultSelector
+from selectors import EVENT_READ, SelectSelector
 
 from wsproto_min.client import Client
 from wsproto_min.connection import Role
@@ -41,7 +41,8 @@ def converse(client: Client, standard_input: int) -> int:
     is still printed.
     """
     unfinished = b""
-    with client, DefaultSelector() as selector:
+    # Linux's epoll, the default, takes neither a file nor /dev/null.
+    with client, SelectSelector() as selector:
         selector.register(client, EVENT_READ)
         selector.register(standard_input, EVENT_READ)
         try:
@@ -50,6 +51,8 @@ def converse(client: Client, standard_input: int) -> int:
                 if any(key.fd == standard_input for key, _ in selector.select()):
                     data = os.read(standard_input, READ_SIZE)
                     *lines, unfinished = (unfinished + data).split(b"\n")
+                    if unfinished and not data:  # the last line, without its end
+                        lines.append(unfinished)
                     for line in lines:
                         client.send(line.decode("utf-8", "replace"))
                     if not data:
