@@ -232,7 +232,7 @@ def test_what_the_client_is_told_stands_in_its_request() -> None:
     ("answer", "status", "reason"),
     [
         (b"HTTP/1.1 404 Not Found\r\n\r\nno such room\nnor any other", 404, "404: no such room"),
-        (b"HTTP/1.1 403 Forbidden\r\nX: y\r\n\r\n", 403, "403:"),
+        (b"HTTP/1.1 403 Forbidden\r\nX: y\r\n\r\n", 403, "the server answered 403"),
         (b"HTTP/1.1 302 Found\r\nLocation: ws://a/\r\n\r\nover there\r\n", 302, "302: over there"),
         (b"HTTP/1.1 200 OK\r\n\r\n\xff", 200, "200: \ufffd"),
         (b"HTTP/1.1 500 Fault\r\n\r\n" + b"x" * 10_000, 500, "500: " + "x" * 500),

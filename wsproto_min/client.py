@@ -133,8 +133,9 @@ def connect(
         head, rest = _receive_head(sock, deadline)
         status, fields = parse_response(head)
         if status != HTTPStatus.SWITCHING_PROTOCOLS:
-            reason = _first_line(sock, deadline, fields, rest)
-            raise HandshakeError(status, f"the server answered {status}: {reason}", fields.fields)
+            line = _first_line(sock, deadline, fields, rest)
+            reason = f"the server answered {status}" + (f": {line}" if line else "")
+            raise HandshakeError(status, reason, fields.fields)
         agreed = check_response(status, fields, key, subprotocols=subprotocols, deflate=deflate)
         connection = Connection(
             Role.CLIENT,

@@ -93,9 +93,9 @@ class Peer:
         "_heard",
         "_input_ended",
         "_paused_until",
-        "_received",
         "_pinged",
         "_pong_due",
+        "_received",
         "_sealed",
         "_service",
         "_socket",
@@ -128,7 +128,7 @@ class Peer:
         self._events = EVENT_READ
         self._heard = False  # anything since the last Ping
         self._pong_due = False
-        self._pinged = 0.0  # when that Ping was sent
+        self._pinged = 0.0  # when that Ping was sent; 0 once its Pong has come
         self._due = self._alarm = math.inf
         service.peers.add(self)
         service.loop.register(sock, EVENT_READ, self)
@@ -204,14 +204,15 @@ class Peer:
         # either readiness may be what the other direction waits for.
         if (events & EVENT_WRITE or tls) and self._stage is not Stage.GONE:
             self._write_backlog()
-        if (events & EVENT_READ or tls) and self._stage is not Stage.GONE:
-            if not self._paused_until:
-                self._read()
+        if (events & EVENT_READ or tls) and not self._paused_until:
+            self._read()
         if tls:
             self._watch()
 
     def _read(self) -> None:
         """Read what is there, once, and act on it."""
+        if self._stage is Stage.GONE:
+            return
         try:
             data = self._socket.recv(RECEIVE_SIZE)
         except BlockingIOError:
@@ -312,12 +313,12 @@ class Peer:
         self._head = None
         try:
             data = response.encode(head_only=head_only)
+            agreed = agreement(response)
         except Exception:
             logger.exception("on_request gave what cannot be sent")
             response = _FAULT
             data = response.encode(head_only=head_only)
         if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
-            agreed = agreement(response)
             self.subprotocol = agreed.subprotocol
             self.connection = Connection(
                 Role.SERVER,
@@ -344,8 +345,9 @@ class Peer:
             if self._stage is Stage.OPEN and isinstance(event, str | bytes):
                 self._call(self._service.on_message, event)
             elif isinstance(event, Pong):
-                if event.payload == _PING_PAYLOAD.pack(self._pinged):
+                if self._pinged and event.payload == _PING_PAYLOAD.pack(self._pinged):
                     self.latency = time.monotonic() - self._pinged
+                    self._pinged = 0.0  # a second Pong is none of its own
             else:  # a Pong goes before whatever the application sends next
                 self._post_outgoing(connection)
             if self._paused_until and self._stage is Stage.OPEN:
