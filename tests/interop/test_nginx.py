@@ -1,0 +1,192 @@
+"""chatd behind nginx, set up as README shows."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from chatd.app import Chat
+from chatd.log import MEMORY, SQLiteLog
+from chatd.proxy import Proxy, parse_proxy
+from tests.needs import need
+from tests.support import PATIENCE, ROOT, Address, command, daemon, exchange, poll, serving
+from wsproto_min import Client, HandshakeError, connect
+
+# Where Debian has it, which is on the path of root alone.
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+# From where it connects over TCP when a test is to tell it from its clients.
+NGINX_ADDRESS = "127.0.0.2"
+README_SOCKET = "http://unix:/run/chatd/chatd.sock"
+
+CONFIGURATION = """
+daemon off;
+master_process off;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        {more}
+        include {directory}/snippet.conf;
+    }}
+}}
+"""
+
+
+def snippet() -> str:
+    """Return what README has for nginx."""
+    found = re.search(
+        r"<!-- nginx -->\n```nginx\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+    assert found, "README shows no nginx snippet"
+    assert found[1].count(README_SOCKET) == 1
+    return found[1]
+
+
+def is_listening(address: Address) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(address) == 0
+
+
+@contextmanager
+def nginx(directory: Path, upstream: str, more: str = "") -> Iterator[Address]:
+    """Run nginx in front of `upstream`; yield its address."""
+    need(NGINX, "nginx", "apt-get install nginx-light")
+    assert NGINX is not None
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        address: Address = sock.getsockname()
+    configuration = directory / "nginx.conf"
+    configuration.write_text(CONFIGURATION.format(directory=directory, port=address[1], more=more))
+    (directory / "snippet.conf").write_text(snippet().replace(README_SOCKET, upstream))
+    arguments = [NGINX, "-p", str(directory), "-c", str(configuration)]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            poll(lambda: is_listening(address) or process.poll() is not None, "nginx listens")
+            assert process.poll() is None, process.communicate()[1]
+            yield address
+        finally:
+            process.terminate()
+            process.communicate(timeout=PATIENCE)
+
+
+@contextmanager
+def chatd_on(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run chatd on a Unix socket."""
+    arguments = command("chatd", "--unix", str(path), "--trusted-proxy", "unix", "--db", MEMORY)
+    with subprocess.Popen(
+        arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
+            line = process.stdout.readline() if ready else ""
+            assert f"listening on the Unix socket {path}" in line
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def enter(address: Address, origin: str | None = None) -> Client:
+    """Connect as a page would that came from there, or from another origin."""
+    host = f"127.0.0.1:{address[1]}"
+    return connect(f"ws://{host}/r/tea", origin=origin or f"http://{host}")
+
+
+def chat_through(address: Address) -> None:
+    request = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{address[1]}\r\nConnection: close\r\n\r\n"
+    answer = exchange(address, request.encode())
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith((ROOT / "client.html").read_bytes())
+    with enter(address) as ann, enter(address) as bob:
+        for text in ("Hello", "日本語 👍", "x" * 4000):
+            ann.send(text)
+            assert bob.recv(PATIENCE) == text
+            bob.send(text)
+            assert ann.recv(PATIENCE) == text
+        assert ann.ping(PATIENCE) > 0
+
+
+def test_the_page_and_the_chat_go_through_it_over_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "chatd.sock"
+    with chatd_on(path) as chatd, nginx(tmp_path, f"http://unix:{path}") as address:
+        assert path.stat().st_mode & 0o777 == 0o660
+        chat_through(address)
+        chatd.send_signal(signal.SIGTERM)
+        assert chatd.communicate(timeout=PATIENCE)[1] == ""
+        assert chatd.returncode == 0
+        assert not path.exists()
+
+
+def test_the_page_and_the_chat_go_through_it_over_tcp(tmp_path: Path) -> None:
+    with (
+        daemon("chatd", "--port", "0", "--trusted-proxy", "127.0.0.1", "--db", MEMORY) as chatd,
+        nginx(tmp_path, f"http://127.0.0.1:{chatd.address[1]}") as address,
+    ):
+        chat_through(address)
+        assert chatd.stop() == (0, "")
+
+
+def test_a_page_of_another_site_is_refused_through_it_too(tmp_path: Path) -> None:
+    path = tmp_path / "chatd.sock"
+    with chatd_on(path), nginx(tmp_path, f"http://unix:{path}") as address:
+        for origin in ("http://evil.example", "http://127.0.0.1", "http://127.0.0.1:1", "null"):
+            with pytest.raises(HandshakeError) as caught:
+                enter(address, origin=origin)
+            assert caught.value.status == 403
+
+
+def test_when_chatd_stops_those_behind_it_are_told_1001(tmp_path: Path) -> None:
+    path = tmp_path / "chatd.sock"
+    with chatd_on(path) as chatd, nginx(tmp_path, f"http://unix:{path}") as address:
+        peer = enter(address)
+        chatd.send_signal(signal.SIGTERM)
+        assert list(peer) == []
+        assert peer.connection.close_received is not None
+        assert peer.connection.close_received.code == 1001
+
+
+@pytest.mark.parametrize("trusted", ["unix", NGINX_ADDRESS])
+def test_the_address_that_it_forwards_is_the_peers_and_none_that_a_client_made_up(
+    tmp_path: Path, trusted: str
+) -> None:
+    claims = [("X-Forwarded-For", "192.0.2.1"), ("X-Forwarded-For", f"192.0.2.2, {trusted}")]
+
+    def address_of_peer(*proxies: Proxy) -> str:
+        """Return what chatd takes a client's address for that claims to be others'."""
+        log = SQLiteLog(MEMORY)
+        chat = Chat(log, trusted_proxies=proxies)
+        path = tmp_path / "chatd.sock"
+        chat.server.listen_unix(os.fspath(path))
+        with serving(server=chat.server) as running:
+            upstream, bind = f"http://unix:{path}", ""
+            if trusted != "unix":
+                port = running.address[1]
+                upstream, bind = f"http://127.0.0.1:{port}", f"proxy_bind {NGINX_ADDRESS};"
+            with (
+                nginx(tmp_path, upstream, bind) as address,
+                connect(f"ws://127.0.0.1:{address[1]}/", headers=claims),
+            ):
+                (peer,) = running.ask(lambda: chat.server.peers)
+        log.close()
+        return peer.address
+
+    assert address_of_peer(parse_proxy(trusted)) == "127.0.0.1"
+    assert address_of_peer().startswith("unix" if trusted == "unix" else f"{NGINX_ADDRESS}:")
