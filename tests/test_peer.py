@@ -217,9 +217,9 @@ def interest(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     changes: list[int] = []
     modify = Loop.modify
 
-    def note(self: Loop, sock: socket.socket, events: int, handler: Handler) -> None:
+    def note(self: Loop, sock: socket.socket, before: int, events: int, handler: Handler) -> None:
         changes.append(events)
-        modify(self, sock, events, handler)
+        modify(self, sock, before, events, handler)
 
     monkeypatch.setattr(Loop, "modify", note)
     return changes
