@@ -1,7 +1,7 @@
 """RFC 6455 by hand: a WebSocket codec, connection and selectors server to learn from.
 
 Read the modules in this order, each builds on those before it only: `codes`,
-`errors`, `frames`, `deflate`, `messages`, `connection`, `http`, `handshake`,
+`errors`, `frames`, `fast`, `deflate`, `messages`, `connection`, `http`, `handshake`,
 `client`, `loop`, `group`, `tls`, `peer`, `server`, `explain`, `terminal`.
 """
 

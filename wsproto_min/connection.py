@@ -20,6 +20,7 @@ from enum import Enum
 from wsproto_min.codes import CloseCode, Opcode
 from wsproto_min.deflate import DEFAULT_COMPRESS_FROM, SHARED_DEFLATER, Deflate
 from wsproto_min.errors import ConnectionClosed, ProtocolError
+from wsproto_min.fast import short_messages
 from wsproto_min.frames import (
     MAX_CONTROL_PAYLOAD,
     Frame,
@@ -94,6 +95,7 @@ class Connection:
         "_compress_from",
         "_decoder",
         "_deflater",
+        "_max_message_size",
         "_outgoing",
         "close_received",
         "close_sent",
@@ -118,6 +120,7 @@ class Connection:
         self.error: ProtocolError | None = None
         is_server = role is Role.SERVER
         self._compress_from = compress_from
+        self._max_message_size = max_message_size
         self._deflater = None if deflate is None else deflate.deflater(server=is_server)
         self._decoder = FrameDecoder(masked=is_server, rsv1_allowed=deflate is not None)
         self._assembler = MessageAssembler(
@@ -149,9 +152,12 @@ class Connection:
 
     def _events(self) -> Iterator[Event]:
         try:
-            while (
-                self.state is not State.CLOSED and (frame := self._decoder.next_frame()) is not None
-            ):
+            while self.state is not State.CLOSED:
+                if self.role is Role.SERVER and self._assembler.idle:
+                    yield from short_messages(self._decoder, self._max_message_size)
+                frame = self._decoder.next_frame()
+                if frame is None:
+                    return
                 event = self._receive_frame(frame)
                 if event is not None:
                     yield event
@@ -224,6 +230,7 @@ class Connection:
         if self.close_sent is None and self.state is not State.CLOSED:
             self._send_close(code, reason)
         self.state = State.CLOSED
+        self._decoder.discard()
 
     def data_to_send(self) -> bytes:
         """Return the bytes queued since the last call, to be sent in this order."""

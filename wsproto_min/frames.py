@@ -178,23 +178,29 @@ class FrameDecoder:
     Call `receive_data` with what arrived, then `next_frame` until it gives
     None. After a `ProtocolError` the decoder is of no further use: there is no
     telling where the next frame would begin. `masked` and `rsv1_allowed` are
-    those of `parse_header`.
+    those of `parse_header`; what is received and not decoded yet is in `buffer`,
+    from `position` on.
     """
 
-    __slots__ = ("_buffer", "_header", "_masked", "_offset", "_position", "_rsv1_allowed")
+    __slots__ = ("_header", "_masked", "_offset", "_rsv1_allowed", "buffer", "position")
 
     def __init__(self, *, masked: bool | None = None, rsv1_allowed: bool = False) -> None:
         self._masked = masked
         self._rsv1_allowed = rsv1_allowed
-        self._buffer = b""
-        self._position = 0  # in the buffer: all before it is decoded
+        self.buffer = b""
+        self.position = 0
         self._header: FrameHeader | None = None  # of a data frame that is not whole yet
         self._offset = 0  # in that frame's payload
 
     @property
+    def in_frame(self) -> bool:
+        """Whether a data frame has been handed out in part."""
+        return self._header is not None
+
+    @property
     def idle(self) -> bool:
         """Whether all that was received has been handed out as whole frames."""
-        return self._header is None and self._position == len(self._buffer)
+        return self._header is None and self.position == len(self.buffer)
 
     def receive_data(self, data: bytes) -> None:
         """Take the next bytes from the peer.
@@ -202,9 +208,9 @@ class FrameDecoder:
         Once `next_frame` has given None, what is kept of them is at most an
         unfinished header or control frame: under 140 bytes.
         """
-        rest = self._buffer[self._position :]
-        self._buffer = rest + data if rest else data
-        self._position = 0
+        rest = self.buffer[self.position :]
+        self.buffer = rest + data if rest else data
+        self.position = 0
 
     def next_frame(self) -> Frame | None:
         """Return the next frame or piece of one, or None if more bytes are needed.
@@ -216,24 +222,24 @@ class FrameDecoder:
         header = self._header
         if header is None:
             header = parse_header(
-                self._buffer, self._position, masked=self._masked, rsv1_allowed=self._rsv1_allowed
+                self.buffer, self.position, masked=self._masked, rsv1_allowed=self._rsv1_allowed
             )
             if header is None:
                 self._wait()
                 return None
-            available = len(self._buffer) - self._position - header.size
+            available = len(self.buffer) - self.position - header.size
             if header.opcode.is_control and available < header.length:
                 self._wait()
                 return None
-            self._position += header.size
+            self.position += header.size
             self._offset = 0
-        elif self._position == len(self._buffer):
+        elif self.position == len(self.buffer):
             self._wait()
             return None
 
         offset = self._offset
-        payload = self._buffer[self._position : self._position + header.length - offset]
-        self._position += len(payload)
+        payload = self.buffer[self.position : self.position + header.length - offset]
+        self.position += len(payload)
         self._offset += len(payload)
         missing = header.length - self._offset
         self._header = header if missing else None
@@ -249,10 +255,15 @@ class FrameDecoder:
             missing,
         )
 
+    def discard(self) -> None:
+        """Forget what is not decoded yet."""
+        self.buffer = b""
+        self.position = 0
+
     def _wait(self) -> None:
         """Keep what is not decoded yet, and let go of the rest of a large read."""
-        self._buffer = self._buffer[self._position :]
-        self._position = 0
+        self.buffer = self.buffer[self.position :]
+        self.position = 0
 
 
 def encode_frame(
