@@ -223,9 +223,7 @@ class Inflater:
         self._window = b""
         self._final_blocks = 0
 
-    def inflate(
-        self, data: bytes, limit: int, *, last: bool
-    ) -> tuple[bytes, ProtocolError | None]:
+    def inflate(self, data: bytes, limit: int, *, last: bool) -> tuple[bytes, ProtocolError | None]:
         """Return what the message's next piece, or its `last`, expands to.
 
         At most `limit` + 1 bytes: one over `limit` stands for any number more.
@@ -271,10 +269,10 @@ def _expand_up_to_error(decompressor: zlib._Decompress, data: bytes, room: int) 
     Byte by byte it gives them. Without them the verdict on a message with two
     faults would depend on the pieces in which it arrived.
     """
-    result = b""
+    result = bytearray()
     with suppress(zlib.error):
         for index in range(len(data)):
             if len(result) == room:
                 break
             result += decompressor.decompress(data[index : index + 1], room - len(result))
-    return result
+    return bytes(result)
