@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import shutil
 import signal
 import socket
@@ -18,8 +17,9 @@ import pytest
 from chatd.app import Chat
 from chatd.log import MEMORY, SQLiteLog
 from chatd.proxy import Proxy, parse_proxy
+from tests.interop.support import chatd_on
 from tests.needs import need
-from tests.support import PATIENCE, ROOT, Address, command, daemon, exchange, poll, serving
+from tests.support import PATIENCE, ROOT, Address, daemon, exchange, poll, serving
 from wsproto_min import Client, HandshakeError, connect
 
 # Where Debian has it, which is on the path of root alone.
@@ -84,24 +84,6 @@ def nginx(directory: Path, upstream: str, more: str = "") -> Iterator[Address]:
         finally:
             process.terminate()
             process.communicate(timeout=PATIENCE)
-
-
-@contextmanager
-def chatd_on(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run chatd on a Unix socket."""
-    arguments = command("chatd", "--unix", str(path), "--trusted-proxy", "unix", "--db", MEMORY)
-    with subprocess.Popen(
-        arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        try:
-            ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
-            line = process.stdout.readline() if ready else ""
-            assert f"listening on the Unix socket {path}" in line
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
 
 
 def enter(address: Address, origin: str | None = None) -> Client:

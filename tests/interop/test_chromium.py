@@ -1,0 +1,192 @@
+"""The WebSocket of a browser talks to our servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+import pytest
+
+from tests.interop.conftest import Certificate
+from tests.needs import need
+from tests.support import daemon, serving
+from wsproto_min import ANY, Close, Peer, Request, Response, Server, accept
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
+    " --disable-background-networking --disable-component-update --disable-sync"
+    " --disable-dev-shm-usage --ignore-certificate-errors --no-proxy-server"
+)
+# A browser may take its time to start.
+PATIENCE = 60.0
+
+# Each step leaves what it saw in `seen`, which goes to the server at the end.
+PAGE = """<!doctype html>
+<meta charset="utf-8">
+<link rel="icon" href="data:,">
+<script>
+"use strict";
+const ECHO = "%(echo)s", OURS = `ws://${location.host}`;
+const seen = {};
+
+const opened = (url, ...protocols) => new Promise((resolve, reject) => {
+  const socket = new WebSocket(url, ...protocols);
+  socket.binaryType = "arraybuffer";
+  socket.onopen = () => resolve(socket);
+  socket.onerror = () => reject(new Error(`cannot connect to ${url}`));
+});
+const next = (socket) => new Promise((resolve, reject) => {
+  socket.onmessage = (event) => resolve(event.data);
+  socket.onclose = (event) => reject(new Error(`closed: ${event.code} ${event.reason}`));
+});
+const closed = (socket) => new Promise((resolve) => {
+  socket.onclose = (event) => resolve([event.code, event.reason, event.wasClean]);
+});
+const same = (a, b) => typeof a === "string" ? a === b
+  : typeof b !== "string" && a.byteLength === b.byteLength
+    && new Uint8Array(a).every((byte, index) => byte === new Uint8Array(b)[index]);
+
+const MIB = 1 << 20;
+const random = new Uint8Array(MIB);
+for (let start = 0; start < MIB; start += 65536) {
+  crypto.getRandomValues(random.subarray(start, start + 65536));
+}
+const MESSAGES = {
+  "text": "Hello",
+  "text once more": "Hello",
+  "binary": Uint8Array.from({length: 256}, (_, index) => index),
+  "empty text": "",
+  "empty binary": new Uint8Array(0),
+  "unicode": "Zażółć gęślą jaźń, 日本語, 👩‍👩‍👧",
+  "1 MiB of text": "a line of text\\n".repeat(MIB / 15),
+  "1 MiB of random bytes": random,
+  "the same once more": random,
+  "a last word": "bye",
+};
+
+async function exchange(url) {
+  const socket = await opened(url), wrong = [];
+  for (const [name, message] of Object.entries(MESSAGES)) {
+    socket.send(message);
+    if (!same(message, await next(socket))) wrong.push(name);
+  }
+  const end = closed(socket);
+  socket.close(4321, "fünf");
+  return [socket.extensions.split(";")[0], wrong, ...await end];
+}
+
+async function run() {
+  seen.echo = await exchange(ECHO);
+  seen.uncompressed = await exchange(`${OURS}/uncompressed`);
+  const chosen = await opened(OURS, ["water", "coffee"]);
+  seen.subprotocol = chosen.protocol;
+  chosen.send("close 4000 weil es sein muß");
+  seen.closed = await closed(chosen);
+  try {
+    await opened(`${OURS}/nowhere`);
+    seen.refused = false;
+  } catch {
+    seen.refused = true;
+  }
+}
+run().catch((error) => { seen.error = String(error); }).finally(async () => {
+  (await opened(OURS)).send("seen " + JSON.stringify(seen));
+});
+</script>
+"""
+
+
+class Ours:
+    """A server of the page, and of what it cannot do with the echo server."""
+
+    def __init__(self, echo: str) -> None:
+        self.seen: Queue[Any] = Queue()
+        self._page = (PAGE % {"echo": echo}).encode()
+        self.closed: list[Close | None] = []
+        self.server = Server(
+            on_request=self._on_request, on_message=self._on_message, on_close=self._on_close
+        )
+
+    def _on_request(self, peer: Peer, request: Request) -> Response:
+        if request.path == "/nowhere":
+            return Response(HTTPStatus.FORBIDDEN)
+        if not request.wants_websocket:
+            return Response(HTTPStatus.OK, [("Content-Type", "text/html")], self._page)
+        deflate = None if request.path == "/uncompressed" else ANY
+        return accept(request, subprotocols=["tea", "coffee"], deflate=deflate)
+
+    def _on_message(self, peer: Peer, message: str | bytes) -> None:
+        if isinstance(message, str) and message.startswith("seen "):
+            self.seen.put(json.loads(message.removeprefix("seen ")))
+        elif isinstance(message, str) and message.startswith("close "):
+            code, _, reason = message.removeprefix("close ").partition(" ")
+            peer.close(int(code), reason)
+        else:
+            peer.send(message)
+
+    def _on_close(self, peer: Peer) -> None:
+        assert peer.connection is not None
+        self.closed.append(peer.connection.close_received)
+
+
+@contextmanager
+def chromium(profile: Path, url: str) -> Iterator[None]:
+    """Open a page in a browser of its own."""
+    assert CHROMIUM is not None
+    arguments = [CHROMIUM, *FLAGS.split(), f"--user-data-dir={profile}", url]
+    with subprocess.Popen(
+        arguments,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "HOME": str(profile)},
+        start_new_session=True,
+    ) as process:
+        try:
+            yield
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # the group that started here
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_a_browser_gets_back_what_it_sends_and_learns_how_it_ended(
+    tmp_path: Path, request: pytest.FixtureRequest, tls: bool
+) -> None:
+    need(CHROMIUM, "Chromium", "apt-get install chromium")
+    arguments: list[str] = []
+    if tls:
+        certificate: Certificate = request.getfixturevalue("certificate")
+        arguments += ["--tls-cert", str(certificate.certificate)]
+        arguments += ["--tls-key", str(certificate.key)]
+    with daemon("wsproto_min", "echo", "--port", "0", *arguments) as echo:
+        scheme = "wss" if tls else "ws"
+        ours = Ours(f"{scheme}://127.0.0.1:{echo.address[1]}/")
+        with serving(server=ours.server) as running:
+            port = running.address[1]
+            with chromium(tmp_path / "profile", f"http://127.0.0.1:{port}/"):
+                try:
+                    seen = ours.seen.get(timeout=PATIENCE)
+                except Empty:
+                    pytest.fail(f"the page reported nothing within {PATIENCE:g} s")
+        assert echo.stop() == (0, "")
+    # The answer to a Close frame has its code and no reason; this is the frame itself.
+    assert ours.closed[0] == Close(4321, "fünf")
+    assert seen == {
+        "echo": ["permessage-deflate", [], 4321, "", True],
+        "uncompressed": ["", [], 4321, "", True],
+        "subprotocol": "coffee",
+        "closed": [4000, "weil es sein muß", True],
+        "refused": True,
+    }
