@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,7 +84,7 @@ def test_a_single_address_is_a_network_of_its_own() -> None:
     "text", ["", "localhost", "10.0.0.1/8", "10.0.0.0/33", "::1/129", "unix:", "UNIX", "10.0.0"]
 )
 def test_a_proxy_that_is_no_network_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(text)):
+    with pytest.raises(ValueError, match=r"network|host bits"):
         parse_proxy(text)
 
 
