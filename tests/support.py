@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import os
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -300,3 +301,20 @@ def daemon(module: str, *arguments: str) -> Iterator[Daemon]:
         finally:
             if process.poll() is None:
                 process.kill()
+
+
+def make_certificate(directory: Path) -> Path:
+    """Return a file with a certificate for this machine and its key; skip without openssl."""
+    need(shutil.which("openssl"), "openssl", "apt-get install openssl")
+    certificate, key = directory / "certificate.pem", directory / "key.pem"
+    request = "openssl req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -days 2"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run(
+        [*request.split(), *names, "-out", certificate, "-keyout", key],
+        check=True,
+        capture_output=True,
+        timeout=PATIENCE,
+    )
+    both = directory / "both.pem"
+    both.write_bytes(certificate.read_bytes() + key.read_bytes())
+    return both

@@ -236,6 +236,13 @@ def test_what_the_client_is_told_stands_in_its_request() -> None:
         (b"HTTP/1.1 302 Found\r\nLocation: ws://a/\r\n\r\nover there\r\n", 302, "302: over there"),
         (b"HTTP/1.1 200 OK\r\n\r\n\xff", 200, "200: \ufffd"),
         (b"HTTP/1.1 500 Fault\r\n\r\n" + b"x" * 10_000, 500, "500: " + "x" * 500),
+        (
+            b"HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nyou\r\n0\r\n\r\n",
+            403,
+            "403: you",
+        ),
+        (b"HTTP/1.1 403 No\r\nContent-Length: 3\r\n\r\nyou, and more", 403, "403: you"),
+        (b"HTTP/1.1 403 No\r\nContent-Length: -1\r\n\r\nyou", 403, "403: you"),
         (b"HTTP/1.0 404 Not Found\r\n\r\n", 0, "the server's answer is not HTTP/1.1"),
         (b"SSH-2.0-OpenSSH\r\n\r\n", 0, "the server's answer is not HTTP/1.1"),
         (b"HTTP/1.1 101 X\r\nbad line\r\n\r\n", 0, "a header line is not 'Name: value'"),
@@ -255,6 +262,18 @@ def test_a_refusal_is_told_with_its_status_and_the_first_line_of_its_body(
         error = refusal(address)
     assert error.status == status
     assert error.reason.endswith(reason), error.reason
+
+
+def test_a_refusal_is_told_at_once_though_the_server_keeps_the_connection_open() -> None:
+    def script(sock: socket.socket) -> None:
+        read_request(sock)
+        sock.sendall(b"HTTP/1.1 403 No\r\nContent-Length: 3\r\n\r\nyou")
+        assert sock.recv(1) == b""
+
+    with scripted(script) as address:
+        started = time.monotonic()
+        assert refusal(address).reason == "the server answered 403: you"
+        assert time.monotonic() - started < 5
 
 
 def test_a_refusal_gives_the_headers_that_came_with_it() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from wsproto_min.codes import Opcode
+from wsproto_min.deflate import SHARED_DEFLATER, Deflater
 from wsproto_min.frames import encode_frame
 from wsproto_min.group import Group, Outbox
 
@@ -15,11 +17,11 @@ from wsproto_min.group import Group, Outbox
 class FakePeer:
     """A member that keeps what it was written; once gone it behaves as a lost `Peer`."""
 
-    def __init__(self, name: str = "a peer") -> None:
+    def __init__(self, name: str = "a peer", *, takes_shared_frames: bool = False) -> None:
         self.name = name
         self.groups: tuple[Group, ...] = ()
         self.is_open = True
-        self.takes_shared_frames = False
+        self.takes_shared_frames = takes_shared_frames
         self.vanished = False
         self.writes: list[bytes] = []
 
@@ -42,8 +44,12 @@ def text(message: str) -> bytes:
     return encode_frame(Opcode.TEXT, message.encode())
 
 
-def group_of(outbox: Outbox, *members: FakePeer) -> Group:
-    group = Group(outbox)
+def compressed(message: str) -> bytes:
+    return encode_frame(Opcode.TEXT, SHARED_DEFLATER.compress(message.encode()), rsv1=True)
+
+
+def group_of(outbox: Outbox, *members: FakePeer, compress_from: int = 256) -> Group:
+    group = Group(outbox, compress_from)
     for member in members:
         group.add(member)
     return group
@@ -177,6 +183,73 @@ def test_a_message_that_cannot_be_encoded_leaves_no_trace() -> None:
     assert member.writes == [text("whole")]
 
 
+# Members with whom compression was agreed.
+
+
+def test_those_who_share_compressed_frames_get_the_very_same_object_and_the_rest_another() -> None:
+    outbox = Outbox()
+    plain = [FakePeer(f"plain {number}") for number in range(3)]
+    shared = [FakePeer(f"shared {number}", takes_shared_frames=True) for number in range(3)]
+    group = group_of(outbox, plain[0], shared[0], shared[1], plain[1], plain[2], shared[2])
+    messages = ["x" * 256, "small", "y" * 1000]
+    for message in messages:
+        group.send(message)
+    outbox.deliver()
+    frames = [compressed("x" * 256), text("small"), compressed("y" * 1000)]
+    for members, expected in ((plain, [*map(text, messages)]), (shared, frames)):
+        for member in members:
+            assert member.writes == [b"".join(expected)], member
+            assert member.writes[0] is members[0].writes[0], f"{member} got a copy of its own"
+
+
+@pytest.mark.parametrize(("size", "is_compressed"), [(255, False), (256, True)])
+def test_small_messages_are_not_compressed_and_then_all_get_the_very_same_object(
+    size: int, is_compressed: bool
+) -> None:
+    outbox = Outbox()
+    plain, shared = FakePeer("plain"), FakePeer("shared", takes_shared_frames=True)
+    group_of(outbox, plain, shared).send("x" * size)
+    outbox.deliver()
+    assert (shared.writes[0][0] == 0xC1) is is_compressed
+    assert (shared.writes[0] is plain.writes[0]) is not is_compressed
+
+
+def test_nothing_is_compressed_for_those_who_cannot_take_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outbox = Outbox()
+    plain = FakePeer("plain")
+    group = group_of(outbox, plain)
+
+    def refuse(self: Deflater, data: bytes) -> bytes:
+        raise AssertionError("compressed for nobody")
+
+    monkeypatch.setattr(Deflater, "compress", refuse)
+    group.send("x" * 1000)
+    outbox.deliver()
+    assert plain.writes == [text("x" * 1000)]
+
+
+def test_one_message_is_compressed_once_for_any_number_of_members(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outbox = Outbox()
+    members = [FakePeer(takes_shared_frames=True) for _ in range(10)]
+    group = group_of(outbox, *members)
+    calls: list[bytes] = []
+    compress = Deflater.compress
+
+    def count(self: Deflater, data: bytes) -> bytes:
+        calls.append(data)
+        return compress(self, data)
+
+    monkeypatch.setattr(Deflater, "compress", count)
+    group.send("x" * 1000, sender=members[0])
+    outbox.deliver()
+    assert calls == [b"x" * 1000]
+    assert [len(member.writes) for member in members] == [0] + [1] * 9
+
+
 # The property that matters most: whatever happens in whatever order within a
 # turn, each peer is written what a server would have sent it that writes every
 # message at once.
@@ -244,8 +317,9 @@ def test_each_peer_is_written_what_writing_at_once_would_have_sent_in_one_write_
     steps: list[Step],
 ) -> None:
     outbox = Outbox()
-    fakes = [FakePeer(f"peer {number}") for number in PEERS]
-    rooms = [Group(outbox) for _ in GROUPS]
+    # Every other one takes compressed frames.
+    fakes = [FakePeer(f"peer {number}", takes_shared_frames=number % 2 == 1) for number in PEERS]
+    rooms = [Group(outbox, compress_from=2) for _ in GROUPS]  # from step 10 on
     sent: list[list[bytes]] = [[] for _ in PEERS]
     members: list[set[int]] = [set() for _ in GROUPS]
     written = [b"" for _ in PEERS]
@@ -258,7 +332,8 @@ def test_each_peer_is_written_what_writing_at_once_would_have_sent_in_one_write_
             case Send(group, sender):
                 rooms[group].send(str(number), sender=None if sender is None else fakes[sender])
                 for peer in members[group] - {sender}:
-                    sent[peer].append(frame)
+                    small = number < 10 or not fakes[peer].takes_shared_frames
+                    sent[peer].append(frame if small else compressed(str(number)))
             case Join(peer, group):
                 rooms[group].add(fakes[peer])
                 if fakes[peer].is_open:

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import os
 import runpy
+import select
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from queue import Empty, Queue
 
 import pytest
 
-from tests.support import PATIENCE, ROOT, Client, command, daemon, serving
+from tests.support import PATIENCE, ROOT, Client, command, daemon, make_certificate, serving
 from wsproto_min.__main__ import main
+from wsproto_min.client import connect
 from wsproto_min.connection import Close
 from wsproto_min.errors import ConnectionClosed
+from wsproto_min.handshake import accept
+from wsproto_min.http import Request, Response
+from wsproto_min.peer import Peer
 
 SIGNALS = pytest.mark.parametrize(
     "number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name
@@ -71,7 +79,7 @@ def run_main(
         except Empty:
             return  # and signal nobody: `main` has not got that far
         try:
-            host, _, port = line.partition("ws://")[2].strip("/").rpartition(":")
+            host, _, port = line.partition("://")[2].strip("/").rpartition(":")
             client((host.strip("[]"), int(port)))
         except BaseException as error:
             errors.append(error)
@@ -203,3 +211,233 @@ def test_help_tells_of_the_commands() -> None:
     )
     assert (result.returncode, result.stderr) == (0, b"")
     assert b"echo" in result.stdout
+
+
+# echo over TLS
+
+
+def test_echo_speaks_tls_with_the_certificate_it_is_told(tmp_path: Path) -> None:
+    certificate = str(make_certificate(tmp_path))
+    with daemon("wsproto_min", "echo", "--port", "0", "--tls-cert", certificate) as echo:
+        url = f"wss://127.0.0.1:{echo.address[1]}/"
+        assert echo.line == f"echo server at {url}\n"
+        trusting = talk(url, "--ca", certificate, typed="Hello\n")
+        assert (trusting.returncode, trusting.stdout) == (0, "Hello\n"), trusting.stderr
+        wary = talk(url, typed="Hello\n")
+        assert (wary.returncode, wary.stdout) == (1, "")
+        assert wary.stderr.startswith(f"wsproto_min: cannot connect to {url}: ")
+        assert "certificate verify failed" in wary.stderr
+        assert wary.stderr.count("\n") == 1
+        assert echo.stop() == (0, "")
+
+
+def test_echo_in_this_process_takes_a_certificate_and_its_key_from_two_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    certificate = make_certificate(tmp_path)
+
+    def use(address: tuple[str, int]) -> None:
+        trust = ssl.create_default_context(cafile=certificate)
+        with connect(f"wss://127.0.0.1:{address[1]}/", ssl_context=trust) as client:
+            client.send("x")
+            assert client.recv(timeout=PATIENCE) == "x"
+
+    files = [
+        "--tls-cert",
+        str(tmp_path / "certificate.pem"),
+        "--tls-key",
+        str(tmp_path / "key.pem"),
+    ]
+    assert run_main(monkeypatch, ["echo", "--port", "0", *files], signal.SIGTERM, use) == 0
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_certificate_that_is_missing_or_none_is_told_in_one_line(
+    exists: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "certificate.pem"
+    if exists:
+        path.write_text("no certificate")
+    assert main(["echo", "--port", "0", "--tls-cert", str(path)]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"wsproto_min: cannot use {path}: ")
+    assert errors.count("\n") == 1
+
+
+# connect
+
+
+def talk(url: str, *options: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the interactive client as a process, with all input typed ahead."""
+    return subprocess.run(
+        command("wsproto_min", "connect", url, *options),
+        cwd=ROOT,
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[str]:
+    with daemon("wsproto_min", "echo", "--port", "0") as running:
+        yield f"ws://127.0.0.1:{running.address[1]}/"
+
+
+@pytest.mark.parametrize("options", [[], ["--no-compression"], ["--origin", "http://a"]], ids=str)
+def test_lines_go_out_and_come_back_and_the_end_of_input_ends_it(
+    echo: str, options: list[str]
+) -> None:
+    typed = "one\n" + "x" * 100_000 + "\nthe last, without an end"
+    result = talk(echo, *options, typed=typed)
+    assert result.stdout == f"{typed}\n"
+    assert (result.returncode, result.stderr) == (0, "closed: 1000\n")
+
+
+def test_a_conversation_goes_line_by_line_while_the_input_is_open(echo: str) -> None:
+    process = subprocess.Popen(
+        command("wsproto_min", "connect", echo),
+        cwd=ROOT,
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            for line in (b"one\n", b"two\n"):
+                process.stdin.write(line)
+                assert select.select([process.stdout], [], [], PATIENCE)[0], "no answer"
+                assert process.stdout.readline() == line
+            output, errors = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert (process.returncode, output, errors) == (0, b"", b"closed: 1000\n")
+
+
+def test_the_trace_explains_every_frame_both_ways(echo: str) -> None:
+    result = talk(echo, "--trace", typed="Hello\n")
+    assert (result.returncode, result.stderr) == (0, "closed: 1000\n")
+    # echo compresses from the first byte, the client only what is worth it. The
+    # end of input may be seen before or after the answer.
+    heads = [line for line in result.stdout.splitlines() if "frame, " in line]
+    assert [head for head in heads if head[0] == ">"] == [
+        "> TEXT frame, 11 bytes",
+        "> CLOSE frame, 8 bytes",
+    ]
+    assert [head for head in heads if head[0] == "<"] == [
+        "< TEXT frame, 9 bytes",
+        "< CLOSE frame, 4 bytes",
+    ]
+    assert "the payload, unmasked: 'Hello'" in result.stdout
+    assert "\nHello\n" in result.stdout
+
+
+def test_a_server_that_cannot_be_reached_is_told_in_one_line_and_by_exit_status_1() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # taken, but nobody listens
+        url = f"ws://127.0.0.1:{unused.getsockname()[1]}/"
+        result = talk(url)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"wsproto_min: cannot connect to {url}: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [("http://a/", "is not ws://HOST/PATH"), ("ws://h/#x", "fragment"), ("ws+unix:/", "")],
+)
+def test_a_url_that_leads_nowhere_is_told_in_one_line_and_by_exit_status_1(
+    url: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["connect", url]) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"wsproto_min: cannot connect to {url}: ")
+    assert reason in errors
+    assert errors.count("\n") == 1
+
+
+def test_a_refusal_is_told_without_what_could_steer_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def on_request(peer: Peer, request: Request) -> Response:
+        return Response(403, body=b"go \x1b[31maway\nat once\n")
+
+    with serving(on_request=on_request) as running:
+        host, port = running.address
+        assert main(["connect", f"ws://{host}:{port}/"]) == 1
+    assert capsys.readouterr().err == (
+        f"wsproto_min: cannot connect to ws://{host}:{port}/: "
+        "the server answered 403: go \\x1b[31maway\n"
+    )
+
+
+def test_connect_in_this_process_offers_what_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests: list[Request] = []
+
+    def on_request(peer: Peer, request: Request) -> Response:
+        requests.append(request)
+        return accept(request, subprotocols=["b"])
+
+    options = ["--subprotocol", "a", "--subprotocol", "b", "--origin", "http://x", "--trace"]
+    with serving(on_request=on_request) as running, open(os.devnull) as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        url = f"ws://{running.address[0]}:{running.address[1]}/"
+        assert main(["connect", url, "--no-compression", *options]) == 0
+    headers = requests[0].headers
+    assert headers.tokens("Sec-WebSocket-Protocol") == ["a", "b"]
+    assert headers.get("Origin") == "http://x"
+    assert headers.get("Sec-WebSocket-Extensions") is None
+    assert "> CLOSE frame, 8 bytes" in capsys.readouterr().out
+
+
+# explain
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "last"),
+    [
+        (["81", "05", "48656c6c6f"], 0, "the payload: 'Hello'"),
+        (["81 05", "48656c6c6f"], 0, "the payload: 'Hello'"),
+        (["--role", "server", "810548656c6c6f"], 0, "the payload: 'Hello'"),
+        (["--role", "client", "810548656c6c6f"], 1, "closes with 1002 PROTOCOL_ERROR"),
+        (["--role", "server", "8185"], 1, "closes with 1002 PROTOCOL_ERROR"),
+        (["8185"], 0, "INCOMPLETE: more bytes of the header or control frame are needed"),
+    ],
+)
+def test_explain_says_what_bytes_mean_and_its_status_whether_they_break_a_rule(
+    arguments: list[str], status: int, last: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", *arguments]) == status
+    output, errors = capsys.readouterr()
+    assert output.splitlines()[-1].endswith(last)
+    assert errors == ""
+
+
+def test_explain_reads_hex_from_standard_input_if_there_is_none_in_its_arguments() -> None:
+    result = subprocess.run(
+        command("wsproto_min", "explain"),
+        cwd=ROOT,
+        input="81 05\n48 65 6c\n6c 6f\n",
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[0] == "TEXT frame, 7 bytes"
+
+
+@pytest.mark.parametrize("text", ["8", "xy", "81 0", "81-05"])
+def test_what_is_not_hex_is_told_in_one_line_and_by_exit_status_2(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", text]) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith("wsproto_min: that is not hex: ")
+    assert errors.count("\n") == 1

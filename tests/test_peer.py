@@ -19,7 +19,7 @@ from tests.support import PATIENCE, handshake, read_to_end
 from wsproto_min import loop as loop_module
 from wsproto_min import peer as peer_module
 from wsproto_min.codes import CloseCode, Opcode
-from wsproto_min.connection import Close, Connection, Event, Pong, Role
+from wsproto_min.connection import Close, Connection, Event, Ping, Pong, Role
 from wsproto_min.errors import HandshakeError
 from wsproto_min.frames import encode_close, encode_frame
 from wsproto_min.group import Group
@@ -180,6 +180,11 @@ class FarEnd:
             self.sock.settimeout(PATIENCE)
         error = self._connection.error
         assert error is None, f"the server broke a rule: {error}"
+
+    def answer(self) -> None:
+        """Send a Pong for the last Ping, as far as `read` has seen one."""
+        *_, ping = [event for event in self.events if isinstance(event, Ping)]
+        self.sock.sendall(encode_frame(Opcode.PONG, ping.payload, mask=MASK))
 
     def has(self, number: int) -> bool:
         """Read; return whether so many events have come."""
@@ -856,3 +861,164 @@ def test_the_log_tells_whose_callback_had_the_fault(
     assert far.events == [Close(1011, "the server has a fault")]
     assert "somewhere:1" in caplog.text
     assert "AttributeError" in caplog.text
+
+
+# Signs of life.
+
+
+def quiet(clock: list[float], **options: Any) -> Workbench:
+    """Return a workbench whose peers are pinged every 20 s and cut 8 s later."""
+    return Workbench(clock, **{"ping_interval": 20.0, "ping_timeout": 8.0, **options})
+
+
+def pings(far: FarEnd) -> int:
+    far.read()
+    return sum(isinstance(event, Ping) for event in far.events)
+
+
+@pytest.fixture
+def keeper(clock: list[float]) -> Iterator[Workbench]:
+    bench = quiet(clock)
+    yield bench
+    bench.end()
+
+
+def test_an_idle_peer_is_pinged_at_each_interval_and_its_pong_measures_the_way(
+    keeper: Workbench,
+) -> None:
+    peer, far = keeper.open()
+    assert peer.latency is None
+    keeper.turn(ahead=8.0)
+    for number, way in enumerate((0.25, 3.0, 7.5), 1):
+        keeper.turn(ahead=11.5)
+        assert pings(far) == number - 1, "pinged too early"
+        keeper.turn(ahead=0.5)
+        assert pings(far) == number
+        far.answer()
+        keeper.turn(ahead=way)
+        assert peer.latency == way
+        keeper.turn(ahead=8.0 - way)  # now one who was silent would be cut
+    assert peer.is_open
+
+
+def test_a_silent_peer_is_told_why_and_cut_when_the_timeout_has_passed(keeper: Workbench) -> None:
+    peer, far = keeper.open()
+    keeper.turn(ahead=20.0)
+    assert pings(far) == 1
+    keeper.turn(ahead=7.9)
+    assert peer.is_open, "cut too early"
+    keeper.turn(ahead=0.2)
+    assert peer not in keeper.service.peers
+    far.read()
+    assert far.ended
+    assert far.events[-1] == Close(1011, "no sign of life")
+
+
+@pytest.mark.parametrize("data", [text("hi"), text("hi")[:1], PING], ids=["text", "byte", "Ping"])
+def test_any_byte_that_arrives_is_a_sign_of_life(keeper: Workbench, data: bytes) -> None:
+    peer, far = keeper.open()
+    keeper.turn(ahead=20.0)
+    assert pings(far) == 1
+    far.sock.sendall(data)
+    keeper.turn(ahead=1.0)
+    keeper.turn(ahead=7.5)
+    assert peer.is_open
+    # What came before the next Ping says nothing of the time after it.
+    keeper.turn(ahead=12.0)
+    assert pings(far) == 2
+    keeper.turn(ahead=8.1)
+    assert not peer.is_open
+
+
+def test_one_who_reads_what_is_queued_is_alive(keeper: Workbench) -> None:
+    peer, far = keeper.open()
+    peer.send("x" * 2_000_000)
+    keeper.turn()
+    keeper.turn(ahead=20.0)  # the Ping is queued behind all that
+    far.sock.recv(100_000)
+    keeper.turn(ahead=1.0)
+    keeper.turn(ahead=7.5)
+    assert peer.is_open
+    keeper.turn(ahead=12.0)
+    keeper.turn(ahead=8.1)  # this time it has read nothing
+    assert not peer.is_open
+
+
+@pytest.mark.parametrize(
+    ("interval", "timeout", "times"),
+    [
+        (20.0, 8.0, [20, 40, 60]),
+        (20.0, 20.0, [20, 40, 60]),
+        (5.0, 20.0, [5, 25, 45]),  # never two Pings on their way
+        (None, 8.0, []),
+    ],
+)
+def test_pings_come_at_their_interval_or_once_the_last_is_settled(
+    clock: list[float], interval: float | None, timeout: float, times: list[int]
+) -> None:
+    bench = quiet(clock, ping_interval=interval, ping_timeout=timeout)
+    try:
+        _, far = bench.open()
+        found = []
+        for second in range(1, 65):
+            before = pings(far)
+            bench.turn(ahead=1.0)
+            if pings(far) > before:
+                found.append(second)
+                far.answer()
+        assert found == times
+    finally:
+        bench.end()
+
+
+def test_a_pong_that_answers_no_ping_measures_nothing(keeper: Workbench) -> None:
+    peer, far = keeper.open()
+    far.sock.sendall(encode_frame(Opcode.PONG, bytes(8), mask=MASK))
+    keeper.turn()
+    assert peer.latency is None
+    keeper.turn(ahead=20.0)
+    assert pings(far) == 1
+    far.sock.sendall(encode_frame(Opcode.PONG, b"not its payload", mask=MASK))
+    keeper.turn()
+    assert peer.latency is None
+    far.answer()
+    keeper.turn(ahead=0.5)
+    assert peer.latency == 0.5
+    far.answer()  # again
+    keeper.turn(ahead=3.0)
+    assert peer.latency == 0.5
+
+
+def test_one_who_is_closing_is_not_pinged_any_more(keeper: Workbench) -> None:
+    peer, far = keeper.open()
+    peer.close(4000)
+    for _ in range(9):
+        keeper.turn(ahead=1.0)
+    assert pings(far) == 0
+    keeper.turn(ahead=1.1)
+    assert peer not in keeper.service.peers, "closing has its own deadline"
+    keeper.turn(ahead=60.0)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [("Sec-WebSocket-Protocol", "a"), ("Sec-WebSocket-Protocol", "b")],
+        [("Sec-WebSocket-Extensions", "not; a list")],
+    ],
+)
+def test_an_answer_that_contradicts_itself_is_the_applications_fault_and_ends_nobody_else(
+    clock: list[float], fields: list[tuple[str, str]]
+) -> None:
+    def on_request(peer: Peer, request: Request) -> Response:
+        answer = accept(request)
+        return Response(answer.status, [*answer.headers, *fields])
+
+    bench = Workbench(clock, on_request=on_request)
+    try:
+        _, theirs = bench.accept()
+        theirs.sendall(handshake())
+        bench.turn()
+        assert read_to_end(theirs).startswith(b"HTTP/1.1 500 ")
+    finally:
+        bench.end()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
+import stat
+import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +22,7 @@ from tests.support import (
     RunningServer,
     connect,
     exchange,
+    handshake,
     need_ipv6,
     poll,
     read_to_end,
@@ -27,8 +32,10 @@ from tests.support import (
     tight_listener,
 )
 from wsproto_min import server as server_module
+from wsproto_min.client import connect as connect_url
 from wsproto_min.codes import CloseCode, Opcode
-from wsproto_min.connection import Close, Event, Pong
+from wsproto_min.connection import Close, Event, Ping, Pong, Role
+from wsproto_min.deflate import ANY, WITHOUT_TAKEOVER, Deflate
 from wsproto_min.errors import HandshakeError
 from wsproto_min.frames import encode_close, encode_frame
 from wsproto_min.group import Group
@@ -652,3 +659,188 @@ def test_groups_of_one_server_are_independent() -> None:
         assert [second.receive() for _ in range(4)] == ["a", "b", "a", "a"]
         second.send("b")
         assert first.receive() == "b"
+
+
+# Compression.
+
+
+def test_members_with_and_without_compression_get_the_same_messages_in_order() -> None:
+    wishes = {"/none": None, "/alone": WITHOUT_TAKEOVER, "/over": ANY}
+
+    def on_request(peer: Peer, request: Request) -> Response:
+        return accept(request, deflate=wishes[request.path])
+
+    server = Server(
+        on_message=lambda peer, message: group.send(message),
+        on_request=on_request,
+        on_open=lambda peer: group.add(peer),
+    )
+    group = server.group()
+    offers: list[tuple[str, Deflate | None]] = [
+        ("/none", ANY),
+        ("/alone", None),
+        ("/alone", ANY),
+        ("/alone", Deflate(server_max_window_bits=9)),
+        ("/alone", ANY),
+        ("/over", ANY),
+        ("/over", Deflate(client_max_window_bits=8)),
+        ("/over", WITHOUT_TAKEOVER),
+    ]
+    messages = ["small", "x" * 1000, b"y" * 1000, "", "x" * 1000, b"\0" * 100_000]
+    with serving(server=server) as running, ExitStack() as stack:
+        address = f"ws://{running.address[0]}:{running.address[1]}"
+        clients = [
+            stack.enter_context(connect_url(address + path, deflate=offer))
+            for path, offer in offers
+        ]
+        shares = running.ask(lambda: [peer.takes_shared_frames for peer in group])
+        assert shares == [False, False, True, False, True, False, False, True]
+        for message in messages:
+            clients[0].send(message)
+        for client, offer in zip(clients, offers, strict=True):
+            received = [client.recv(timeout=PATIENCE) for _ in messages]
+            assert received == messages, offer
+
+
+def test_what_is_sent_to_one_peer_is_compressed_from_the_size_that_was_told() -> None:
+    seen = bytearray()
+
+    def trace(sender: Role, data: bytes) -> None:
+        if sender is Role.SERVER:
+            seen.extend(data)
+
+    with serving(compress_from=100) as running:
+        address = f"ws://{running.address[0]}:{running.address[1]}/"
+        with connect_url(address, trace=trace) as client:
+            for size in (99, 100):
+                client.send("x" * size)
+                assert client.recv(timeout=PATIENCE) == "x" * size
+    assert seen[0] == 0x81
+    assert seen[2 + 99] == 0xC1
+
+
+# Unix sockets.
+
+
+def test_a_unix_socket_is_for_owner_and_group_and_is_removed_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    addresses: list[str] = []
+    server = Server(on_message=Peer.send, on_open=lambda peer: addresses.append(peer.address))
+    mask = os.umask(0o022)
+    try:
+        server.listen_unix(str(path))
+        assert os.umask(0o022) == 0o022, "the process's mask was left changed"
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    with serving(server=server), connect_url(f"ws+unix:{path}") as client:
+        client.send("Hello")
+        assert client.recv(timeout=PATIENCE) == "Hello"
+    assert addresses == ["unix"]
+    assert not path.exists()
+
+
+def test_a_socket_that_a_server_left_behind_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    server = Server(on_message=Peer.send)
+    server.listen_unix(str(path))
+    with serving(server=server), connect_url(f"ws+unix:{path}") as client:
+        client.send("Hello")
+        assert client.recv(timeout=PATIENCE) == "Hello"
+
+
+@pytest.mark.parametrize("waiting", [0, 3], ids=["idle", "with a full queue"])
+def test_where_a_server_lives_another_is_refused(tmp_path: Path, waiting: int) -> None:
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as alive, ExitStack() as stack:
+        alive.bind(path)
+        alive.listen(1)
+        for _ in range(waiting):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            with suppress(BlockingIOError):
+                client.connect(path)
+        with pytest.raises(OSError, match="already in use") as raised:
+            Server(on_message=send_back).listen_unix(path)
+        assert raised.value.errno == errno.EADDRINUSE
+        assert os.path.exists(path)
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link to nowhere"])
+def test_what_is_not_a_socket_is_refused_and_stays(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "precious"
+    if kind == "file":
+        path.write_text("precious")
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OSError, match="already in use"):
+        Server(on_message=send_back).listen_unix(str(path))
+    assert os.path.lexists(path)
+
+
+def test_where_no_socket_can_be_is_an_oserror(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        Server(on_message=send_back).listen_unix(str(tmp_path / "missing" / "socket"))
+    with pytest.raises(OSError, match="too long"):
+        Server(on_message=send_back).listen_unix(str(tmp_path / ("x" * 200)))
+
+
+need_abstract = pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux has Unix sockets without a file"
+)
+
+
+@need_abstract
+def test_a_client_with_a_name_of_its_own_is_served_as_any_other(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    server = Server(on_message=Peer.send)
+    server.listen_unix(path)
+    with serving(server=server) as running, socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        client.bind("\0" + tmp_path.name + "client")
+        client.connect(path)
+        client.sendall(handshake())
+        assert client.recv(4096).startswith(b"HTTP/1.1 101 ")
+        (peer,) = running.ask(lambda: running.server.peers)
+        assert peer.address == "unix"
+
+
+@need_abstract
+def test_a_listening_socket_without_a_file_is_closed_in_peace(tmp_path: Path) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("\0" + tmp_path.name + "server")
+    listener.listen()
+    server = Server(on_message=Peer.send)
+    server.listen_on(listener)
+    server.stop()
+    server.run()
+    assert listener.fileno() == -1
+
+
+# Signs of life.
+
+
+def test_an_idle_client_is_pinged_and_its_latency_known() -> None:
+    with (
+        serving(ping_interval=0.05, ping_timeout=5.0) as running,
+        Client(running.address) as client,
+    ):
+        assert isinstance(client.receive(), Ping)  # and answered as it is read
+        (peer,) = running.ask(lambda: running.server.peers)
+        poll(lambda: running.ask(lambda: peer.latency) is not None, "the Pong is noticed")
+        latency = peer.latency
+        assert latency is not None
+        assert 0 < latency < PATIENCE
+
+
+def test_a_client_that_has_fallen_silent_is_cut_and_told_why() -> None:
+    with serving(ping_interval=0.1, ping_timeout=0.1) as running, connect(running.address) as sock:
+        sock.sendall(handshake())
+        data = read_to_end(sock).partition(b"\r\n\r\n")[2]
+        # A Ping with eight bytes, never answered, and the Close
+        assert (data[:2].hex(), data[10:]) == ("8908", b"\x88\x11\x03\xf3no sign of life")
+        running.wait_for_peers(0)
