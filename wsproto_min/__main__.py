@@ -100,11 +100,16 @@ def _echo(options: argparse.Namespace) -> int:
         # One whole message must be able to wait for its reader.
         max_queue=2 * options.max_message_size + (4 << 20),
     )
+    context = None
     try:
-        context = None
         if options.tls_cert:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(options.tls_cert, options.tls_key)
+    except OSError as error:
+        reason = error.strerror or error
+        print(f"wsproto_min: cannot use {options.tls_cert}: {reason}", file=sys.stderr)
+        return 2
+    try:
         host, port = server.listen(options.host, options.port, context)
     except OSError as error:
         reason = error.strerror or error
