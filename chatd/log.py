@@ -28,14 +28,14 @@ SCHEMA_VERSION = 1
 
 _SCHEMA = """
 CREATE TABLE messages (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, -- in all rooms together; never used again
     room TEXT NOT NULL,
+    id INTEGER NOT NULL, -- increasing over all rooms together, never used again
     time TEXT NOT NULL,
     name TEXT NOT NULL,
     text TEXT NOT NULL,
-    key TEXT -- the sender's own id, shown to nobody else
-) STRICT;
-CREATE INDEX messages_by_room ON messages (room, id);
+    key TEXT, -- the sender's own id, shown to nobody else
+    PRIMARY KEY (room, id)
+) STRICT, WITHOUT ROWID; -- so that storing a message changes one page, two with a key
 CREATE UNIQUE INDEX messages_by_key ON messages (room, key) WHERE key IS NOT NULL;
 CREATE TABLE trimmed (
     room TEXT PRIMARY KEY,
@@ -44,6 +44,21 @@ CREATE TABLE trimmed (
 """
 
 _SELECT = "SELECT id, time, name, text FROM messages"
+
+# The last id that each room has used, by a look at the end of each: a scan of all
+# messages would make the start slower with every one of them.
+_LAST_IDS = """
+WITH RECURSIVE rooms (room) AS (
+    SELECT min(room) FROM messages
+    UNION ALL
+    SELECT (SELECT min(room) FROM messages WHERE room > rooms.room) FROM rooms
+    WHERE room IS NOT NULL
+)
+SELECT room, (SELECT max(id) FROM messages WHERE messages.room = rooms.room) FROM rooms
+WHERE room IS NOT NULL
+UNION
+SELECT room, id FROM trimmed WHERE room NOT IN (SELECT room FROM rooms WHERE room IS NOT NULL)
+"""
 
 
 class LogError(Exception):
@@ -72,7 +87,8 @@ class Stored:
 class Slice:
     """Messages in ascending order; `more` if there are older ones beyond the limit.
 
-    `gap` says that retention has removed some that were asked for.
+    `gap` says that some that were asked for are not there: retention has removed
+    them, or the id is none of this log's.
     """
 
     messages: Sequence[Message]
@@ -129,19 +145,17 @@ class SQLiteLog:
     ) -> None:
         self._keep_messages = keep_messages
         self._keep_days = keep_days
-        self._grown: set[str] = set()  # rooms since the last trim
         self._lock: int | None = None
         try:
             if path != MEMORY:
                 self._lock = _lock(path)
             self._database = _open(path)
-            self._last_id = self._query_last_id()
-            self._grown.update(
-                room for (room,) in self._database.execute("SELECT DISTINCT room FROM messages")
-            )
+            last = dict(self._database.execute(_LAST_IDS))
         except (sqlite3.Error, OSError) as error:
             self._unlock()
             raise LogError(f"the log {path} cannot be used: {error}") from error
+        self._grown = set(last)  # rooms that have had messages since the last trim
+        self._last_id = max(last.values(), default=0)
 
     def append(
         self,
@@ -160,7 +174,7 @@ class SQLiteLog:
     def _append(self, entries: Sequence[Entry], time: str) -> list[Stored]:
         first = self._last_id + 1
         rows = [
-            (number, each.room, time, each.name, each.text, each.key)
+            (each.room, number, time, each.name, each.text, each.key)
             for number, each in enumerate(entries, first)
         ]
         try:
@@ -169,35 +183,43 @@ class SQLiteLog:
         except sqlite3.IntegrityError:
             # Some key is there already, which is rare: go through them one by one.
             with self._database:
-                stored = [self._append_one(each, time) for each in entries]
-            self._last_id = self._query_last_id()
+                stored = self._append_one_by_one(entries, time)
+            self._last_id = max(first - 1, *(each.message.id for each in stored))
         else:
             self._last_id += len(rows)
             stored = [
                 Stored(Message(number, time, name, text), repeated=False)
-                for number, _, time, name, text, _ in rows
+                for _, number, time, name, text, _ in rows
             ]
         self._grown.update(each.room for each in entries)
         return stored
 
-    def _append_one(self, entry: Entry, time: str) -> Stored:
-        if entry.key is not None:
+    def _append_one_by_one(self, entries: Sequence[Entry], time: str) -> list[Stored]:
+        stored = []
+        number = self._last_id
+        for each in entries:
             row = self._database.execute(
-                f"{_SELECT} WHERE room = ? AND key = ?", (entry.room, entry.key)
+                f"{_SELECT} WHERE room = ? AND key = ?", (each.room, each.key)
             ).fetchone()
             if row is not None:
-                return Stored(Message(*row), repeated=True)
-        cursor = self._database.execute(
-            "INSERT INTO messages (room, time, name, text, key) VALUES (?, ?, ?, ?, ?)",
-            (entry.room, time, entry.name, entry.text, entry.key),
-        )
-        assert cursor.lastrowid is not None
-        return Stored(Message(cursor.lastrowid, time, entry.name, entry.text), repeated=False)
+                stored.append(Stored(Message(*row), repeated=True))
+                continue
+            number += 1
+            self._database.execute(
+                "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)",
+                (each.room, number, time, each.name, each.text, each.key),
+            )
+            stored.append(Stored(Message(number, time, each.name, each.text), repeated=False))
+        return stored
 
     def after(
         self, room: str, seen: int, limit: int, done: Callable[[Slice | LogError], None]
     ) -> None:
         """Read a room's messages after an id."""
+        # An id that was never given is another log's, in which much else was said.
+        is_foreign = seen > self._last_id
+        if is_foreign:
+            seen = 0
         try:
             rows = self._database.execute(
                 f"{_SELECT} WHERE room = ? AND id > ? ORDER BY id DESC LIMIT ?",
@@ -209,7 +231,7 @@ class SQLiteLog:
         except sqlite3.Error as error:
             done(LogError(f"the log failed: {error}"))
             return
-        done(_slice(rows, limit, trimmed=trimmed is not None))
+        done(_slice(rows, limit, gap=is_foreign or trimmed is not None))
 
     def before(
         self, room: str, end: int | None, limit: int, done: Callable[[Slice | LogError], None]
@@ -223,7 +245,7 @@ class SQLiteLog:
         except sqlite3.Error as error:
             done(LogError(f"the log failed: {error}"))
             return
-        done(_slice(rows, limit, trimmed=False))
+        done(_slice(rows, limit, gap=False))
 
     def trim(self) -> None:
         """Remove what is over its number or its days, in the rooms that have grown."""
@@ -260,12 +282,6 @@ class SQLiteLog:
         self._database.close()
         self._unlock()
 
-    def _query_last_id(self) -> int:
-        row = self._database.execute(
-            "SELECT seq FROM sqlite_sequence WHERE name = 'messages'"
-        ).fetchone()
-        return 0 if row is None else int(row[0])
-
     def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
@@ -278,7 +294,9 @@ def _lock(path: str) -> int:
     A file beside it is locked: SQLite's own locks are for the moments of access,
     and a backup or an export must be able to read while the chat runs.
     """
-    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # Under a link's name, too, it is the same file.
+    name = f"{os.path.realpath(path)}.lock"
+    descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -296,15 +314,19 @@ def _open(path: str) -> sqlite3.Connection:
     """Open the file, making it if it is new, and see that it can be written."""
     database = sqlite3.connect(path, timeout=5.0)
     try:
+        # First of all: nothing may be changed in what is another program's.
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_schema")}
+        if tables and not {"messages", "trimmed"} <= tables:
+            raise LogError(f"{path} is a database of something else; choose another with --db")
+        if version != (SCHEMA_VERSION if tables else 0):
+            raise LogError(f"the log {path} is of version {version}, not {SCHEMA_VERSION}")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version == 0:
+        if not tables:
             database.executescript(
                 f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"
             )
-        elif version != SCHEMA_VERSION:
-            raise LogError(f"the log {path} is of version {version}, not {SCHEMA_VERSION}")
         database.executescript("BEGIN IMMEDIATE; UPDATE trimmed SET id = id; COMMIT")
     except BaseException:
         with suppress(sqlite3.Error):
@@ -313,11 +335,11 @@ def _open(path: str) -> sqlite3.Connection:
     return database
 
 
-def _slice(rows: list[tuple[int, str, str, str]], limit: int, *, trimmed: bool) -> Slice:
+def _slice(rows: list[tuple[int, str, str, str]], limit: int, *, gap: bool) -> Slice:
     """Return rows, which are the newest first and may be one too many, as a slice."""
     more = len(rows) > limit
     messages = [Message(*row) for row in reversed(rows[:limit])]
-    return Slice(messages, more=more, gap=trimmed)
+    return Slice(messages, more=more, gap=gap)
 
 
 def _timestamp(moment: datetime) -> str:
