@@ -12,8 +12,10 @@ moment; a power failure may take the last moments with it, never the file.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +27,9 @@ from chatd.wire import Message
 
 MEMORY = ":memory:"
 SCHEMA_VERSION = 1
+CHECKPOINT_AFTER = 1000  # messages, about a quarter of a megabyte
+
+logger = logging.getLogger("chatd")
 
 _SCHEMA = """
 CREATE TABLE messages (
@@ -151,11 +156,16 @@ class SQLiteLog:
                 self._lock = _lock(path)
             self._database = _open(path)
             last = dict(self._database.execute(_LAST_IDS))
+        except LogError:
+            self._unlock()
+            raise
         except (sqlite3.Error, OSError) as error:
             self._unlock()
             raise LogError(f"the log {path} cannot be used: {error}") from error
         self._grown = set(last)  # rooms that have had messages since the last trim
         self._last_id = max(last.values(), default=0)
+        self._since_checkpoint = 0
+        self._checkpointer = None if path == MEMORY else _Checkpointer(path)
 
     def append(
         self,
@@ -192,6 +202,10 @@ class SQLiteLog:
                 for _, number, time, name, text, _ in rows
             ]
         self._grown.update(each.room for each in entries)
+        self._since_checkpoint += len(entries)
+        if self._checkpointer is not None and self._since_checkpoint >= CHECKPOINT_AFTER:
+            self._since_checkpoint = 0
+            self._checkpointer.wanted.set()
         return stored
 
     def _append_one_by_one(self, entries: Sequence[Entry], time: str) -> list[Stored]:
@@ -279,6 +293,8 @@ class SQLiteLog:
 
     def close(self) -> None:
         """Close the file; SQLite moves the write-ahead log into it."""
+        if self._checkpointer is not None:
+            self._checkpointer.stop()
         self._database.close()
         self._unlock()
 
@@ -286,6 +302,37 @@ class SQLiteLog:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+class _Checkpointer:
+    """Moves the write-ahead log into the file, in a thread of its own.
+
+    It waits for the disk, several milliseconds each time: measured in the
+    server's loop, that was the longest wait of all.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.wanted = threading.Event()
+        self._path = path
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, after what it is at."""
+        self._stopping = True
+        self.wanted.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        database = sqlite3.connect(self._path)
+        while self.wanted.wait() and not self._stopping:
+            self.wanted.clear()
+            try:
+                database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            except sqlite3.Error as error:
+                logger.warning("the log could not be checkpointed, but later may be: %s", error)
+        database.close()
 
 
 def _lock(path: str) -> int:
@@ -312,6 +359,8 @@ def _lock(path: str) -> int:
 
 def _open(path: str) -> sqlite3.Connection:
     """Open the file, making it if it is new, and see that it can be written."""
+    if path != MEMORY:  # left to itself, SQLite would let everybody read a new one
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     database = sqlite3.connect(path, timeout=5.0)
     try:
         # First of all: nothing may be changed in what is another program's.
@@ -323,6 +372,7 @@ def _open(path: str) -> sqlite3.Connection:
             raise LogError(f"the log {path} is of version {version}, not {SCHEMA_VERSION}")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
+        database.execute("PRAGMA wal_autocheckpoint = 0")  # see _Checkpointer
         if not tables:
             database.executescript(
                 f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"
