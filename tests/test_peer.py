@@ -1022,3 +1022,122 @@ def test_an_answer_that_contradicts_itself_is_the_applications_fault_and_ends_no
         assert read_to_end(theirs).startswith(b"HTTP/1.1 500 ")
     finally:
         bench.end()
+
+
+# Pauses.
+
+
+def pausing(bench: Workbench, seconds: float) -> Callable[[Peer, str | bytes], None]:
+    """Return an application that pauses whoever says "pause"."""
+
+    def on_message(peer: Peer, message: str | bytes) -> None:
+        bench.received.append((peer, message))
+        if message == "pause":
+            peer.pause(seconds)
+
+    return on_message
+
+
+def heard(bench: Workbench) -> list[str | bytes]:
+    return [message for _, message in bench.received]
+
+
+def test_while_a_peer_is_paused_nothing_of_it_is_acted_on_and_afterwards_all_in_order(
+    bench: Workbench, interest: list[int]
+) -> None:
+    bench.service.on_message = pausing(bench, 5.0)
+    peer, far = bench.open()
+    other, other_far = bench.open()
+    far.sock.sendall(text("one") + text("pause") + text("two") + PING)
+    bench.turn()
+    far.sock.sendall(text("three"))
+    other_far.sock.sendall(text("from another"))
+    bench.turn(ahead=4.9)
+    assert heard(bench) == ["one", "pause", "from another"]
+    assert interest == [0], "watched for what it will not do"
+    assert not far.has(1), "the Ping was answered"
+    bench.turn(ahead=0.2)
+    bench.turn_until(lambda: len(bench.received) == 5, "the rest is acted on")
+    assert heard(bench)[3:] == ["two", "three"]
+    assert far.has(1)
+    assert far.events == [Pong(b"still there?")]
+    assert interest == [0, EVENT_READ]
+    assert peer.is_open
+    assert other.is_open
+
+
+def test_a_later_pause_replaces_an_earlier_one(bench: Workbench) -> None:
+    peer, far = bench.open()
+    peer.pause(1.0)
+    peer.pause(5.0)
+    far.sock.sendall(text("hi"))
+    bench.turn(ahead=4.9)
+    assert heard(bench) == []
+    bench.turn(ahead=0.2)
+    bench.turn()
+    assert heard(bench) == ["hi"]
+
+
+def test_one_who_pauses_again_and_again_is_heard_once_each_time(bench: Workbench) -> None:
+    bench.service.on_message = pausing(bench, 5.0)
+    _, far = bench.open()
+    far.sock.sendall(text("pause") * 3)
+    for number in range(1, 4):
+        bench.turn()
+        assert len(bench.received) == number
+        bench.turn(ahead=4.9)
+        assert len(bench.received) == number
+        bench.turn(ahead=0.2)
+    assert len(bench.received) == 3
+
+
+def test_a_paused_peer_is_still_written_to(bench: Workbench, interest: list[int]) -> None:
+    peer, far = bench.open()
+    peer.pause(5.0)
+    peer.send("x" * 1_000_000)
+    bench.turn_until(lambda: far.has(1), "the message arrives")
+    bench.turn()
+    assert interest == [0, EVENT_WRITE, 0]
+
+
+def test_a_paused_peer_may_end_in_any_way(bench: Workbench) -> None:
+    bench.service.on_message = pausing(bench, 5.0)
+    peer, far = bench.open()
+    peer.pause(5.0)
+    peer.abort()
+    far.read()
+    assert far.ended
+    bench.turn(ahead=5.1)  # its pause ends, to no effect
+
+    peer, far = bench.open()
+    far.sock.sendall(text("pause") + close())
+    bench.turn()
+    assert peer.is_open, "its Close was acted on"
+    bench.turn(ahead=5.1)
+    bench.turn()
+    assert far.has_ended()
+    assert far.events == [Close(1000)]
+
+    peer, far = bench.open()
+    far.sock.sendall(text("pause") + text("more") + VIOLATION)
+    bench.turn()
+    peer.fail(1008, "enough")
+    bench.turn(ahead=5.1)
+    bench.turn()
+    assert far.has_ended()
+    assert far.events == [Close(1008, "enough")]
+    assert heard(bench) == ["pause", "pause"]
+
+
+def test_a_paused_peer_is_not_cut_for_its_silence(keeper: Workbench) -> None:
+    peer, far = keeper.open()
+    keeper.turn(ahead=19.0)
+    peer.pause(30.0)
+    keeper.turn(ahead=1.0)
+    assert pings(far) == 1
+    far.answer()
+    keeper.turn(ahead=8.1)
+    assert peer.is_open
+    keeper.turn(ahead=21.0)
+    keeper.turn()
+    assert peer.is_open

@@ -686,7 +686,14 @@ def test_members_with_and_without_compression_get_the_same_messages_in_order() -
         ("/over", Deflate(client_max_window_bits=8)),
         ("/over", WITHOUT_TAKEOVER),
     ]
-    messages = ["small", "x" * 1000, b"y" * 1000, "", "x" * 1000, b"\0" * 100_000]
+    messages: list[str | bytes] = [
+        "small",
+        "x" * 1000,
+        b"y" * 1000,
+        "",
+        "x" * 1000,
+        b"\0" * 100_000,
+    ]
     with serving(server=server) as running, ExitStack() as stack:
         address = f"ws://{running.address[0]}:{running.address[1]}"
         clients = [

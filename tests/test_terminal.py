@@ -80,15 +80,24 @@ def test_each_line_is_a_message_and_the_end_of_input_closes_once_all_answers_are
     assert errors == "closed: 1000\n"
 
 
-def test_a_line_that_comes_in_pieces_is_one_message() -> None:
-    received: list[str | bytes] = []
-    with serving(lambda peer, message: received.append(message)) as running, typed() as pipe:
+def test_a_line_that_comes_in_pieces_is_one_message_and_answers_are_printed_meanwhile(
+    capsys: Output,
+) -> None:
+    printed: list[str] = []
+
+    def has_printed(lines: str) -> bool:
+        printed.append(capsys.readouterr().out)
+        return "".join(printed) == lines
+
+    with serving() as running, typed() as pipe:
         client = connect(url(running.address))
         thread = threading.Thread(target=converse, args=(client, pipe.reader), daemon=True)
         thread.start()
-        for piece in (b"on", b"e\ntw", b"o\n"):
-            pipe.write(piece)
-        poll(lambda: received == ["one", "two"], "both lines arrive")
+        pipe.write(b"on")
+        pipe.write(b"e\ntw")
+        poll(lambda: has_printed("one\n"), "the answer to the first line is printed")
+        pipe.write(b"o\n")
+        poll(lambda: has_printed("one\ntwo\n"), "the answer to the second line is printed")
         pipe.end()
         thread.join(PATIENCE)
         assert not thread.is_alive()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -309,6 +310,35 @@ def test_those_who_are_gone_before_they_are_accepted_disturb_nobody(
     with serving(server=server) as running:
         running.address = address
         assert is_served(running, theirs)
+
+
+def test_a_certificate_that_the_client_does_not_trust_ends_its_attempt_and_nothing_else(
+    certificate: Path, theirs: ssl.SSLContext
+) -> None:
+    with secure(certificate) as running:
+        with pytest.raises(ssl.SSLCertVerificationError, match="self-signed"):
+            connect_url(url(running))
+        with (
+            connect(running.address) as sock,
+            pytest.raises(ssl.SSLCertVerificationError, match=r"not valid for 'example\.com'"),
+        ):
+            theirs.wrap_socket(sock, server_hostname="example.com")
+        running.wait_for_peers(0)
+        assert is_served(running, theirs)
+
+
+def test_a_server_that_never_speaks_tls_is_given_up_at_the_deadline(
+    theirs: ssl.SSLContext,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            connect_url(
+                f"wss://127.0.0.1:{listener.getsockname()[1]}/",
+                ssl_context=theirs,
+                open_timeout=0.2,
+            )
+        assert 0.2 <= time.monotonic() - started < 2
 
 
 # The end

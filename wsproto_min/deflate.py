@@ -270,9 +270,8 @@ def _expand_up_to_error(decompressor: zlib._Decompress, data: bytes, room: int) 
     faults would depend on the pieces in which it arrived.
     """
     result = bytearray()
-    with suppress(zlib.error):
-        for index in range(len(data)):
-            if len(result) == room:
-                break
-            result += decompressor.decompress(data[index : index + 1], room - len(result))
+    pieces = (data[index : index + 1] for index in range(len(data)))
+    with suppress(zlib.error, StopIteration):
+        while len(result) < room:
+            result += decompressor.decompress(next(pieces), room - len(result))
     return bytes(result)
