@@ -38,10 +38,12 @@ from wsproto_min import (
 
 # A message of 4,000 characters fits, were every one an escaped surrogate pair.
 MAX_MESSAGE_SIZE = 64 << 10
-# What a join is answered with: the newest, or what was missed, within both limits.
+# What a join is answered with: the newest, or what was missed.
 NEWEST = 50
 MAX_MISSED = 1000
-MAX_MISSED_TEXT = 1 << 20  # characters
+# Characters in any answer: in JSON one takes up to 6 bytes, and the answer must
+# leave room in the queue of a peer (`Server.max_queue`), or it would be its end.
+MAX_ANSWER_TEXT = 1 << 19
 # Seconds in which one must have joined where invitations are asked for.
 JOIN_TIMEOUT = 10.0
 # Seconds between two looks at whether invitations still hold, and at retention.
@@ -76,12 +78,17 @@ class Hall:
 class ChatPeer:
     """What the chat knows of a peer in chat mode."""
 
-    __slots__ = ("bucket", "seats", "token")
+    __slots__ = ("bucket", "seats", "tokens")
 
     def __init__(self) -> None:
         self.bucket: TokenBucket | None = None
         self.seats: dict[str, Seat] = {}
-        self.token: str | None = None  # that it last joined with
+        self.tokens: dict[str, str | None] = {}  # that it joined each room with
+
+    def leave(self, room: str) -> None:
+        """Forget its seat in a room."""
+        del self.seats[room]
+        self.tokens.pop(room, None)
 
 
 class PlainPeer:
@@ -136,9 +143,9 @@ class Chat:
         self._page = load_page()
         self._halls: dict[str, Hall] = {}
         self._said: list[tuple[Peer, Entry]] = []  # in this turn
-        self._batches = 0  # given to the log
-        self._storing = False  # the log has not answered the last one yet
-        self._joining: list[Callable[[], None]] = []  # wait for that answer
+        self._storing = False  # the log has not answered the last batch yet
+        self._reading = 0  # joins that the log has not answered yet
+        self._joining: list[Callable[[], None]] = []  # wait for the batch's answer
         self._changed: dict[Hall, None] = {}  # halls whose presence is to be told
         self._sweeping = False
         self.server.call_later(TRIM_INTERVAL, self._trim)
@@ -222,10 +229,9 @@ class Chat:
 
     def _on_turn_end(self) -> None:
         """Give the turn's messages to the log together, and tell of presence."""
-        if self._said and not self._storing:
+        if self._said and not self._storing and not self._reading:
             said, self._said = self._said, []
             self._storing = True
-            self._batches += 1
             self._log.append([entry for _, entry in said], partial(self._deliver, said))
         if self._changed:
             self._tell_presence()
@@ -302,7 +308,8 @@ class Chat:
             if isinstance(result, LogError):
                 peer.send(wire.error(_log_failed(result, said.room)))
             else:
-                peer.send(wire.history(said.room, result.messages, more=result.more))
+                messages, cut = _newest_within(result.messages, MAX_ANSWER_TEXT)
+                peer.send(wire.history(said.room, messages, more=result.more or cut))
 
         self._log.before(said.room, said.before, said.limit, answer)
 
@@ -322,7 +329,6 @@ class Chat:
         name = said.name
         if self._invitations is not None:
             name = self._authorize(self._invitations, said.token, said.room).name
-            state.token = said.token
         hall = self._hall(said.room)
         former_seat = state.seats.get(said.room)
         session = said.session
@@ -344,31 +350,32 @@ class Chat:
         if isinstance(former, Peer) and former is not peer:
             self._turn_out(former, said.room)
         state.seats[said.room] = seat
-        self._catch_up(peer, hall, seat, said.after)
+        if self._invitations is not None:
+            state.tokens[said.room] = said.token
+        # A batch that the log is about to store would be missed or seen twice, so
+        # batches and joins take turns, however long the log takes to answer.
+        catch_up = partial(self._catch_up, peer, hall, seat, said.after)
+        if self._storing or (self._reading and self._said):
+            self._joining.append(catch_up)
+        else:
+            catch_up()
 
     def _catch_up(self, peer: Peer, hall: Hall, seat: Seat, after: int | None) -> None:
-        """Answer a join with what the log has, and let in what comes after just that.
-
-        A batch that the log is about to store would be missed or seen twice, so
-        the two take turns, however long the log takes to answer.
-        """
-        again = partial(self._catch_up, peer, hall, seat, after)
-        if self._storing:
-            self._joining.append(again)
-            return
-        room, batches = hall.room.name, self._batches
+        """Answer a join with what the log has, and let in what comes after just that."""
+        room = hall.room.name
+        self._reading += 1
 
         def answer(result: Slice | LogError) -> None:
+            self._reading -= 1
             if seat.member is not peer:
                 return  # left, or turned out, meanwhile
             if isinstance(result, LogError):
-                del peer.state.seats[room]
+                hall.chat.discard(peer)  # it may have been there before
+                peer.state.leave(room)
                 self._give_up(hall, seat)
                 peer.send(wire.error(_log_failed(result, room)))
-            elif batches != self._batches:
-                again()
             else:
-                messages, cut = _newest_within(result.messages, MAX_MISSED_TEXT)
+                messages, cut = _newest_within(result.messages, MAX_ANSWER_TEXT)
                 gap = after is not None and (result.gap or result.more or cut)
                 hall.chat.add(peer)
                 names, count = hall.room.names(), hall.room.count
@@ -383,13 +390,13 @@ class Chat:
 
     def _leave(self, peer: Peer, state: ChatPeer, said: wire.Leave) -> None:
         seat, hall = self._seat(state, said.room)
-        del state.seats[said.room]
+        state.leave(said.room)
         hall.chat.discard(peer)
         self._give_up(hall, seat)
 
     def _turn_out(self, peer: Peer, room: str) -> None:
         """Take a seat from a connection whose session has come back over another."""
-        del peer.state.seats[room]
+        peer.state.leave(room)
         self._halls[room].chat.discard(peer)
         if not peer.state.seats:
             peer.close(TAKEN_OVER, "your session goes on in another connection")
@@ -479,18 +486,20 @@ class Chat:
     def _recheck(self) -> None:
         """Close the peers whose invitation has expired or was revoked."""
         assert self._invitations is not None
+        self.server.call_later(RECHECK_INTERVAL, self._recheck)  # whatever goes wrong here
         now = time.time()
         for peer in self.server.peers:
-            token = peer.state.token if peer.is_open else None
-            if token is None:
+            if not peer.is_open:
                 continue
+            state = peer.state
+            in_chat_mode = isinstance(state, ChatPeer)
             try:
-                self._invitations.check(token, now)
+                for token in state.tokens.values() if in_chat_mode else (state.token,):
+                    self._invitations.check(token, now)
             except Unauthorized as reason:
-                if isinstance(peer.state, ChatPeer):
+                if in_chat_mode:
                     peer.send(wire.error(wire.WireError("banned", str(reason))))
                 peer.close(CloseCode.POLICY_VIOLATION, str(reason))
-        self.server.call_later(RECHECK_INTERVAL, self._recheck)
 
     def _trim(self) -> None:
         try:

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from chatd.proxy import Proxy, parse_proxy
 from chatd.rooms import is_room_name
-from chatd.wire import WireError, clean_name
+from chatd.wire import MAX_ID, WireError, clean_name
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,7 +35,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     for each in (parser, invite, revoke):
         each.add_argument(
             "--db",
+            type=_file,
             metavar="FILE",
+            # A default of the command would undo what stands before the command.
+            default=None if each is parser else argparse.SUPPRESS,
             help="keep messages in this file, and the secret of invitations beside it;"
             " :memory: keeps no messages (default: chatd/chat.db in the user's state directory)",
         )
@@ -126,7 +129,7 @@ def _port(text: str) -> int:
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
-    return int(text)
+    return min(int(text), MAX_ID)
 
 
 def _rate(text: str) -> float:
@@ -151,6 +154,12 @@ def _name(text: str) -> str:
         return clean_name(text)
     except WireError as error:
         raise argparse.ArgumentTypeError(error.message) from None
+
+
+def _file(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("a file needs a name")
+    return text
 
 
 def _room(text: str) -> str:

@@ -45,7 +45,7 @@ class Seat:
 class Room:
     """Who is in a room, and who came and went since that was last told."""
 
-    __slots__ = ("_came", "_guests", "_seats", "_went", "count", "name")
+    __slots__ = ("_came", "_guests", "_listed", "_seats", "_went", "count", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -54,6 +54,7 @@ class Room:
         self._guests = 0
         self._came: dict[str, None] = {}
         self._went: dict[str, None] = {}
+        self._listed = False  # somebody was given the names since changes were told
 
     def take_seat(
         self,
@@ -77,10 +78,14 @@ class Room:
             seat = self._seats[key] = Seat(name, secrets.token_urlsafe(16), None)
         elif session is None or not secrets.compare_digest(seat.session, session):
             raise NameTaken(name)
-        former, seat.member, seat.name = seat.member, member, name
+        former, seat.member = seat.member, member
         if former is None:
             self.count += 1
             self._note(name, self._came, self._went)
+        elif name != seat.name:  # the same name, written otherwise
+            self._note(seat.name, self._went, self._came)
+            self._note(name, self._came, self._went)
+        seat.name = name
         return seat, former
 
     def take_guest_seat(self, member: Hashable, now: float) -> Seat:
@@ -118,6 +123,7 @@ class Room:
 
     def names(self) -> list[str]:
         """Return the members' names, none if there are too many to list."""
+        self._listed = True
         if self.count > NAMED_MEMBERS:
             return []
         return [seat.name for seat in self._seats.values() if seat.member is not None]
@@ -127,12 +133,16 @@ class Room:
         if not self._came and not self._went:
             return None
         changes = list(self._came), list(self._went)
-        self._came, self._went = {}, {}
+        self._came, self._went, self._listed = {}, {}, False
         return changes
 
     def _note(self, name: str, now: dict[str, None], before: dict[str, None]) -> None:
-        """Note a change; one that undoes another since the last telling cancels it."""
-        if name in before:
+        """Note a change; one that undoes another since the last telling cancels it.
+
+        Not so for one who was given the names in between: the last change is told.
+        """
+        undone = name in before
+        if undone:
             del before[name]
-        else:
+        if not undone or self._listed:
             now[name] = None
