@@ -269,6 +269,7 @@ def test_commands_do_what_help_says(chat: Daemon, crowd: Crowd) -> None:
     ada.say("/leave")
     ada.wait_for_text("h1", "commands")
     assert ada.tab.evaluate("location.pathname") == "/r/commands"
+    assert ada.tab.evaluate("document.querySelector('#message').value") == ""
     ada.say("/leave")
     ada.wait_for_text("#notice", "only room")
 
@@ -505,6 +506,7 @@ def test_a_phone_needs_no_horizontal_scrolling(chat: Daemon, crowd: Crowd) -> No
         )
         assert ada.tab.evaluate("document.documentElement.clientWidth") == 390
         assert ada.tab.evaluate(overflowing) == []
+        assert ada.tab.evaluate("document.documentElement.scrollHeight <= innerHeight")
         assert ada.tab.evaluate(
             "[...document.querySelectorAll('input, textarea')]"
             ".every((each) => parseFloat(getComputedStyle(each).fontSize) >= 16)"
