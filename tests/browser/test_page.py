@@ -128,6 +128,13 @@ def url(chat: Daemon, room: str = "lobby") -> str:
     return f"http://{host}:{port}/" + ("" if room == "lobby" else f"r/{room}")
 
 
+def run_chatd(*arguments: str) -> str:
+    """Run a command to its end; return what it prints."""
+    return subprocess.run(
+        command("chatd", *arguments), cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+
+
 def join(chat: Daemon, room: str, name: str) -> Client:
     """Join with our own client, as a program would."""
     host, port = chat.address
@@ -441,10 +448,7 @@ def test_an_invitation_opens_the_chat_and_a_forged_one_does_not(
     database = ("--db", str(tmp_path / "chat.db"))
     with daemon("chatd", "--port", "0", "--invite-only", *database) as chat:
         arguments = ("invite", "Ada", *database, "--url", url(chat))
-        made = subprocess.run(
-            command("chatd", *arguments), cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        link = made.stdout.split()[-1]
+        link = run_chatd(*arguments).split()[-1]
         ada = crowd.open(link)
         ada.wait_until_inside()
         ada.wait_for_text("#you", "Ada")
@@ -464,6 +468,11 @@ def test_an_invitation_opens_the_chat_and_a_forged_one_does_not(
         stranger.give_name("Eve")
         stranger.wait_for_text("#top", "This chat is by invitation only.")
         assert stranger.texts() == []
+
+        crowd.open(link).wait_for_text("#top", "Ada is in lobby already")
+        run_chatd("revoke", "Ada", *database)
+        ada.wait_for_text("#notice", "The invitation was revoked")
+        ada.wait_for_text("#status", "Not let in")
 
 
 # Where the page comes from, and what it looks like.
