@@ -46,7 +46,7 @@ class Invitations:
     """
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._revoked_path = directory / "revoked"
         self._secret_path = directory / "secret"
         self._secret = _load_secret(self._secret_path)

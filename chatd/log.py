@@ -326,8 +326,10 @@ class _Checkpointer:
 
     def _run(self) -> None:
         database = sqlite3.connect(self._path)
-        while self.wanted.wait() and not self._stopping:
+        while self.wanted.wait():
             self.wanted.clear()
+            if self._stopping:  # looked at after the clearing, which may undo that of `stop`
+                break
             try:
                 database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             except sqlite3.Error as error:
