@@ -14,21 +14,20 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from http import HTTPStatus
 
 from chatd import wire
-from chatd.auth import Invitation, Invitations, Unauthorized
+from chatd.auth import Invitations
+from chatd.gate import Gate
+from chatd.halls import Hall, Halls
 from chatd.limits import TokenBucket
 from chatd.log import Entry, Log, LogError, Slice, Stored
 from chatd.origin import OriginPolicy
 from chatd.page import load_page, room_of
 from chatd.proxy import Proxy, client_address
-from chatd.rooms import NAMED_MEMBERS, RESERVED_FOR, NameTaken, Room, Seat
+from chatd.rooms import NameTaken, Seat
 from wsproto_min import (
     WITHOUT_TAKEOVER,
     CloseCode,
-    Group,
-    HandshakeError,
     Peer,
     Request,
     Response,
@@ -49,30 +48,12 @@ JOIN_TIMEOUT = 10.0
 # Seconds between two looks at whether invitations still hold, and at retention.
 RECHECK_INTERVAL = 2.0
 TRIM_INTERVAL = 60.0
-# In a large room presence is told at most every so many seconds.
-PRESENCE_INTERVAL = 1.0
+# Rooms that one connection may be in: each costs memory for all.
+MAX_ROOMS = 100
 # An application's own close code (RFC 6455, section 7.4.2).
 TAKEN_OVER = 4001
 
 logger = logging.getLogger("chatd")
-
-
-class Hall:
-    """A room in use: who is in it, and the groups that get its messages."""
-
-    __slots__ = ("chat", "plain", "room", "to_be_told", "told_at")
-
-    def __init__(self, name: str, server: Server) -> None:
-        self.room = Room(name)
-        self.chat = server.group()
-        self.plain: Group = server.group()
-        self.told_at = 0.0  # when presence was last told
-        self.to_be_told = False  # a deadline is set for it
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nobody is here and no seat is kept for anyone."""
-        return not self.plain and self.room.is_empty
 
 
 class ChatPeer:
@@ -134,22 +115,19 @@ class Chat:
             max_message_size=MAX_MESSAGE_SIZE,
         )
         self._log = log
-        self._origins = origins or OriginPolicy()
-        self._invitations = invitations
+        self._gate = Gate(origins or OriginPolicy(), invitations)
+        self._halls = Halls(self.server)
         self._rate = rate
         self._burst = burst
         self._deflate = WITHOUT_TAKEOVER if compression else None
         self._trusted_proxies = trusted_proxies
         self._page = load_page()
-        self._halls: dict[str, Hall] = {}
         self._said: list[tuple[Peer, Entry]] = []  # in this turn
         self._storing = False  # the log has not answered the last batch yet
         self._reading = 0  # joins that the log has not answered yet
         self._joining: list[Callable[[], None]] = []  # wait for the batch's answer
-        self._changed: dict[Hall, None] = {}  # halls whose presence is to be told
-        self._sweeping = False
         self.server.call_later(TRIM_INTERVAL, self._trim)
-        if invitations is not None:
+        if self._gate.asks:
             self.server.call_later(RECHECK_INTERVAL, self._recheck)
 
     # What the server calls.
@@ -157,7 +135,7 @@ class Chat:
     def _on_request(self, peer: Peer, request: Request) -> Response:
         """Answer a handshake with 101, any other request with the page."""
         peer.address = client_address(peer.address, request.headers, self._trusted_proxies)
-        self._origins.check(request)
+        self._gate.check_origin(request)
         room = room_of(request)
         if not request.wants_websocket:
             return self._page
@@ -165,20 +143,16 @@ class Chat:
         if ("Sec-WebSocket-Protocol", wire.SUBPROTOCOL) in response.headers:
             peer.state = ChatPeer()
         else:
-            token = _bearer(request)
-            invitation = self._authorize_request(token, room)
-            peer.state = PlainPeer(
-                self._hall(room), None if invitation is None else invitation.name, token
-            )
+            invitation, token = self._gate.authorize_request(request, room)
+            name = None if invitation is None else invitation.name
+            peer.state = PlainPeer(self._halls.open(room), name, token)
         return response
 
     def _on_open(self, peer: Peer) -> None:
         state = peer.state
         if isinstance(state, PlainPeer):
-            # The hall may have been forgotten since the request, if it was empty.
-            state.hall = self._hall(state.hall.room.name)
             state.hall.plain.add(peer)
-        elif self._invitations is not None:
+        elif self._gate.asks:
             self.server.call_later(JOIN_TIMEOUT, partial(self._require_joined, peer))
 
     def _on_message(self, peer: Peer, message: str | bytes) -> None:
@@ -218,14 +192,11 @@ class Chat:
         state = peer.state
         if isinstance(state, PlainPeer):
             if state.seat is not None:
-                self._give_up(state.hall, state.seat)
-            self._forget_if_empty(state.hall)
+                self._halls.give_up(state.hall, state.seat)
+            self._halls.forget_if_empty(state.hall)
         else:
             for room, seat in state.seats.items():
-                self._give_up(self._halls[room], seat, reserve_at=time.monotonic())
-            if state.seats and not self._sweeping:
-                self._sweeping = True
-                self.server.call_later(RESERVED_FOR, self._sweep)
+                self._halls.give_up(self._halls.open(room), seat, reserve=True)
 
     def _on_turn_end(self) -> None:
         """Give the turn's messages to the log together, and tell of presence."""
@@ -233,8 +204,7 @@ class Chat:
             said, self._said = self._said, []
             self._storing = True
             self._log.append([entry for _, entry in said], partial(self._deliver, said))
-        if self._changed:
-            self._tell_presence()
+        self._halls.tell_presence()
 
     # Messages.
 
@@ -250,7 +220,7 @@ class Chat:
 
     def _take_plain_seat(self, peer: Peer, state: PlainPeer) -> Seat:
         hall, now = state.hall, time.monotonic()
-        self._changed[hall] = None
+        self._halls.note_change(hall)
         if state.name is not None:
             try:
                 return hall.room.take_seat(state.name, None, peer, now, proven=True)[0]
@@ -280,7 +250,7 @@ class Chat:
             join()
 
     def _deliver_one(self, peer: Peer, entry: Entry, stored: Stored) -> None:
-        hall = self._halls.get(entry.room)
+        hall = self._halls.find(entry.room)
         in_chat_mode = isinstance(peer.state, ChatPeer)
         if in_chat_mode or (hall is not None and hall.chat):
             encoded = wire.message(entry.room, stored.message)
@@ -322,21 +292,24 @@ class Chat:
             raise wire.WireError(
                 "not_joined", f"you are not in the room {room}; join it first", key=key, room=room
             )
-        return seat, self._halls[room]
+        return seat, self._halls.open(room)
 
     def _join(self, peer: Peer, state: ChatPeer, said: wire.Join) -> None:
         """Give a peer its seat, then what it has missed, then what comes."""
-        name = said.name
-        if self._invitations is not None:
-            name = self._authorize(self._invitations, said.token, said.room).name
-        hall = self._hall(said.room)
+        invitation = self._gate.authorize(said.token, said.room)
+        name = said.name if invitation is None else invitation.name
+        if len(state.seats) >= MAX_ROOMS and said.room not in state.seats:
+            raise wire.WireError(
+                "too_many_rooms", f"{MAX_ROOMS} rooms are the limit; leave one", room=said.room
+            )
+        hall = self._halls.open(said.room)
         former_seat = state.seats.get(said.room)
         session = said.session
         if former_seat is not None and former_seat.name.casefold() == name.casefold():
             session = former_seat.session  # joining again, or writing the name otherwise
         try:
             seat, former = hall.room.take_seat(
-                name, session, peer, time.monotonic(), proven=self._invitations is not None
+                name, session, peer, time.monotonic(), proven=invitation is not None
             )
         except NameTaken:
             raise wire.WireError(
@@ -344,13 +317,13 @@ class Chat:
                 f"the name {name} is taken in the room {said.room}; choose another",
                 room=said.room,
             ) from None
-        self._changed[hall] = None
+        self._halls.note_change(hall)
         if former_seat is not None and former_seat is not seat:
             hall.room.give_up(former_seat)
         if isinstance(former, Peer) and former is not peer:
             self._turn_out(former, said.room)
         state.seats[said.room] = seat
-        if self._invitations is not None:
+        if invitation is not None:
             state.tokens[said.room] = said.token
         # A batch that the log is about to store would be missed or seen twice, so
         # batches and joins take turns, however long the log takes to answer.
@@ -372,7 +345,7 @@ class Chat:
             if isinstance(result, LogError):
                 hall.chat.discard(peer)  # it may have been there before
                 peer.state.leave(room)
-                self._give_up(hall, seat)
+                self._halls.give_up(hall, seat)
                 peer.send(wire.error(_log_failed(result, room)))
             else:
                 messages, cut = _newest_within(result.messages, MAX_ANSWER_TEXT)
@@ -392,92 +365,14 @@ class Chat:
         seat, hall = self._seat(state, said.room)
         state.leave(said.room)
         hall.chat.discard(peer)
-        self._give_up(hall, seat)
+        self._halls.give_up(hall, seat)
 
     def _turn_out(self, peer: Peer, room: str) -> None:
         """Take a seat from a connection whose session has come back over another."""
         peer.state.leave(room)
-        self._halls[room].chat.discard(peer)
+        self._halls.open(room).chat.discard(peer)
         if not peer.state.seats:
             peer.close(TAKEN_OVER, "your session goes on in another connection")
-
-    def _hall(self, name: str) -> Hall:
-        hall = self._halls.get(name)
-        if hall is None:
-            hall = self._halls[name] = Hall(name, self.server)
-        return hall
-
-    def _give_up(self, hall: Hall, seat: Seat, *, reserve_at: float | None = None) -> None:
-        hall.room.give_up(seat, reserve_at=reserve_at)
-        self._changed[hall] = None
-        self._forget_if_empty(hall)
-
-    def _forget_if_empty(self, hall: Hall) -> None:
-        if hall.is_empty:
-            self._halls.pop(hall.room.name, None)
-            self._changed.pop(hall, None)
-
-    def _sweep(self) -> None:
-        """Free the seats that nobody has come back to."""
-        self._sweeping = False
-        now = time.monotonic()
-        kept = 0
-        for hall in list(self._halls.values()):
-            kept += hall.room.forget_reserved(now)
-            self._forget_if_empty(hall)
-        if kept:
-            self._sweeping = True
-            self.server.call_later(RESERVED_FOR, self._sweep)
-
-    def _tell_presence(self) -> None:
-        """Tell each room's members who came and went, in one message for the turn."""
-        halls, self._changed = self._changed, {}
-        now = time.monotonic()
-        for hall in halls:
-            room = hall.room
-            named = room.count <= NAMED_MEMBERS
-            wait = hall.told_at + PRESENCE_INTERVAL - now
-            if not named and wait > 0:
-                if not hall.to_be_told:
-                    hall.to_be_told = True
-                    self.server.call_later(wait, partial(self._tell_later, hall))
-                continue
-            changes = room.take_changes()
-            if changes is not None:
-                hall.told_at = now
-                came, went = changes if named else (None, None)
-                hall.chat.send(wire.presence(room.name, came, went, room.count))
-
-    def _tell_later(self, hall: Hall) -> None:
-        hall.to_be_told = False
-        self._changed[hall] = None
-
-    # Invitations.
-
-    def _authorize(self, invitations: Invitations, token: str | None, room: str) -> Invitation:
-        """Return a valid invitation to a room. Raises `WireError` `unauthorized`."""
-        try:
-            invitation = invitations.check(token, time.time())
-        except Unauthorized as reason:
-            raise wire.WireError("unauthorized", str(reason), room=room) from None
-        if not invitation.admits(room):
-            raise wire.WireError(
-                "unauthorized", f"your invitation is not for the room {room}", room=room
-            )
-        return invitation
-
-    def _authorize_request(self, token: str | None, room: str) -> Invitation | None:
-        """Return the invitation of a request in plain mode. Raises `HandshakeError` 401."""
-        if self._invitations is None:
-            return None
-        try:
-            return self._authorize(self._invitations, token, room)
-        except wire.WireError as wrong:
-            raise HandshakeError(
-                HTTPStatus.UNAUTHORIZED,
-                f"{wrong.message}; send its token as 'Authorization: Bearer TOKEN'",
-                [("WWW-Authenticate", 'Bearer realm="chatd"')],
-            ) from None
 
     def _require_joined(self, peer: Peer) -> None:
         if peer.is_open and not peer.state.seats:
@@ -485,21 +380,19 @@ class Chat:
 
     def _recheck(self) -> None:
         """Close the peers whose invitation has expired or was revoked."""
-        assert self._invitations is not None
         self.server.call_later(RECHECK_INTERVAL, self._recheck)  # whatever goes wrong here
-        now = time.time()
         for peer in self.server.peers:
             if not peer.is_open:
                 continue
             state = peer.state
             in_chat_mode = isinstance(state, ChatPeer)
-            try:
-                for token in state.tokens.values() if in_chat_mode else (state.token,):
-                    self._invitations.check(token, now)
-            except Unauthorized as reason:
-                if in_chat_mode:
-                    peer.send(wire.error(wire.WireError("banned", str(reason))))
-                peer.close(CloseCode.POLICY_VIOLATION, str(reason))
+            for token in state.tokens.values() if in_chat_mode else (state.token,):
+                reason = self._gate.still_holds(token)
+                if reason is not None:
+                    if in_chat_mode:
+                        peer.send(wire.error(wire.WireError("banned", reason)))
+                    peer.close(CloseCode.POLICY_VIOLATION, reason)
+                    break
 
     def _trim(self) -> None:
         try:
@@ -507,12 +400,6 @@ class Chat:
         except LogError as error:
             logger.error("%s", error)
         self.server.call_later(TRIM_INTERVAL, self._trim)
-
-
-def _bearer(request: Request) -> str | None:
-    """Return the token of a request's Authorization header, if there is one."""
-    scheme, _, token = (request.headers.get("Authorization") or "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
 
 
 def _newest_within(

@@ -113,6 +113,15 @@ def test_what_the_path_of_a_message_passes_exists(name: str) -> None:
     assert any(hasattr(holder, attribute) for holder in (holders if owner else modules)), name
 
 
+def test_every_test_that_is_named_exists() -> None:
+    tests = Path(__file__).parent
+    sources = "".join(path.read_text() for path in tests.rglob("test_*.py"))
+    for name in re.findall(r"`(test_\w+)`", README):
+        assert f"def {name}(" in sources, name
+    for name in re.findall(r"`(test_\w+\.py)`", README):
+        assert (tests / name).exists(), name
+
+
 def test_the_two_commands_to_set_up_are_there() -> None:
     commands = re.findall(r"^    (python3 -m (?:chatd|venv .*))$", README, re.MULTILINE)
     assert [command.split()[2] for command in commands] == ["chatd", "venv"]

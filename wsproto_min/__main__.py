@@ -30,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_echo(commands.add_parser("echo", help="serve, and send every message back"))
     _add_explain(commands.add_parser("explain", help="say what the bytes of frames mean"))
     options = parser.parse_args(arguments)
-    status: int = options.run(options)
+    try:
+        status: int = options.run(options)
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT  # as shells have it
     return status
 
 

@@ -1,0 +1,72 @@
+"""Who is let in: the origin of a request, and its invitation if one is asked for."""
+
+from __future__ import annotations
+
+import time
+from http import HTTPStatus
+
+from chatd.auth import Invitation, Invitations, Unauthorized
+from chatd.origin import OriginPolicy
+from chatd.wire import WireError
+from wsproto_min import HandshakeError, Request
+
+
+class Gate:
+    """Judges requests and joins; without `invitations` anybody may join."""
+
+    def __init__(self, origins: OriginPolicy, invitations: Invitations | None) -> None:
+        self._origins = origins
+        self._invitations = invitations
+
+    @property
+    def asks(self) -> bool:
+        """Whether an invitation is asked for."""
+        return self._invitations is not None
+
+    def check_origin(self, request: Request) -> None:
+        """Raise `HandshakeError` unless the request comes from where it may."""
+        self._origins.check(request)
+
+    def authorize(self, token: str | None, room: str) -> Invitation | None:
+        """Return the invitation to a room, None if none is asked for.
+
+        Raises `WireError` `unauthorized`.
+        """
+        if self._invitations is None:
+            return None
+        try:
+            invitation = self._invitations.check(token, time.time())
+        except Unauthorized as reason:
+            raise WireError("unauthorized", str(reason), room=room) from None
+        if not invitation.admits(room):
+            raise WireError(
+                "unauthorized", f"your invitation is not for the room {room}", room=room
+            )
+        return invitation
+
+    def authorize_request(
+        self, request: Request, room: str
+    ) -> tuple[Invitation | None, str | None]:
+        """Return the invitation to a room that a request carries, and its token.
+
+        Raises `HandshakeError` 401.
+        """
+        scheme, _, given = (request.headers.get("Authorization") or "").partition(" ")
+        token = given.strip() if scheme.lower() == "bearer" else None
+        try:
+            return self.authorize(token, room), token
+        except WireError as wrong:
+            raise HandshakeError(
+                HTTPStatus.UNAUTHORIZED,
+                f"{wrong.message}; send its token as 'Authorization: Bearer TOKEN'",
+                [("WWW-Authenticate", 'Bearer realm="chatd"')],
+            ) from None
+
+    def still_holds(self, token: str | None) -> str | None:
+        """Return why an invitation does not hold any more, None if it does."""
+        if self._invitations is not None:
+            try:
+                self._invitations.check(token, time.time())
+            except Unauthorized as reason:
+                return str(reason)
+        return None
