@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import select
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from tests.benchmarks import codec, fanout
-from tests.benchmarks.__main__ import table
-from tests.benchmarks.load import Load
-from tests.benchmarks.measure import Absent, Benchmark, Contender, Sample, Wrong, measure
+from tests.benchmarks import codec, start
+from tests.benchmarks.__main__ import MODULES, main, table
+from tests.benchmarks.measure import (
+    TO_THE_FIRST,
+    Absent,
+    Benchmark,
+    Contender,
+    Sample,
+    Wrong,
+    measure,
+)
+from tests.benchmarks.servers import Program, chatd, echo, floor, run, serving
 
 # The same room, but the sender hears itself: one delivery a message too many.
 ECHOES_TO_ITS_SENDER = """
@@ -20,7 +33,22 @@ print("ready: ws://%s:%s/" % server.listen("127.0.0.1", 0), flush=True)
 server.run()
 """
 
-needs_epoll = pytest.mark.skipif(not hasattr(select, "epoll"), reason="epoll is Linux's")
+# The right number, but not what was said.
+GARBLES = """
+from wsproto_min import Server
+def garble(peer, text):
+    room.send("x" * len(text), sender=peer)
+server = Server(on_open=lambda peer: room.add(peer), on_message=garble)
+room = server.group()
+print("ready: ws://%s:%s/" % server.listen("127.0.0.1", 0), flush=True)
+server.run()
+"""
+
+needs_linux = pytest.mark.skipif(
+    not hasattr(select, "epoll") or not Path("/proc/self/schedstat").exists(),
+    reason="epoll and /proc/PID/schedstat are Linux's",
+)
+SMALL = {"peers": 4, "senders": 2, "window": 3, "seconds": 0.1}
 
 
 def test_the_codec_benchmarks_parse_what_was_sent() -> None:
@@ -35,17 +63,55 @@ def test_a_codec_that_loses_a_message_has_no_speed() -> None:
         codec.run(lambda chunks: codec.parse_with_ours(chunks)[1:], 64, 10, "frames/s")
 
 
-@needs_epoll
-def test_a_small_fan_out_delivers_every_message_to_every_other_peer() -> None:
-    sample = fanout.run(fanout.OURS, Load(peers=4, senders=2, window=3), 0.1)
-    assert sample.rate > 0
-    assert sample.client_cpu is not None
+@needs_linux
+@pytest.mark.parametrize(
+    ("module", "program", "arguments"),
+    [
+        ("fanout", chatd(), SMALL),
+        ("fanout", chatd(), {**SMALL, "chat": True}),
+        ("fanout", chatd(), {**SMALL, "rooms": 2, "per_delivery": True}),
+        ("fanout", floor(), SMALL),
+        ("latency", chatd(), {"peers": 10, "rate": 500, "seconds": 0.2}),
+        ("memory", chatd(), {"peers": 30}),
+        ("idle", chatd(), {"peers": 5, "seconds": 0.2}),
+        ("handshakes", chatd(), {"seconds": 0.1}),
+        ("echo", echo(), {"peers": 1, "seconds": 0.1}),
+        ("echo", echo(), {"peers": 3, "seconds": 0.1}),
+    ],
+)
+def test_a_small_load_loses_nothing(
+    module: str, program: Program, arguments: dict[str, Any]
+) -> None:
+    assert run(program, module, **arguments).value >= 0
 
 
-@needs_epoll
-def test_a_fan_out_that_delivers_too_much_has_no_speed() -> None:
-    with pytest.raises(Wrong, match="more was delivered than was sent"):
-        fanout.run(("-c", ECHOES_TO_ITS_SENDER), Load(peers=3, senders=1, window=1), 0.1)
+@needs_linux
+def test_a_server_is_started_and_answers() -> None:
+    assert 0 < start.run(chatd()).value < 10
+
+
+@needs_linux
+@pytest.mark.parametrize(
+    ("server", "complaint"),
+    [
+        (ECHOES_TO_ITS_SENDER, "more was delivered than was sent"),
+        (GARBLES, "received other content than was sent"),
+    ],
+)
+def test_a_fan_out_that_delivers_something_else_has_no_speed(server: str, complaint: str) -> None:
+    program = Program("wrong", (sys.executable, "-c", server))
+    with pytest.raises(Wrong, match=complaint):
+        run(program, "fanout", **{**SMALL, "senders": 1, "window": 1})
+
+
+def test_every_benchmark_measures_ours_first_and_under_a_name_of_its_own() -> None:
+    for quick in (False, True):
+        every = [one for module in MODULES for one in module.benchmarks(quick=quick)]
+        names = [one.name for one in every]
+        assert len(set(names)) == len(names)
+        for benchmark in every:
+            contenders = [one.name for one in benchmark.contenders]
+            assert len(set(contenders)) == len(contenders)
 
 
 def test_an_absent_rival_says_in_its_row_what_to_install() -> None:
@@ -63,3 +129,46 @@ def test_an_absent_rival_says_in_its_row_what_to_install() -> None:
         "| ours   |                                 1,000 |    1,000 to 1,000 |               |",
         "| theirs | not installed: pip install '.[bench]' |                   |               |",
     ]
+
+
+@needs_linux
+def test_a_server_that_is_not_installed_is_absent() -> None:
+    program = Program("theirs", ("theirs",), lambda: False, "not installed: pip install theirs")
+    with pytest.raises(Absent, match="pip install theirs"), serving(program):
+        pass
+
+
+def test_details_have_columns_and_costs_are_compared_with_the_first() -> None:
+    benchmark = Benchmark(
+        "sums",
+        "s",
+        [
+            Contender("few", lambda: Sample(0.5, {"CPU": 0.25})),
+            Contender("many", lambda: Sample(1.0)),
+        ],
+        TO_THE_FIRST,
+    )
+    assert table(benchmark, measure(benchmark, runs=1)).splitlines() == [
+        "| sums |   s | lowest to highest | of the first |  CPU |",
+        "| ---- | --: | ----------------: | -----------: | ---: |",
+        "| few  | 0.5 |        0.5 to 0.5 |              | 0.25 |",
+        "| many |   1 |            1 to 1 |         2.00 |      |",
+    ]
+
+
+def test_the_command_runs_what_is_named_and_writes_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def benchmarks(*, quick: bool) -> list[Benchmark]:
+        sums = [Contender("ours", lambda: Sample(2.0))]
+        return [Benchmark("sums", "sums/s", sums), Benchmark("more", "sums/s", sums)]
+
+    monkeypatch.setattr(
+        "tests.benchmarks.__main__.MODULES", [SimpleNamespace(benchmarks=benchmarks)]
+    )
+    file = tmp_path / "figures.json"
+    assert main(["sum", "--quick", "--runs", "2", "--json", str(file)]) == 0
+    assert "| sums |" in capsys.readouterr().out
+    (written,) = json.loads(file.read_text())["benchmarks"]
+    assert written["name"] == "sums"
+    assert [sample["value"] for sample in written["results"][0]["samples"]] == [2.0, 2.0]

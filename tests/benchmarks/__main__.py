@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.benchmarks import codec, fanout
-from tests.benchmarks.measure import Benchmark, Result, machine, measure
+from tests.benchmarks import codec, echo, fanout, handshakes, idle, latency, memory, start
+from tests.benchmarks.measure import OURS_TO_THEIRS, Benchmark, Result, machine, measure
+
+MODULES = (fanout, latency, memory, handshakes, idle, codec, echo, start)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.runs < 1:
         parser.error("--runs must be at least 1")
-    every = codec.benchmarks(quick=options.quick) + fanout.benchmarks(quick=options.quick)
+    every = [one for module in MODULES for one in module.benchmarks(quick=options.quick)]
     chosen = [one for one in every if not options.names or _is_named(one, options.names)]
     if not chosen:
         parser.error("no such benchmark; there are: " + "; ".join(one.name for one in every))
@@ -51,31 +53,41 @@ def _is_named(benchmark: Benchmark, names: Sequence[str]) -> bool:
 
 
 def table(benchmark: Benchmark, results: Sequence[Result]) -> str:
-    """Return a Markdown table, with how many times a rival's rate ours is."""
-    head = [benchmark.name, benchmark.unit, "lowest to highest", "ours / theirs"]
-    has_client = any(result.client_cpu is not None for result in results)
-    if has_client:
-        head.append("load client's CPU")
+    """Return a Markdown table: each one's median, its range and how it compares."""
+    names = dict.fromkeys(
+        name for result in results for sample in result.samples for name in sample.details
+    )
+    head = [benchmark.name, benchmark.unit, "lowest to highest", benchmark.ratio, *names]
     rows = [head]
-    ours = results[0]
+    first = results[0]
     for result in results:
         if not result.samples:
             rows.append([result.contender, result.note, *[""] * (len(head) - 2)])
             continue
-        rates = [sample.rate for sample in result.samples]
-        is_rival = result is not ours and ours.samples
-        row = [
-            result.contender,
-            f"{result.median:,.0f}",
-            f"{min(rates):,.0f} to {max(rates):,.0f}",
-            f"{ours.median / result.median:.2f}" if is_rival else "",
-        ]
-        if has_client:
-            row.append(f"{result.client_cpu:.0%}" if result.client_cpu is not None else "")
-        rows.append(row)
+        values = [sample.value for sample in result.samples]
+        compared = ""
+        if result is not first and first.samples:
+            theirs = benchmark.ratio == OURS_TO_THEIRS
+            ratio = first.median / result.median if theirs else result.median / first.median
+            compared = f"{ratio:.2f}"
+        details = [result.detail(name) for name in names]
+        rows.append(
+            [
+                result.contender,
+                _figure(result.median),
+                f"{_figure(min(values))} to {_figure(max(values))}",
+                compared,
+                *("" if detail is None else f"{detail:.2f}" for detail in details),
+            ]
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return "\n".join(_line(row, widths) for row in (head, rule, *rows[1:]))
+
+
+def _figure(value: float) -> str:
+    """Return a figure with at least three digits that count."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

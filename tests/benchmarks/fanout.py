@@ -1,148 +1,133 @@
 """How many deliveries a second a chat room makes: one message, to all other peers.
 
-A real server process on one core, the load client (see `load`) on another, 64
-bytes of text a message, over loopback. For each run both are started afresh. Ours
-is `python -m chatd` in its plain mode, its log in a file. The share of its core that
-the client used stands beside each figure: near 100% it is the client that was
-measured, and the server could do more.
+64 bytes of text a message, over loopback. A message counts as done when the
+deliveries of as many messages are in; then the next may be sent, so that a fixed
+number, the window, is always under way. What one sender has to send between two
+waits goes out in one write. Beside each figure stand the shares of their cores
+that server and client used: where the client's is near 100% and the server's is
+not, it is the client that was measured.
+
+With one message under way a turn of the server has just that to deliver, so its
+CPU for a delivery tells what peers and rooms cost by being there.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import select
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
-from pathlib import Path
+import time
+from typing import Any
 
-from tests.benchmarks import rivals
-from tests.benchmarks.load import Load
-from tests.benchmarks.measure import Absent, Benchmark, Contender, Sample, Wrong
+from tests.benchmarks.client import Clock
+from tests.benchmarks.measure import TO_THE_FIRST, Benchmark, Wrong
+from tests.benchmarks.room import Room, numbered
+from tests.benchmarks.servers import chatd, contender, floor, rivals
 
+WARM_UP = 0.1  # of the measured time
 SECONDS = 2.0
 QUICK_SECONDS = 0.3
-LOADS = {
-    "fan-out, 10 peers, 1 in flight": Load(peers=10, senders=1, window=1),
-    "fan-out, 100 peers, 1 in flight": Load(peers=100, senders=1, window=1),
-    "fan-out, 100 peers, 10 senders, 64 in flight": Load(100, 10, 64),
-    "fan-out, 1000 peers, 50 senders, 128 in flight": Load(1000, 50, 128),
+LOADS: dict[str, dict[str, Any]] = {
+    "fan-out, 10 peers, 1 in flight": {"peers": 10, "senders": 1, "window": 1},
+    "fan-out, 100 peers, 1 in flight": {"peers": 100, "senders": 1, "window": 1},
+    "fan-out, 100 peers, 10 senders, 64 in flight": {"peers": 100, "senders": 10, "window": 64},
+    "fan-out, 1000 peers, 50 senders, 128 in flight": {"peers": 1000, "senders": 50, "window": 128},
 }
-# A real log, in the directory that each run has for itself, and no limit on speed.
-OURS = ("-m", "chatd", "--port", "0", "--db", "chat.db", "--rate-limit", "0")
-# Beside one for each peer: listener, selector, standard streams and the like.
-SPARE_DESCRIPTORS = 64
-ROOT = Path(__file__).parents[2]
+PEERS = (100, 10, 1_000, 10_000)
+ROOMS = (1, 100, 1_000)
+PEERS_IN_ROOM = 10
+
+
+def load(
+    port: int,
+    server: int,
+    peers: int,
+    senders: int,
+    window: int,
+    seconds: float,
+    chat: bool = False,
+    rooms: int = 1,
+    per_delivery: bool = False,
+) -> dict[str, float]:
+    """Keep the window full for so long; return deliveries/s.
+
+    Or, `per_delivery`, the server's CPU in seconds for a million deliveries.
+    """
+    room = Room(port, peers, senders, chat=chat, rooms=rooms)
+    cost = room.deliveries * room.mode.unit  # of a message
+    texts = [numbered(sender, 0) for sender in range(senders)]
+    sent = total = first = counted = 0
+    begin = time.perf_counter() + WARM_UP * seconds
+    clock: Clock | None = None
+    now = 0.0
+    while now < begin + seconds:
+        free = window - (sent - total // cost)
+        if free > window:
+            raise Wrong("more was delivered than was sent")
+        share, extra = divmod(free, senders)
+        for step in range(senders if share else extra):
+            sender = (first + step) % senders
+            room.say(sender, texts[sender], share + (step < extra))
+        first = (first + extra) % senders
+        sent += free
+        total += room.receive()
+        now = time.perf_counter()
+        if clock is None and now >= begin:
+            clock, counted = Clock(server), total
+    assert clock is not None
+    deliveries = (total - counted) / room.mode.unit
+    figures = clock.rate(deliveries)
+    if per_delivery:
+        figures["value"] = clock.read()[1] / deliveries * 1e6
+    room.drain(total)
+    room.finish()
+    return figures
 
 
 def benchmarks(*, quick: bool = False) -> list[Benchmark]:
     """Return a benchmark for each load; `quick` ones measure for a shorter time."""
     seconds = QUICK_SECONDS if quick else SECONDS
-    return [
+    fan_outs = [
         Benchmark(
             name,
             "deliveries/s",
             [
-                Contender("chatd", partial(run, OURS, load, seconds)),
-                Contender("websockets", partial(_run_rival, "websockets", load, seconds)),
+                contender(chatd(), "fanout", seconds=seconds, **arguments),
+                contender(
+                    chatd(), "fanout", "chatd, chat mode", seconds=seconds, chat=True, **arguments
+                ),
+                *(
+                    contender(program, "fanout", seconds=seconds, **arguments)
+                    for program in (*rivals("chat"), floor())
+                ),
             ],
         )
-        for name, load in LOADS.items()
+        for name, arguments in LOADS.items()
     ]
-
-
-def run(server: Sequence[str], load: Load, seconds: float) -> Sample:
-    """Start a server and the load client; return what the client measured.
-
-    `server` are the arguments for Python. It must print an address with its port.
-    """
-    if not hasattr(select, "epoll"):
-        raise Absent("the load client needs epoll, which is Linux's")
-    _allow_descriptors(load.peers + SPARE_DESCRIPTORS)
-    server_core, client_core = _two_cores()
-    with _serving(server, server_core) as port:
-        client = subprocess.Popen(
+    alone = {"window": 1, "seconds": seconds, "per_delivery": True}
+    return [
+        *fan_outs,
+        Benchmark(
+            "CPU for a delivery, by peers",
+            "s/million",
             [
-                *(sys.executable, "-m", "tests.benchmarks.load", str(port)),
-                *(f"--peers={load.peers}", f"--senders={load.senders}"),
-                *(f"--window={load.window}", f"--seconds={seconds}"),
+                contender(chatd(), "fanout", f"{peers:,} peers", peers=peers, senders=1, **alone)
+                for peers in PEERS
             ],
-            env=_environment(),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        with client:
-            _pin(client.pid, client_core)
-            output, _ = client.communicate()
-    try:
-        result = json.loads(output)
-    except ValueError:
-        raise Wrong(f"the load client ended with {client.returncode}") from None
-    if "error" in result:
-        raise Wrong(result["error"])
-    return Sample(result["rate"], result["client_cpu"])
-
-
-def _run_rival(name: str, load: Load, seconds: float) -> Sample:
-    rivals.require(name)
-    return run(("-m", "tests.benchmarks.rivals", name), load, seconds)
-
-
-@contextmanager
-def _serving(server: Sequence[str], core: int | None) -> Iterator[int]:
-    """Run a server while the context lasts, with a directory of its own; give its port."""
-    with tempfile.TemporaryDirectory() as directory:
-        process = subprocess.Popen(
-            [sys.executable, *server],
-            cwd=directory,
-            env=_environment(),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        with process:
-            _pin(process.pid, core)
-            assert process.stdout is not None
-            try:
-                line = process.stdout.readline()
-                address = re.search(r"://[^/]*:(\d+)/", line)
-                if address is None:
-                    raise Wrong(f"the server said {line!r} where its address was awaited")
-                yield int(address[1])
-            finally:
-                process.terminate()
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment in which this checkout's modules are found."""
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def _two_cores() -> tuple[int | None, int | None]:
-    """Return one core for the server and one for the client, or None where there is no say."""
-    if not hasattr(os, "sched_getaffinity"):
-        return None, None
-    cores = sorted(os.sched_getaffinity(0))
-    return (cores[0], cores[1]) if len(cores) > 1 else (None, None)
-
-
-def _pin(process: int, core: int | None) -> None:
-    if core is not None:
-        with suppress(ProcessLookupError):  # it has ended already: its output says why
-            os.sched_setaffinity(process, {core})
-
-
-def _allow_descriptors(count: int) -> None:
-    """Raise the limit on open files, which both processes inherit."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= count:
-        return
-    if hard != resource.RLIM_INFINITY and hard < count:
-        raise Absent(f"needs {count} open files, and only {hard} are allowed: see ulimit -n")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+            TO_THE_FIRST,
+        ),
+        Benchmark(
+            "CPU for a delivery, by rooms of 10",
+            "s/million",
+            [
+                contender(
+                    chatd(),
+                    "fanout",
+                    f"{rooms:,} rooms",
+                    peers=PEERS_IN_ROOM * rooms,
+                    senders=rooms,
+                    rooms=rooms,
+                    **alone,
+                )
+                for rooms in ROOMS
+            ],
+            TO_THE_FIRST,
+        ),
+    ]

@@ -10,10 +10,13 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+
+OURS_TO_THEIRS = "ours / theirs"
+TO_THE_FIRST = "of the first"
 
 
 class Absent(Exception):
@@ -26,10 +29,10 @@ class Wrong(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One run: so much per second, and the load client's share of its own core."""
+    """One run: its figure, and whatever else was measured along the way."""
 
-    rate: float
-    client_cpu: float | None = None
+    value: float
+    details: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +45,15 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """What is measured, in which unit, and of whom: ours comes first."""
+    """What is measured, in which unit, and of whom: ours comes first.
+
+    `ratio` is what each row is told beside its figure: how it compares to the first.
+    """
 
     name: str
     unit: str
     contenders: Sequence[Contender]
+    ratio: str = OURS_TO_THEIRS
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +66,13 @@ class Result:
 
     @property
     def median(self) -> float:
-        """The median rate."""
-        return statistics.median(sample.rate for sample in self.samples)
+        """The median figure."""
+        return statistics.median(sample.value for sample in self.samples)
 
-    @property
-    def client_cpu(self) -> float | None:
-        """The median of the load client's share of its core, if there was one."""
-        shares = [sample.client_cpu for sample in self.samples if sample.client_cpu is not None]
-        return statistics.median(shares) if shares else None
+    def detail(self, name: str) -> float | None:
+        """Return the median of something measured along the way, if it was."""
+        taken = [sample.details[name] for sample in self.samples if name in sample.details]
+        return statistics.median(taken) if taken else None
 
 
 def measure(benchmark: Benchmark, runs: int) -> list[Result]:

@@ -1,20 +1,23 @@
 """The rivals: other Python WebSocket libraries, asked to do just what ours does.
 
 Only here are they imported, and only when they run. `python -m
-tests.benchmarks.rivals websockets` serves a chat room: each text message goes to
-every peer but its sender, with the library's own way to broadcast.
+tests.benchmarks.rivals websockets chat` serves a chat room: each text message goes
+to every peer but its sender, in the library's own best way. With `echo` it
+goes back. Pings and compression are off: they would add to the bytes that the
+client counts.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import socket
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from tests.benchmarks.measure import Absent
-
-INSTALL = "not installed: pip install '.[bench]'"
+from tests.benchmarks.servers import INSTALL
 
 
 def require(package: str) -> str:
@@ -69,8 +72,9 @@ def parse_with_wsproto(chunks: Iterable[bytes]) -> list[bytes]:
     return messages
 
 
-async def serve_websockets() -> None:
-    """Serve one room with the asyncio server of websockets until the process is ended."""
+def serve_websockets(task: str) -> None:
+    """Serve with the asyncio server of websockets and its `broadcast`."""
+    import uvloop
     from websockets.asyncio.server import ServerConnection, broadcast, serve
     from websockets.exceptions import ConnectionClosed
 
@@ -80,27 +84,135 @@ async def serve_websockets() -> None:
         room.add(connection)
         try:
             async for message in connection:
-                broadcast((peer for peer in room if peer is not connection), message)
+                if task == "echo":
+                    await connection.send(message)
+                else:
+                    broadcast((peer for peer in room if peer is not connection), message)
         except ConnectionClosed:
-            pass  # the load client ends without closing handshakes
+            pass  # the client ends without closing handshakes
         finally:
             room.discard(connection)
 
-    # Pings would add to the bytes that the load client counts.
-    async with serve(chat, "127.0.0.1", 0, compression=None, ping_interval=None) as server:
-        port = next(iter(server.sockets)).getsockname()[1]
-        print(f"websockets is ready: ws://127.0.0.1:{port}/", flush=True)
+    async def main() -> None:
+        async with serve(chat, "127.0.0.1", 0, compression=None, ping_interval=None) as server:
+            _announce(next(iter(server.sockets)).getsockname()[1])
+            await server.serve_forever()
+
+    uvloop.run(main())
+
+
+def serve_picows(task: str) -> None:
+    """Serve with picows, which is Cython."""
+    import picows
+    import uvloop
+
+    room: set[picows.WSTransport] = set()
+
+    class Listener(picows.WSListener):
+        def on_ws_connected(self, transport: picows.WSTransport) -> None:
+            room.add(transport)
+
+        def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
+            room.discard(transport)
+
+        def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
+            message = frame.get_payload_as_bytes()
+            if task == "echo":
+                transport.send(frame.msg_type, message)
+                return
+            for peer in room:
+                if peer is not transport:
+                    peer.send(frame.msg_type, message)
+
+    async def main() -> None:
+        server = await picows.ws_create_server(lambda _: Listener(), "127.0.0.1", 0)
+        _announce(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
+    uvloop.run(main())
 
-SERVERS = {"websockets": serve_websockets}
+
+def serve_aiohttp(task: str) -> None:
+    """Serve with aiohttp."""
+    import uvloop
+    from aiohttp import web
+
+    room: set[web.WebSocketResponse] = set()
+
+    async def chat(request: web.Request) -> web.WebSocketResponse:
+        own = web.WebSocketResponse(compress=False)
+        await own.prepare(request)
+        room.add(own)
+        try:
+            async for message in own:
+                for peer in [own] if task == "echo" else list(room):
+                    if task == "echo" or peer is not own:
+                        await peer.send_str(message.data)
+        except ConnectionError:
+            pass  # the client ends without closing handshakes
+        finally:
+            room.discard(own)
+        return own
+
+    async def main() -> None:
+        app = web.Application()
+        app.add_routes([web.get("/", chat)])
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        _announce(runner.addresses[0][1])
+        await asyncio.Event().wait()
+
+    uvloop.run(main())
+
+
+def serve_socketify(task: str) -> None:
+    """Serve with uWebSockets, which is C++, and its publish."""
+    from socketify import App
+    from socketify.native import lib
+
+    def on_message(peer: Any, message: str, opcode: int) -> None:
+        if task == "echo":
+            peer.send(message, opcode)
+            return
+        # What uWebSockets calls ws.publish; that of socketify sends to the sender too.
+        data = message.encode()
+        lib.uws_ws_publish_with_options(0, peer.ws, b"room", 4, data, len(data), int(opcode), False)
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    app = App()
+    behavior = {
+        "open": lambda peer: peer.subscribe("room"),
+        "message": on_message,
+        "compression": 0,
+        "idle_timeout": 0,
+        "max_backpressure": 64 << 20,  # by default it drops what a slow peer does not take
+    }
+    app.ws("/*", behavior)
+    app.listen({"host": "127.0.0.1", "port": port}, lambda _: _announce(port))
+    app.run()
+
+
+def _announce(port: int) -> None:
+    print(f"ready: ws://127.0.0.1:{port}/", flush=True)
+
+
+SERVERS = {
+    "websockets": serve_websockets,
+    "picows": serve_picows,
+    "aiohttp": serve_aiohttp,
+    "socketify": serve_socketify,
+}
 
 
 def main() -> None:
     """Serve with the rival that is named."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.rivals")
     parser.add_argument("rival", choices=SERVERS)
-    asyncio.run(SERVERS[parser.parse_args().rival]())
+    parser.add_argument("task", choices=("chat", "echo"))
+    options = parser.parse_args()
+    SERVERS[options.rival](options.task)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,173 @@
+"""Servers to be measured: how each is started, and a client beside it.
+
+Every server is a process of its own on one core, started afresh for each run in
+a directory of its own; the client has another core.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from tests.benchmarks.measure import Absent, Contender, Sample, Wrong
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+INSTALL = "not installed: pip install '.[bench]'"
+INSTALL_WS = (
+    "not installed: npm install --prefix DIRECTORY ws, then NODE_PATH=DIRECTORY/node_modules"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A server: the command that starts it, and what to do unless it `is_there`.
+
+    It prints one line with its address once it listens.
+    """
+
+    name: str
+    command: Sequence[str]
+    is_there: Callable[[], bool] = lambda: True
+    missing: str = INSTALL
+
+
+def chatd() -> Program:
+    """Return our chat: a real log, no limit on speed, otherwise its defaults."""
+    options = ("--port", "0", "--db", "chat.db", "--rate-limit", "0")
+    return Program("chatd", (sys.executable, "-m", "chatd", *options))
+
+
+def echo() -> Program:
+    """Return our echo server."""
+    return Program("wsproto_min", (sys.executable, "-m", "wsproto_min", "echo", "--port", "0"))
+
+
+def rivals(task: str) -> list[Program]:
+    """Return the other libraries' servers for a task: `chat` or `echo`."""
+    return [
+        _python_rival("websockets + uvloop", "websockets", task, ("websockets", "uvloop")),
+        _python_rival("picows + uvloop", "picows", task, ("picows", "uvloop")),
+        _python_rival("aiohttp + uvloop", "aiohttp", task, ("aiohttp", "uvloop")),
+        _python_rival("uWebSockets (socketify)", "socketify", task, ("socketify",)),
+        Program("ws on Node.js", ("node", str(HERE / "rival_ws.cjs"), task), _has_ws, INSTALL_WS),
+    ]
+
+
+def floor() -> Program:
+    """Return the least that a Python server can do: one write a turn and peer, no checks."""
+    return Program("bare probe", (sys.executable, "-m", "tests.benchmarks.probe"))
+
+
+def _python_rival(name: str, rival: str, task: str, packages: Sequence[str]) -> Program:
+    command = (sys.executable, "-m", "tests.benchmarks.rivals", rival, task)
+    return Program(name, command, partial(_installed, packages))
+
+
+def _installed(packages: Sequence[str]) -> bool:
+    return all(find_spec(package) is not None for package in packages)
+
+
+def _has_ws() -> bool:
+    node = shutil.which("node")
+    look = "require.resolve('ws')"
+    return (
+        node is not None and not subprocess.run([node, "-e", look], capture_output=True).returncode
+    )
+
+
+def contender(
+    program: Program, module: str, name: str | None = None, **arguments: object
+) -> Contender:
+    """Return one who serves `program` while the client does `module`'s `load`."""
+    return Contender(name or program.name, partial(run, program, module, **arguments))
+
+
+def run(program: Program, module: str, **arguments: object) -> Sample:
+    """Start a server and the client that loads it; return what the client measured."""
+    with serving(program) as (process, port):
+        client = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "tests.benchmarks.client", module),
+                json.dumps({"port": port, "server": process, **arguments}),
+            ],
+            env=_environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with client:
+            _pin(client.pid, _two_cores()[1])
+            output, _ = client.communicate()
+    try:
+        result = json.loads(output)
+    except ValueError:
+        raise Wrong(f"the client ended with {client.returncode}") from None
+    if "error" in result:
+        raise Wrong(result["error"])
+    return Sample(result.pop("value"), result)
+
+
+@contextmanager
+def serving(program: Program) -> Iterator[tuple[int, int]]:
+    """Run a server while the context lasts; give its process and port."""
+    if not hasattr(select, "epoll") or not Path("/proc/self/schedstat").exists():
+        raise Absent("needs epoll and /proc, which are Linux's")
+    if not program.is_there():
+        raise Absent(program.missing)
+    _allow_descriptors()
+    with tempfile.TemporaryDirectory() as directory:
+        process = subprocess.Popen(
+            program.command,
+            cwd=directory,
+            env=_environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            _pin(process.pid, _two_cores()[0])
+            assert process.stdout is not None
+            try:
+                line = process.stdout.readline()
+                address = re.search(r"://[^/]*:(\d+)/", line)
+                if address is None:
+                    raise Wrong(f"the server said {line!r} where its address was awaited")
+                yield process.pid, int(address[1])
+            finally:
+                process.terminate()
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment in which this checkout's modules are found."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def _two_cores() -> tuple[int | None, int | None]:
+    """Return one core for the server and one for the client, or None where there is no say."""
+    cores = sorted(os.sched_getaffinity(0))
+    return (cores[0], cores[1]) if len(cores) > 1 else (None, None)
+
+
+def _pin(process: int, core: int | None) -> None:
+    if core is not None:
+        with suppress(ProcessLookupError):  # it has ended already: its output says why
+            os.sched_setaffinity(process, {core})
+
+
+def _allow_descriptors() -> None:
+    """Raise the limit on open files as far as it goes, for the server and the client."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

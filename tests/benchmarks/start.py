@@ -1,0 +1,29 @@
+"""How long it takes from starting a server to its first answer, a handshake's."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+from tests.benchmarks.client import connect
+from tests.benchmarks.measure import Benchmark, Contender, Sample
+from tests.benchmarks.servers import Program, chatd, floor, rivals, serving
+
+
+def run(program: Program) -> Sample:
+    """Start a server and open one connection; return the seconds that it took."""
+    begin = time.perf_counter()
+    with serving(program) as (_, port), connect(port):
+        return Sample(time.perf_counter() - begin)
+
+
+def benchmarks(*, quick: bool = False) -> list[Benchmark]:
+    """Return the benchmark, which is short."""
+    programs = [chatd(), *rivals("chat"), floor()]
+    return [
+        Benchmark(
+            "start to first answer",
+            "s",
+            [Contender(program.name, partial(run, program)) for program in programs],
+        )
+    ]
