@@ -40,8 +40,8 @@ MAX_MESSAGE_SIZE = 64 << 10
 # What a join is answered with: the newest, or what was missed.
 NEWEST = 50
 MAX_MISSED = 1000
-# Characters in any answer: in JSON one takes up to 6 bytes, and the answer must
-# leave room in the queue of a peer (`Server.max_queue`), or it would be its end.
+# Bytes of text in any answer, at the most: clients commonly take 1 MiB in one
+# message, and that has to hold the names, times and ids of 1000 messages, too.
 MAX_ANSWER_TEXT = 1 << 19
 # Seconds in which one must have joined where invitations are asked for.
 JOIN_TIMEOUT = 10.0
@@ -408,7 +408,9 @@ def _newest_within(
     """Return the newest messages whose texts fit the limit, and whether any did not."""
     size = 0
     for index in range(len(messages) - 1, -1, -1):
-        size += len(messages[index].text)
+        text = messages[index].text
+        # In JSON a quotation mark takes two bytes and a control character six.
+        size += len(text) * (2 if text.isascii() and text.isprintable() else 6)
         if size > limit:
             return messages[index + 1 :], True
     return messages, False
