@@ -72,12 +72,17 @@ class Talker:
         return told
 
     def settle(self) -> list[Told]:
-        """Return all that the server has had to say to this client until now."""
-        mark = f"settled {next(_numbers)}"
-        self.tell(type="ping", t=mark)
+        """Return all that the server has had to say to this client until now.
+
+        A Pong goes out before what the same turn gathers until its end, so it
+        takes a second turn to be sure.
+        """
         told = []
-        while (latest := self.hear()) != {"type": "pong", "t": mark}:
-            told.append(latest)
+        for _ in range(2):
+            mark = f"settled {next(_numbers)}"
+            self.tell(type="ping", t=mark)
+            while (latest := self.hear()) != {"type": "pong", "t": mark}:
+                told.append(latest)
         return told
 
     def messages(self) -> list[Told]:
