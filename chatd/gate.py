@@ -64,9 +64,9 @@ class Gate:
 
     def still_holds(self, token: str | None) -> str | None:
         """Return why an invitation does not hold any more, None if it does."""
-        if self._invitations is not None:
-            try:
-                self._invitations.check(token, time.time())
-            except Unauthorized as reason:
-                return str(reason)
+        assert self._invitations is not None
+        try:
+            self._invitations.check(token, time.time())
+        except Unauthorized as reason:
+            return str(reason)
         return None

@@ -17,7 +17,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -325,16 +325,16 @@ class _Checkpointer:
         self._thread.join()
 
     def _run(self) -> None:
-        database = sqlite3.connect(self._path)
-        while self.wanted.wait():
+        while True:
+            self.wanted.wait()
             self.wanted.clear()
             if self._stopping:  # looked at after the clearing, which may undo that of `stop`
-                break
+                return
             try:
-                database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                with closing(sqlite3.connect(self._path)) as database:
+                    database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             except sqlite3.Error as error:
                 logger.warning("the log could not be checkpointed, but later may be: %s", error)
-        database.close()
 
 
 def _lock(path: str) -> int:

@@ -24,10 +24,6 @@ MAX_TOKEN = 4096  # characters
 MAX_HISTORY = 200  # messages in one answer
 MAX_ID = (1 << 63) - 1  # as the log can count
 
-# Section names of the Unicode standard: control, format (bidirectional overrides
-# among them), surrogate, private use, unassigned, line and paragraph separators.
-_UNFIT_FOR_NAMES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-
 
 class WireError(Exception):
     """What a client is told in an `error`: a code for programs, a sentence for people.
@@ -117,7 +113,9 @@ def clean_name(name: str) -> str:
     cleaned = unicodedata.normalize("NFKC", name).strip()
     if not 1 <= len(cleaned) <= MAX_NAME:
         raise WireError("bad_message", f"name must be 1 to {MAX_NAME} characters")
-    if any(unicodedata.category(character) in _UNFIT_FOR_NAMES for character in cleaned):
+    # Not so: control, format (bidirectional overrides among them), surrogate, private
+    # use, unassigned, and separators other than the space.
+    if not cleaned.isprintable():
         raise WireError("bad_message", "name must not contain invisible or control characters")
     return cleaned
 

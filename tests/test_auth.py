@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from chatd import app, auth
 from chatd.auth import DAY, Invitation, Invitations, Unauthorized
 from tests.chat import Talker, chatting, open_client
-from tests.support import PATIENCE, ROOT, command, daemon, poll
+from tests.support import PATIENCE, ROOT, command, connect, daemon, handshake, poll
 from wsproto_min import ConnectionClosed, HandshakeError
 from wsproto_min.client import Client
 
@@ -386,6 +386,27 @@ def test_a_list_of_the_revoked_that_cannot_be_read_lets_nobody_in_and_the_look_g
         (tmp_path / "new").write_text(json.dumps({"ann": time.time()}))
         (tmp_path / "new").replace(tmp_path / "revoked")
         assert ann.hear_next("error")["code"] == "banned"
+
+
+def test_who_is_still_in_the_handshake_is_not_asked_for_an_invitation(
+    invitations: Invitations, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(app, "RECHECK_INTERVAL", 0.01)
+    token = invitations.issue("Ann", [], 7, time.time())
+    with (
+        chatting(invitations=invitations) as chat,
+        connect(chat.address) as sock,
+        Talker(chat.address) as ann,
+    ):
+        request = handshake()
+        sock.sendall(request[:20])
+        chat.wait_for_peers(2)
+        ann.join("lobby", "Ann", token=token)
+        invitations.revoke("Ann", time.time())
+        assert ann.hear_next("error")["code"] == "banned"  # so the look was taken
+        sock.sendall(request[20:])
+        assert sock.recv(4096).startswith(b"HTTP/1.1 401 ")
+    assert caplog.records == []
 
 
 # At the command line.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
@@ -9,10 +10,11 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NoReturn
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +23,7 @@ from hypothesis import strategies as st
 from chatd import log as log_module
 from chatd.log import MEMORY, Entry, LogError, Slice, SQLiteLog, Stored, default_path
 from chatd.wire import Message
-from tests.support import PATIENCE, ROOT
+from tests.support import PATIENCE, ROOT, poll
 
 
 @pytest.fixture
@@ -172,13 +174,13 @@ def test_the_log_equals_a_list_of_what_came_first(
     said: list[list[tuple[str, str | None, str]]], data: st.DataObject
 ) -> None:
     model: list[tuple[str, str | None, Message]] = []
-    with TemporaryDirectory() as directory:
+    with TemporaryDirectory() as directory, ExitStack() as stack:
         path = f"{directory}/chat.db"
-        log = SQLiteLog(path)
+        log = stack.enter_context(opened(path))
         for batch in said:
             if data.draw(st.booleans(), label="restart"):
-                log.close()
-                log = SQLiteLog(path)
+                stack.close()
+                log = stack.enter_context(opened(path))
             stored = append(log, *(Entry(room, "Ann", text, key) for room, key, text in batch))
             assert len(stored) == len(batch)
             for (room, key, text), answer in zip(batch, stored, strict=True):
@@ -192,7 +194,6 @@ def test_the_log_equals_a_list_of_what_came_first(
                     model.append((room, key, answer.message))
         for room in "xy":
             assert list(after(log, room=room).messages) == [m for r, _, m in model if r == room]
-        log.close()
 
 
 # Retention.
@@ -503,3 +504,36 @@ def test_reading_and_trimming_tell_what_is_wrong_too() -> None:
         log._database.execute("ALTER TABLE elsewhere RENAME TO messages")
         log.trim()
         assert texts(after(log)) == ["c"], "the room that was to be trimmed is forgotten"
+
+
+def test_the_write_ahead_log_is_moved_into_the_file_while_messages_come(path: str) -> None:
+    with opened(path) as log:
+        size = os.path.getsize(path)
+        for _ in range(3):
+            append(log, *(entry("x" * 500) for _ in range(log_module.CHECKPOINT_AFTER)))
+            poll(lambda size=size: os.path.getsize(path) > size + 400_000, "the file has grown")  # type: ignore[misc]
+            size = os.path.getsize(path)
+        assert len(after(log, limit=10_000).messages) == 3000
+
+
+def test_a_move_that_fails_is_logged_and_tried_again(
+    path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise sqlite3.OperationalError("no descriptor is left")
+
+    with opened(path) as log:
+        monkeypatch.setattr("chatd.log.sqlite3.connect", refuse)
+        append(log, *(entry("x" * 500) for _ in range(log_module.CHECKPOINT_AFTER)))
+        poll(lambda: "no descriptor is left" in caplog.text, "the failure is logged")
+        monkeypatch.undo()
+        append(log, *(entry("x" * 500) for _ in range(log_module.CHECKPOINT_AFTER)))
+        poll(lambda: os.path.getsize(path) > 1_000_000, "all is in the file")
+
+
+def test_a_file_system_without_locks_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("chatd.log.fcntl.flock", refuse)
+    assert "No locks available" in cannot_open(path)

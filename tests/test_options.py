@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import runpy
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,10 @@ NUMBERS = ["", "x", "-1", "nan", "inf", "1e999", "٣x"]
             for which in ("invite", "revoke")
             for name in ("", " ", "x" * 33, "a\u202eb", "a\nb")
         ),
+        *(
+            ([f"--port={value}"], "--port")
+            for value in ("", "65536", "-1", "http", "٣", "9" * 5000)
+        ),
         (["--db="], "--db"),
         (["invite", "Ann", "--db", ""], "--db"),
         (["invite"], "NAME"),
@@ -133,6 +139,11 @@ def test_a_file_that_is_no_log_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_a_state_directory_that_cannot_be_made_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("chatd.app.Server.run", lambda server: server.stop())
+    monkeypatch.setattr("chatd.__main__.signal.signal", lambda *_: None)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert main(["--port", "0"]) == 0
+    assert f"(messages in {tmp_path}/state/chatd/chat.db; " in capsys.readouterr().out
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     for arguments in (
@@ -243,6 +254,42 @@ def test_the_url_of_the_banner_can_be_opened(
     assert f" open {url} " in capsys.readouterr().out
 
 
+def test_the_module_runs_the_command_line_and_ends_with_its_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "chat.db")
+    for arguments, printed in (
+        (["invite", "Ann", "--url", "https://chat.example/"], "https://chat.example/#invite="),
+        (["revoke", "Ann"], "all invitations for Ann are void from now on\n"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["chatd", *arguments, "--db", path])
+        monkeypatch.delitem(sys.modules, "chatd.__main__", raising=False)
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_module("chatd", run_name="__main__")
+        assert caught.value.code == 0
+        assert capsys.readouterr().out.startswith(printed)
+
+
+def test_what_the_log_says_ends_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--db", str(tmp_path), "--port", "0"]) == 2
+    assert "Is a directory" in capsys.readouterr().err
+
+
+def test_a_taken_port_and_a_host_of_another_machine_are_told_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["--db", ":memory:", "--port", port]) == 2
+        assert f"port {port} on 127.0.0.1 is taken" in capsys.readouterr().err
+    assert main(["--db", ":memory:", "--host", "192.0.2.1", "--port", "0"]) == 2
+    errors = capsys.readouterr().err
+    assert "cannot listen on 192.0.2.1" in errors
+    assert "--host" in errors
+
+
 def test_a_port_that_needs_more_rights_is_told_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -267,6 +314,23 @@ def test_a_unix_socket_that_is_taken_or_cannot_be_is_told_in_one_line(
     assert "No such file or directory; choose another path" in capsys.readouterr().err
     assert main(["--unix", "x" * 200, "--db", ":memory:"]) == 2
     assert "too long" in capsys.readouterr().err
+
+
+def test_a_certificate_that_is_good_makes_it_https(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Whether it is good is for the ssl module to say.
+    loaded: list[tuple[str, str | None]] = []
+    monkeypatch.setattr(
+        "ssl.SSLContext.load_cert_chain", lambda _, file, key: loaded.append((file, key))
+    )
+    monkeypatch.setattr("chatd.app.Server.run", lambda server: server.stop())
+    monkeypatch.setattr("chatd.__main__.signal.signal", lambda *_: None)
+    options = ["--db", ":memory:", "--port", "0", "--tls-cert", "c.pem"]
+    assert main(options) == 0
+    assert main([*options, "--tls-key", "k.pem"]) == 0
+    assert loaded == [("c.pem", None), ("c.pem", "k.pem")]
+    assert capsys.readouterr().out.count(" open https://127.0.0.1:") == 2
 
 
 def test_a_certificate_that_cannot_be_used_is_told_in_one_line(

@@ -184,6 +184,25 @@ def test_a_chat_refuses_foreign_pages_in_both_modes_and_programs_pass() -> None:
 # The page.
 
 
+@pytest.mark.parametrize("target", ["/", "/r/kitchen", "/?room=x"])
+def test_the_page_is_at_every_room(target: str) -> None:
+    with chatting() as chat:
+        request = f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        answer = exchange(chat.address, request.encode())
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert answer.endswith(load_page().body)
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [("POST /", 405), ("DELETE /r/x", 405), ("GET /r/", 404), ("GET /r/a/b", 404), ("GET /x", 404)],
+)
+def test_nothing_else_is_there(request_line: str, status: int) -> None:
+    with chatting() as chat:
+        request = f"{request_line} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        assert exchange(chat.address, request.encode()).startswith(f"HTTP/1.1 {status} ".encode())
+
+
 def policy() -> dict[str, str]:
     """Return the page's Content-Security-Policy by directive."""
     headers = Headers(load_page().headers)

@@ -294,7 +294,7 @@ def test_a_name_is_normalised_and_trimmed_before_it_is_measured(name: str, clean
             (f"a{character}b", "invisible")
             for character in "\0\x1b\n\x7f\x85\xad\u061c\u200b\u200d\u200e\u200f\u2028\u2029"
             "\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff\ue000\uffff"
-            "\U000e0041\U0010ffff"
+            "\U000e0041\U0010ffff\u1680"
         ),
     ],
 )
