@@ -31,6 +31,7 @@ from wsproto_min.frames import encode_close, encode_frame
 MASK = bytes.fromhex("37fa213d")
 # Nothing on disk, and no limit on how fast the tests talk.
 ALONE = ("--db", ":memory:", "--rate-limit", "0")
+GET_PAGE = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 # What chatd promises for its end; its peers have a second of it.
 STOPS_WITHIN = 2.0
 
@@ -236,7 +237,8 @@ def test_head_gets_the_same_headers_and_no_body(chat: Daemon) -> None:
 def test_there_is_nothing_at_any_other_path_with_or_without_upgrade(
     chat: Daemon, target: str
 ) -> None:
-    for request in (f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), handshake(target)):
+    plainly = f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    for request in (plainly, handshake(target)):
         answer = exchange(chat.address, request)
         assert answer.startswith(b"HTTP/1.1 404 Not Found\r\n"), answer
         assert b"/r/ROOM" in answer.partition(b"\r\n\r\n")[2]
@@ -328,7 +330,7 @@ def test_what_is_no_sound_http_gets_an_answer_and_no_reset(
 def test_its_one_line_of_output_names_the_url_that_serves_the_page() -> None:
     with daemon("chatd", "--port", "0", *ALONE) as running:
         assert f" http://127.0.0.1:{running.address[1]}/ " in running.line
-        assert exchange(running.address, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        assert exchange(running.address, GET_PAGE).startswith(b"HTTP/1.1 200 ")
         running.process.send_signal(signal.SIGTERM)
         output, errors = running.process.communicate(timeout=PATIENCE)
         assert (output, errors) == (b"", b"")
@@ -435,6 +437,6 @@ def test_it_listens_on_the_address_it_is_given_and_prints_it_as_a_url_has_it() -
     need_ipv6()
     with daemon("chatd", "--host", "::1", "--port", "0", *ALONE) as running:
         assert f" http://[::1]:{running.address[1]}/ " in running.line
-        assert exchange(running.address, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        assert exchange(running.address, GET_PAGE).startswith(b"HTTP/1.1 200 ")
         with pytest.raises(ConnectionRefusedError):
             connect(("127.0.0.1", running.address[1]))

@@ -441,3 +441,11 @@ def test_what_is_not_hex_is_told_in_one_line_and_by_exit_status_2(
     assert output == ""
     assert errors.startswith("wsproto_min: that is not hex: ")
     assert errors.count("\n") == 1
+
+
+def test_an_interrupt_ends_it_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wsproto_min.__main__.connect", interrupted)
+    assert main(["connect", "ws://127.0.0.1:1/"]) == 128 + signal.SIGINT
