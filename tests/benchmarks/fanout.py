@@ -101,15 +101,20 @@ def benchmarks(*, quick: bool = False) -> list[Benchmark]:
         )
         for name, arguments in LOADS.items()
     ]
-    alone = {"window": 1, "seconds": seconds, "per_delivery": True}
+    alone = {"senders": 1, "window": 1, "seconds": seconds, "per_delivery": True}
     return [
         *fan_outs,
         Benchmark(
             "CPU for a delivery, by peers",
             "s/million",
             [
-                contender(chatd(), "fanout", f"{peers:,} peers", peers=peers, senders=1, **alone)
-                for peers in PEERS
+                # The probe shows how much of the growth is the kernel's.
+                contender(program, "fanout", f"{name}, {peers:,} peers", peers=peers, **alone)
+                for program, name, numbers in (
+                    (chatd(), "chatd", PEERS),
+                    (floor(), "bare probe", (PEERS[0], PEERS[-1])),
+                )
+                for peers in numbers
             ],
             TO_THE_FIRST,
         ),
@@ -120,11 +125,10 @@ def benchmarks(*, quick: bool = False) -> list[Benchmark]:
                 contender(
                     chatd(),
                     "fanout",
-                    f"{rooms:,} rooms",
+                    f"{rooms:,} room{'s' if rooms > 1 else ''}",
                     peers=PEERS_IN_ROOM * rooms,
-                    senders=rooms,
                     rooms=rooms,
-                    **alone,
+                    **{**alone, "senders": rooms},
                 )
                 for rooms in ROOMS
             ],
