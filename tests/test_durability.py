@@ -6,8 +6,8 @@ same key. In the end each has seen just what the log has.
 
 One thread plays all clients, so that a seed decides what is said and cut and
 when; only the daemon's own timing is not in its hands. CHATD_DURABILITY
-multiplies the messages (1 is about 20 seconds), CHATD_DURABILITY_SEED repeats a
-run.
+multiplies messages, kills and cuts (1 is about 20 seconds), and
+CHATD_DURABILITY_SEED repeats a run.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from wsproto_min.client import Client, connect
 SCALE = float(os.environ.get("CHATD_DURABILITY", "1"))
 CLIENTS = 30
 ROOMS = ("red", "green", "blue")
-MESSAGES = max(300, round(9000 * SCALE))
-KILLS = max(10, round(12 * SCALE))
-CUTS = max(100, round(300 * SCALE))
+MESSAGES = max(1000, round(24_000 * SCALE))
+KILLS = max(10, round(30 * SCALE))
+CUTS = max(100, round(800 * SCALE))
 # So many messages may wait for their acknowledgement before a client says more.
 OUTBOX = 40
 
