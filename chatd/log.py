@@ -21,7 +21,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from chatd.wire import Message
 
@@ -70,8 +70,7 @@ class LogError(Exception):
     """The log cannot be opened, or could not store or find what it was asked to."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A message to be stored."""
 
     room: str
@@ -80,8 +79,7 @@ class Entry:
     key: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """A message that is in the log; `repeated` if it was before, by its key."""
 
     message: Message

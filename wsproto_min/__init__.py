@@ -2,7 +2,7 @@
 
 Read the modules in this order, each builds on those before it only: `codes`,
 `errors`, `frames`, `fast`, `deflate`, `messages`, `connection`, `http`, `handshake`,
-`client`, `loop`, `group`, `tls`, `peer`, `server`, `explain`, `terminal`.
+`client`, `loop`, `group`, `backlog`, `tls`, `peer`, `server`, `explain`, `terminal`.
 """
 
 from wsproto_min.client import Client, connect

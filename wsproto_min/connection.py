@@ -95,8 +95,10 @@ class Connection:
         "_compress_from",
         "_decoder",
         "_deflater",
+        "_max_fragments",
         "_max_message_size",
         "_outgoing",
+        "_takeover",
         "close_received",
         "close_sent",
         "error",
@@ -121,13 +123,11 @@ class Connection:
         is_server = role is Role.SERVER
         self._compress_from = compress_from
         self._max_message_size = max_message_size
+        self._max_fragments = max_fragments
+        self._takeover = deflate is not None and deflate.takeover(server=not is_server)
         self._deflater = None if deflate is None else deflate.deflater(server=is_server)
         self._decoder = FrameDecoder(masked=is_server, rsv1_allowed=deflate is not None)
-        self._assembler = MessageAssembler(
-            max_message_size=max_message_size,
-            max_fragments=max_fragments,
-            takeover=deflate is not None and deflate.takeover(server=not is_server),
-        )
+        self._assembler: MessageAssembler | None = None  # until a message needs one
         self._outgoing: list[bytes] = []
 
     @property
@@ -153,7 +153,7 @@ class Connection:
     def _events(self) -> Iterator[Event]:
         try:
             while self.state is not State.CLOSED:
-                if self.role is Role.SERVER and self._assembler.idle:
+                if self.role is Role.SERVER and (self._assembler is None or self._assembler.idle):
                     yield from short_messages(self._decoder, self._max_message_size)
                 frame = self._decoder.next_frame()
                 if frame is None:
@@ -172,6 +172,12 @@ class Connection:
     def _receive_frame(self, frame: Frame) -> Event | None:
         """Act on a frame; return the event that it completes, if any."""
         if not frame.opcode.is_control:
+            if self._assembler is None:
+                self._assembler = MessageAssembler(
+                    max_message_size=self._max_message_size,
+                    max_fragments=self._max_fragments,
+                    takeover=self._takeover,
+                )
             return self._assembler.receive_frame(frame)
         if frame.opcode is Opcode.PING:
             # Section 5.5.2: due "unless it already received a Close frame"; one

@@ -76,8 +76,10 @@ class Outbox:
             for member in list(group):
                 if member.groups is not group.only or member in merged:
                     merged.setdefault(member, []).extend(group.frames_for(member))
+                elif deflated is plain or not member.takes_shared_frames:
+                    member.write(plain)
                 else:
-                    member.write(deflated if member.takes_shared_frames else plain)
+                    member.write(deflated)
             group.clear_frames()
         for member, frames in merged.items():
             if frames:  # not so for one to whom only its own messages went

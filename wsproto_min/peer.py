@@ -13,7 +13,6 @@ import math
 import socket
 import struct
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -21,6 +20,7 @@ from http import HTTPStatus
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
+from wsproto_min.backlog import Backlog
 from wsproto_min.codes import CloseCode
 from wsproto_min.connection import Connection, Event, Pong, Role, State
 from wsproto_min.deflate import DEFAULT_COMPRESS_FROM
@@ -51,6 +51,10 @@ class Stage(IntEnum):
     CLOSING = 2  # our Close frame is on its way, the peer's is awaited
     ENDING = 3  # nothing more to say: what is queued goes out, what arrives is discarded
     GONE = 4  # the socket is closed
+
+
+# Looking a member up in an enum costs as much as all else that `write` asks.
+_ENDING, _GONE = Stage.ENDING, Stage.GONE
 
 
 @dataclass(slots=True)
@@ -86,7 +90,6 @@ class Peer:
     __slots__ = (
         "_alarm",
         "_backlog",
-        "_backlog_size",
         "_due",
         "_events",
         "_head",
@@ -119,8 +122,7 @@ class Peer:
         self._socket = sock
         self._stage = Stage.HANDSHAKE
         self._head: HeadBuffer | None = HeadBuffer()
-        self._backlog: deque[bytes | memoryview] | None = None
-        self._backlog_size = 0
+        self._backlog: Backlog | None = None
         self._sealed = False
         self._input_ended = False
         self._paused_until = 0.0
@@ -248,24 +250,28 @@ class Peer:
         A peer whose queue outgrows its limit is failed: it reads too slowly,
         and the chat must neither skip messages nor grow without bound.
         """
-        if self._sealed or self._stage is Stage.GONE:
+        stage = self._stage
+        if self._sealed or stage is _GONE:
             return
-        self._sealed = self._stage is Stage.ENDING  # such data ends with the last words
+        if stage is _ENDING:
+            self._sealed = True  # such data ends with the last words
         if self._backlog is None:
-            sent = self._send(data)
-            if sent is None:
+            try:
+                sent = self._socket.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.abort()
                 return
             if sent == len(data):
                 if self._sealed:
                     self._end_stream()
                 return
-            self._backlog = deque((memoryview(data)[sent:],))
-            self._backlog_size = len(data) - sent
+            self._backlog = Backlog(memoryview(data)[sent:])
             self._watch()
         else:
             self._backlog.append(data)
-            self._backlog_size += len(data)
-        if self._backlog_size > self._service.max_queue and self._stage < Stage.ENDING:
+        if self._backlog.size > self._service.max_queue and stage < _ENDING:
             assert self.connection is not None
             self.connection.fail(CloseCode.POLICY_VIOLATION, "too slow: the send queue is full")
             self._backlog.append(self.connection.data_to_send())
@@ -410,32 +416,18 @@ class Peer:
         if stage in (Stage.CLOSING, Stage.ENDING):
             self._set_deadline(self._service.close_timeout)
 
-    def _send(self, data: bytes | memoryview) -> int | None:
-        """Return how many bytes the socket took, or None if the peer is gone."""
-        try:
-            return self._socket.send(data)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            self.abort()
-            return None
-
     def _write_backlog(self) -> None:
         """Send what is queued; stop watching for writability once it is all gone."""
-        backlog = self._backlog
-        if backlog is None:
+        if self._backlog is None:
             return
-        while backlog:
-            chunk = backlog[0]
-            sent = self._send(chunk)
-            if sent is None:
-                return
-            self._backlog_size -= sent
-            self._heard = self._heard or sent > 0  # it reads: a sign of life
-            if sent < len(chunk):
-                backlog[0] = memoryview(chunk)[sent:]
-                return
-            backlog.popleft()
+        try:
+            sent = self._backlog.send_to(self._socket)
+        except OSError:
+            self.abort()
+            return
+        self._heard = self._heard or sent > 0  # it reads: a sign of life
+        if self._backlog.size:
+            return
         self._backlog = None
         self._input_ended = False  # it may be told again now
         self._watch()
