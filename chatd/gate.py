@@ -56,9 +56,10 @@ class Gate:
         try:
             return self.authorize(token, room), token
         except WireError as wrong:
+            how = "" if token else "; send its token as 'Authorization: Bearer TOKEN'"
             raise HandshakeError(
                 HTTPStatus.UNAUTHORIZED,
-                f"{wrong.message}; send its token as 'Authorization: Bearer TOKEN'",
+                f"{wrong.message}{how}",
                 [("WWW-Authenticate", 'Bearer realm="chatd"')],
             ) from None
 

@@ -159,7 +159,11 @@ class SQLiteLog:
             raise
         except (sqlite3.Error, OSError) as error:
             self._unlock()
-            raise LogError(f"the log {path} cannot be used: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise LogError(
+                f"the log {path} cannot be used: {reason}; its directory must exist and be"
+                " writable; choose another with --db"
+            ) from error
         self._grown = set(last)  # rooms that have had messages since the last trim
         self._last_id = max(last.values(), default=0)
         self._since_checkpoint = 0

@@ -26,7 +26,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = _Parser(prog="chatd", description="A chat for everybody who opens its page.")
     _add_serving(parser)
-    commands = parser.add_subparsers(dest="command", title="other commands", metavar="")
+    commands = parser.add_subparsers(dest="command", title="other commands", metavar="COMMAND")
     invite = commands.add_parser("invite", help="print a link that lets somebody in")
     revoke = commands.add_parser("revoke", help="make somebody's invitations void")
     _add_inviting(invite)
@@ -53,7 +53,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _add_serving(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen on; 0.0.0.0 lets in other machines (default: %(default)s)",
+    )
     add(
         "--port",
         type=_port,
@@ -63,8 +67,8 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
     add("--unix", metavar="PATH", help="listen on a Unix socket instead")
     add("--tls-cert", metavar="FILE", help="serve https with this certificate")
     add("--tls-key", metavar="FILE", help="its key, if not in the same file")
-    add("--keep-messages", type=_count, metavar="N", help="keep the newest N of each room only")
-    add("--keep-days", type=_positive, metavar="DAYS", help="keep messages so long only")
+    add("--keep-messages", type=_count, metavar="N", help="keep only the newest N of each room")
+    add("--keep-days", type=_positive, metavar="DAYS", help="delete messages older than this")
     add("--invite-only", action="store_true", help="let in only those with an invitation")
     add(
         "--rate-limit",
@@ -88,14 +92,14 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="another site whose pages may connect, like https://example.org; repeatable",
     )
-    add("--no-compression", action="store_true", help="do not agree to it")
+    add("--no-compression", action="store_true", help="refuse permessage-deflate")
     add(
         "--trusted-proxy",
         action="append",
         type=_proxy,
         default=[],
         metavar="ADDRESS[/BITS]|unix",
-        help="believe the X-Forwarded-For of who connects from there; repeatable",
+        help="trust the X-Forwarded-For of this proxy; repeatable",
     )
 
 

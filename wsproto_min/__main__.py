@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from wsproto_min.client import connect
-from wsproto_min.deflate import ANY, DEFAULT_COMPRESS_FROM
+from wsproto_min.deflate import ANY
 from wsproto_min.errors import HandshakeError
 from wsproto_min.explain import Dissector, printable
 from wsproto_min.handshake import accept
@@ -41,10 +41,16 @@ def _add_connect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("url", help="ws://HOST:PORT/PATH, wss://... or ws+unix:FILE:/PATH")
     parser.add_argument("--trace", action="store_true", help="explain every frame both ways")
     parser.add_argument(
-        "--subprotocol", action="append", default=[], metavar="NAME", help="offer it; repeatable"
+        "--subprotocol",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="offer this subprotocol; repeatable",
     )
     parser.add_argument("--origin", help="send this Origin header")
-    parser.add_argument("--no-compression", action="store_true", help="do not offer it")
+    parser.add_argument(
+        "--no-compression", action="store_true", help="do not offer permessage-deflate"
+    )
     parser.add_argument("--ca", metavar="FILE", help="trust this certificate, for wss")
     parser.set_defaults(run=_connect)
 
@@ -84,7 +90,7 @@ def _add_echo(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="BYTES",
-        help=f"compress messages from this size up (in the API: {DEFAULT_COMPRESS_FROM})",
+        help="compress messages from this size up",
     )
     parser.add_argument("--tls-cert", metavar="FILE", help="serve wss with this certificate")
     parser.add_argument("--tls-key", metavar="FILE", help="its key, if not in the same file")

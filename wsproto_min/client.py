@@ -105,7 +105,8 @@ def connect(
 ) -> Client:
     """Open a connection to a URL that `parse_url` understands.
 
-    `deflate` is what to offer of compression, None for nothing, and
+    `headers` are further pairs of name and value for the request, such as
+    Authorization. `deflate` is what to offer of compression, None for nothing, and
     `compress_from` the bytes from which a message is compressed. `ssl_context`
     is for `wss`; by default the server's certificate is verified. All must be
     open within `open_timeout` seconds; `close_timeout` seconds are the
