@@ -24,17 +24,22 @@ INSTALL = "pip install '.[conformance]'"
 MAX_MESSAGE_SIZE = 16 << 20
 # For the whole suite, in seconds; its compression cases send gigabytes.
 TIMEOUT = 900
-# Cases under way at once: some compute while others wait for their peer.
-AT_ONCE = 4
+# Cases that the client has under way at once: one computes while the other waits.
+AT_ONCE = 2
+# Cases that are run again by themselves if they were too slow.
+MAX_RETRIED = 4
 
 
-def check_verdicts(report: Path) -> None:
-    """Compare each case's verdict, on its messages and on its close, with what is due."""
+def wrong_verdicts(report: Path) -> dict[str, set[str]]:
+    """Return the cases whose verdicts, on messages and close, are not those due.
+
+    A case that is not in the report counts as one of them.
+    """
     (cases,) = json.loads((report / "index.json").read_text()).values()
     got = {case: {verdict["behavior"], verdict["behaviorClose"]} for case, verdict in cases.items()}
-    assert got.keys() == EXPECTED.keys()
-    wrong = {case: got[case] for case in got if got[case] != {EXPECTED[case]}}
-    assert wrong == {}
+    return {case: got[case] for case in got if got[case] != {EXPECTED[case]}} | {
+        case: {"not run"} for case in EXPECTED.keys() - got.keys()
+    }
 
 
 def test_the_echo_server_passes_every_case(tmp_path: Path) -> None:
@@ -47,12 +52,20 @@ def test_the_echo_server_passes_every_case(tmp_path: Path) -> None:
             ready = server.stdout.readline()
             url = re.search(r"ws://\S+", ready)
             assert url, f"the echo server did not start: {ready!r}"
-            suite = [str(KOSOKU), "-p", str(AT_ONCE), "-o", str(tmp_path), url[0].rstrip("/")]
-            subprocess.run(suite, check=True, capture_output=True, timeout=TIMEOUT)
+            suite = [str(KOSOKU), "-o", str(tmp_path), url[0].rstrip("/")]
+            subprocess.run(suite, capture_output=True, timeout=TIMEOUT)
+            wrong = wrong_verdicts(tmp_path)
+            if 0 < len(wrong) <= MAX_RETRIED:
+                # The suite gives each case 20 s, of which the longest, with 400,000
+                # compressed fragments, needs 15: on a busy machine too few.
+                suite += [word for case in wrong for word in ("-i", case)]
+                subprocess.run(suite, capture_output=True, timeout=TIMEOUT)
+                again = wrong_verdicts(tmp_path)
+                wrong = {case: again[case] for case in wrong if case in again}
         finally:
             server.terminate()
     assert server.returncode == 0
-    check_verdicts(tmp_path)
+    assert wrong == {}
 
 
 def test_an_echoing_client_passes_every_case(tmp_path: Path) -> None:
@@ -73,7 +86,7 @@ def test_an_echoing_client_passes_every_case(tmp_path: Path) -> None:
             suite.wait(60)
         finally:
             suite.terminate()
-    check_verdicts(tmp_path)
+    assert wrong_verdicts(tmp_path) == {}
 
 
 def echo_one_case(url: str) -> None:
