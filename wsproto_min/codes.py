@@ -20,10 +20,11 @@ class Opcode(IntEnum):
     PING = 0x9
     PONG = 0xA
 
-    @property
-    def is_control(self) -> bool:
-        """Whether the top bit of the opcode is set (section 5.5)."""
-        return self >= Opcode.CLOSE
+    is_control: bool
+    """Whether the top bit of the opcode is set (section 5.5)."""
+
+    def __init__(self, value: int) -> None:
+        self.is_control = bool(value & 0b1000)
 
 
 @unique

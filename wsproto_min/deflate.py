@@ -220,7 +220,7 @@ class Inflater:
         # The largest window also expands what was made with a smaller one, and
         # some zlibs use 2^9 where they say 2^8.
         self._decompressor = zlib.decompressobj(-MAX_WINDOW_BITS)
-        self._window = b""
+        self._window = bytearray()  # the newest output: at least a window, if there was so much
         self._final_blocks = 0
 
     def inflate(self, data: bytes, limit: int, *, last: bool) -> tuple[bytes, ProtocolError | None]:
@@ -257,7 +257,9 @@ class Inflater:
             data = self._decompressor.unused_data
             window = (self._window + result)[-WINDOW_SIZE:]
             self._decompressor = zlib.decompressobj(-MAX_WINDOW_BITS, window)
-        self._window = (self._window + result)[-WINDOW_SIZE:]
+        self._window += result
+        if len(self._window) > 2 * WINDOW_SIZE:  # seldom, for its cost
+            del self._window[:-WINDOW_SIZE]
         if last:
             self._final_blocks = 0
         return result, None

@@ -40,8 +40,8 @@ control frames (Close, Ping, Pong).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from wsproto_min.codes import CloseCode, Opcode, is_sendable_close_code
 from wsproto_min.errors import ProtocolError
@@ -65,8 +65,7 @@ MAX_CONTROL_PAYLOAD = 125
 _OPCODES = {int(opcode): opcode for opcode in Opcode}
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """A frame, or the piece of one that has arrived.
 
     The first seven fields are those of the wire (section 5.2), with `mask` the
@@ -92,8 +91,7 @@ class Frame:
         return self.offset + len(self.payload) + self.missing
 
 
-@dataclass(frozen=True, slots=True)
-class FrameHeader:
+class FrameHeader(NamedTuple):
     """All that precedes a payload (section 5.2); `size` is the header's own bytes."""
 
     fin: bool
@@ -233,7 +231,7 @@ class FrameDecoder:
                 self._wait()
                 return None
             available = len(self.buffer) - self.position - header.size
-            if header.opcode.is_control and available < header.length:
+            if available < header.length and header.opcode.is_control:
                 self._wait()  # short as it is, its header is read anew next time
                 return None
             self.position += header.size
@@ -323,9 +321,10 @@ def apply_mask(data: bytes, mask: bytes, offset: int = 0) -> bytes:
         key = (mask * (length // 4 + 1))[:length]
         masked = int.from_bytes(data, "little") ^ int.from_bytes(key, "little")
         return masked.to_bytes(length, "little")
+    # All on a bytearray, whose slices and look-ups take half as long as those of bytes.
     result = bytearray(data)
     for index, byte in enumerate(mask):
-        result[index::4] = data[index::4].translate(_xor_table(byte))
+        result[index::4] = result[index::4].translate(_xor_table(byte))
     return bytes(result)
 
 

@@ -11,6 +11,7 @@ messages (RFC 7692) are expanded on the way in, within the same budgets.
 from __future__ import annotations
 
 from codecs import utf_8_decode
+from io import BytesIO
 
 from wsproto_min.codes import CloseCode, Opcode
 from wsproto_min.deflate import Inflater
@@ -61,7 +62,7 @@ class MessageAssembler:
             else max_fragments
         )
         self._opcode: Opcode | None = None
-        self._data: bytearray | None = None
+        self._data: BytesIO | None = None  # its `getvalue` copies nothing
         self._checked = 0  # bytes of data known to be good text
         self._received = 0  # bytes on the wire, as announced
         self._fragments = 0
@@ -93,13 +94,14 @@ class MessageAssembler:
             message = _decode(payload) if is_text else payload
         else:
             if self._data is None:
-                self._data = bytearray()
-            self._data += payload
+                self._data = BytesIO()
+            self._data.write(payload)
             if not last:
                 if is_text:
                     self._check_new_text(self._data)
                 return None
-            message = _decode(self._data) if is_text else bytes(self._data)
+            data = self._data.getvalue()
+            message = _decode(data) if is_text else data
         self._opcode = None
         self._data = None
         self._checked = 0
@@ -137,7 +139,7 @@ class MessageAssembler:
         """Expand a piece of a compressed message as far as the budget goes."""
         if self._inflater is None:
             self._inflater = Inflater()
-        gathered = 0 if self._data is None else len(self._data)
+        gathered = 0 if self._data is None else self._data.tell()
         limit = self._max_message_size - gathered
         expanded, error = self._inflater.inflate(payload, limit, last=last)
         if len(expanded) > limit:
@@ -146,7 +148,8 @@ class MessageAssembler:
             # What came before the error and fits is judged first, so that it makes
             # no difference to the verdict in how many pieces the message came.
             if self._opcode is Opcode.TEXT:
-                self._data = (self._data or bytearray()) + expanded[:limit]
+                self._data = self._data or BytesIO()
+                self._data.write(expanded[:limit])
                 self._check_new_text(self._data)
             raise error
         if last and not self._takeover:
@@ -158,25 +161,25 @@ class MessageAssembler:
             f"a message is larger than {self._max_message_size} bytes", CloseCode.MESSAGE_TOO_BIG
         )
 
-    def _check_new_text(self, data: bytearray) -> None:
+    def _check_new_text(self, data: BytesIO) -> None:
         """Reject text at its first wrong byte; a character may still be unfinished.
 
         Only bytes not yet known to be good are looked at, so each is checked
         once, however many pieces they come in.
         """
-        with memoryview(data) as view:
+        with data.getbuffer() as view:
             try:
                 _, length = utf_8_decode(view[self._checked :], "strict", False)
             except UnicodeDecodeError:
                 raise _not_utf_8() from None
-        self._checked += length
+            self._checked += length
+            unfinished = bytes(view[self._checked :])
         # Python waits for a surrogate's third byte, though its second gives it away.
-        unfinished = data[self._checked :]
         if unfinished[:1] == b"\xed" and unfinished[1:] >= b"\xa0":
             raise _not_utf_8()
 
 
-def _decode(data: bytes | bytearray) -> str:
+def _decode(data: bytes) -> str:
     """Return a whole message as text (section 8.1)."""
     try:
         return data.decode()
