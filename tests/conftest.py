@@ -1,8 +1,6 @@
-"""How hard Hypothesis tries: `HYPOTHESIS_PROFILE=thorough` for many more examples."""
+"""How hard Hypothesis tries: `pytest --hypothesis-profile=thorough`, or `quick`."""
 
 from __future__ import annotations
-
-import os
 
 from hypothesis import settings
 
@@ -12,5 +10,3 @@ settings.register_profile(
 )
 # A few, the same each time: for tests that are run thousands of times over.
 settings.register_profile("quick", max_examples=20, deadline=None, derandomize=True, database=None)
-if profile := os.environ.get("HYPOTHESIS_PROFILE"):
-    settings.load_profile(profile)
