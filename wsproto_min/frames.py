@@ -222,6 +222,9 @@ class FrameDecoder:
         even without payload, so that its length can be judged early. Raises
         `ProtocolError` with the close code due.
         """
+        if self.position == len(self.buffer):
+            self._wait()
+            return None
         header = self._header
         if header is None:
             header = parse_header(
@@ -236,9 +239,6 @@ class FrameDecoder:
                 return None
             self.position += header.size
             self._offset = 0
-        elif self.position == len(self.buffer):
-            self._wait()
-            return None
 
         offset = self._offset
         payload = self.buffer[self.position : self.position + header.length - offset]

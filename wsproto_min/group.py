@@ -82,7 +82,9 @@ class Outbox:
                     member.write(deflated)
             group.clear_frames()
         for member, frames in merged.items():
-            if frames:  # not so for one to whom only its own messages went
+            if len(frames) == 1:
+                member.write(frames[0][1])
+            elif frames:  # not so for one to whom only its own messages went
                 frames.sort()  # no two numbers are equal, so frames are never compared
                 member.write(b"".join([frame for _, frame in frames]))
 

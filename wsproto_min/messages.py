@@ -25,6 +25,9 @@ DEFAULT_MAX_MESSAGE_SIZE = 1 << 20
 BYTES_PER_FRAGMENT = 64
 MIN_FRAGMENTS = 128
 
+# Looking a member up in its enum takes 0.1 us, as long as a call.
+_CONTINUATION, _TEXT = Opcode.CONTINUATION, Opcode.TEXT
+
 
 class MessageAssembler:
     """Puts the data frames of one direction together.
@@ -89,7 +92,7 @@ class MessageAssembler:
         self._in_frame = frame.missing > 0
         last = frame.fin and not self._in_frame
         payload = self._inflate(frame.payload, last) if self._rsv1 else frame.payload
-        is_text = self._opcode is Opcode.TEXT
+        is_text = self._opcode is _TEXT
         if last and self._data is None:  # the usual message: one frame, in one piece
             message = _decode(payload) if is_text else payload
         else:
@@ -111,7 +114,7 @@ class MessageAssembler:
 
     def _begin_frame(self, frame: Frame) -> None:
         """Judge what a frame's header announces, before any of its payload is kept."""
-        if frame.opcode is Opcode.CONTINUATION:
+        if frame.opcode is _CONTINUATION:
             if self._opcode is None:
                 raise ProtocolError("a continuation has no message to continue (RFC 6455, 5.4)")
             if frame.rsv1:
@@ -147,7 +150,7 @@ class MessageAssembler:
         if error is not None:
             # What came before the error and fits is judged first, so that it makes
             # no difference to the verdict in how many pieces the message came.
-            if self._opcode is Opcode.TEXT:
+            if self._opcode is _TEXT:
                 self._data = self._data or BytesIO()
                 self._data.write(expanded[:limit])
                 self._check_new_text(self._data)
