@@ -72,9 +72,10 @@ class Outbox:
                 merged.setdefault(member, [])
         for group in groups:
             plain, deflated = group.joined_frames()
+            only = group.only
             # A write that fails may take a peer out of its groups: hence a copy.
             for member in list(group):
-                if member.groups is not group.only or member in merged:
+                if member.groups is not only or member in merged:
                     merged.setdefault(member, []).extend(group.frames_for(member))
                 elif deflated is plain or not member.takes_shared_frames:
                     member.write(plain)

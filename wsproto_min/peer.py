@@ -258,10 +258,11 @@ class Peer:
         and the chat must neither skip messages nor grow without bound.
         """
         stage = self._stage
-        if self._sealed or stage is _GONE:
-            return
-        if stage is _ENDING:
-            self._sealed = True  # such data ends with the last words
+        if stage is not _OPEN:
+            if self._sealed or stage is _GONE:
+                return
+            if stage is _ENDING:
+                self._sealed = True  # such data ends with the last words
         if self._backlog is None:
             try:
                 sent = self._socket.send(data)
