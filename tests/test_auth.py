@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 import json
 import os
@@ -53,6 +54,13 @@ def test_a_token_grants_what_it_was_issued_for(
     token = shared.issue(name, rooms, 1.0, NOW)
     assert re.fullmatch(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{43}", token), "it must fit a URL as it is"
     assert shared.check(token, NOW) == Invitation(name, tuple(rooms))
+
+
+def test_a_token_is_as_short_as_its_fields_allow(invitations: Invitations) -> None:
+    payload, _, _ = invitations.issue("Ann", ["a", "b"], 1.0, NOW).partition(".")
+    fields = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
+    assert b" " not in fields
+    assert b"=" not in payload.encode()
 
 
 def test_rooms_limit_an_invitation_and_none_stands_for_all() -> None:

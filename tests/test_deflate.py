@@ -516,6 +516,19 @@ def gibibyte() -> bytes:
     return bomb(1 << 30)
 
 
+def test_of_many_messages_no_more_than_their_window_is_kept() -> None:
+    inflater = Inflater()
+    payload = bomb(1 << 20)
+    tracemalloc.start()
+    try:
+        for _ in range(5):
+            inflated(inflater, payload)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1 << 20, f"{held} bytes are kept of 5 MiB"
+
+
 @pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
 @pytest.mark.parametrize("cut", [1 << 30, 64], ids=["one read", "many reads"])
 def test_a_bomb_of_a_gibibyte_is_1009_and_costs_little_memory(

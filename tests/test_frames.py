@@ -341,6 +341,16 @@ def test_a_decoder_is_idle_between_frames_only(received: str, idle: bool) -> Non
     assert decoder.idle is idle
 
 
+def test_what_was_discarded_is_gone_and_the_next_frame_is_decoded() -> None:
+    decoder = FrameDecoder(masked=False)
+    decoder.receive_data(bytes.fromhex("81 00 81 05 48"))
+    decoder.next_frame()
+    decoder.discard()
+    assert decoder.idle
+    decoder.receive_data(bytes.fromhex("89 00"))
+    assert decoder.next_frame() == Frame(Opcode.PING, b"")
+
+
 def test_bytes_that_were_received_and_not_yet_decoded_are_not_idle() -> None:
     decoder = FrameDecoder(masked=False)
     decoder.receive_data(bytes.fromhex("81 00"))
