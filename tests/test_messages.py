@@ -84,6 +84,15 @@ def test_one_message_leaves_nothing_behind_for_the_next() -> None:
         assert assembler.receive_frame(Frame(CONTINUATION, b"\xff\xff")) == b"\xff\xff\xff\xff"
 
 
+@pytest.mark.parametrize("character", "\u00e9\u0800\ud7ff\ue000\ufeff\uffff\U00010000\U0010ffff")
+def test_a_character_may_be_cut_anywhere(character: str) -> None:
+    payload = character.encode()
+    for cut in range(len(payload)):
+        assembler = MessageAssembler()
+        assert assembler.receive_frame(Frame(TEXT, payload[:cut], fin=False)) is None
+        assert assembler.receive_frame(Frame(CONTINUATION, payload[cut:])) == character
+
+
 def test_bad_text_fails_as_fast_after_a_message_in_fragments_as_before_one() -> None:
     assembler = MessageAssembler()
     fragments = Frame(TEXT, b"abc", fin=False), Frame(CONTINUATION, b"d")
