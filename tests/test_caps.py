@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import select
 from contextlib import ExitStack, suppress
+from typing import Any
 
 import pytest
 
@@ -113,7 +114,7 @@ def answer_to(request: bytes, address: tuple[str, int]) -> tuple[int, Headers, s
     ids=["per address", "in all"],
 )
 def test_who_is_too_many_is_told_503_and_what_to_do_until_somebody_goes(
-    options: dict[str, int], words: list[str]
+    options: dict[str, Any], words: list[str]
 ) -> None:
     with chatting(**options) as chat, ExitStack() as stack:
         # Those who have not finished their handshake count as well.
@@ -140,7 +141,12 @@ def test_a_flood_that_never_speaks_is_cut_as_it_comes_and_those_inside_talk_on(
 ) -> None:
     turns: list[Loop] = []
     turn = Loop.turn
-    monkeypatch.setattr(Loop, "turn", lambda loop: turns.append(loop) or turn(loop))
+
+    def counted(loop: Loop) -> None:
+        turns.append(loop)
+        turn(loop)
+
+    monkeypatch.setattr(Loop, "turn", counted)
     with chatting(max_per_address=5) as chat, ExitStack() as stack:
         first, second = (stack.enter_context(Client(chat.address)) for _ in range(2))
         # What is heard at once: the three that are left, and the spare places.

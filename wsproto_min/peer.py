@@ -334,7 +334,7 @@ class Peer:
 
     def _refuse(self, error: HandshakeError) -> Response:
         """Return the answer to a handshake that cannot be completed."""
-        self.refusal = error
+        self.refusal = error.with_traceback(None)  # which would keep this peer alive
         return error_response(error)
 
     def _answer(self, response: Response, *, head_only: bool = False) -> None:
