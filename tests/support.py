@@ -269,10 +269,20 @@ class Daemon:
         self.address: Address = (host.strip("[]"), int(port))
 
     def stop(self, number: int = signal.SIGTERM, *, within: float = PATIENCE) -> tuple[int, str]:
-        """Send a signal; return the exit status and what stands on standard error."""
+        """Send a signal; return the exit status and what stands on standard error of troubles."""
+        status, errors = self.end(number, within=within)
+        return status, troubles(errors)
+
+    def end(self, number: int = signal.SIGTERM, *, within: float = PATIENCE) -> tuple[int, str]:
+        """Send a signal; return the exit status and all that stands on standard error."""
         self.process.send_signal(number)
         _, errors = self.process.communicate(timeout=within)
         return self.process.returncode, errors.decode()
+
+
+def troubles(errors: str) -> str:
+    """Return what a daemon wrote, without the lines of connections that came and went."""
+    return "".join(line for line in errors.splitlines(True) if " info connection " not in line)
 
 
 def command(module: str, *arguments: str) -> list[str]:

@@ -442,6 +442,8 @@ def test_a_link_lets_in_until_the_name_is_revoked(tmp_path: Path) -> None:
 
 def test_a_link_leads_to_the_first_of_its_rooms_and_holds_the_days(tmp_path: Path) -> None:
     path = str(tmp_path / "chat.db")
+    (tmp_path / "chat.db").touch()
+    Invitations(tmp_path)
     before = time.time()
     # The file counts wherever it stands.
     link = run(

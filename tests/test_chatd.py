@@ -32,7 +32,7 @@ MASK = bytes.fromhex("37fa213d")
 # Nothing on disk, and no limit on how fast the tests talk.
 ALONE = ("--db", ":memory:", "--rate-limit", "0")
 GET_PAGE = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-# What chatd promises for its end; its peers have a second of it.
+# Seconds that chatd may take for its end when its peers have one of them.
 STOPS_WITHIN = 2.0
 
 SIGNALS = pytest.mark.parametrize(
@@ -351,7 +351,7 @@ def test_at_a_signal_peers_are_told_1001_and_the_process_ends_in_good_order(
 @SIGNALS
 def test_at_a_signal_it_does_not_wait_for_those_who_never_answer(number: signal.Signals) -> None:
     with (
-        daemon("chatd", "--port", "0", *ALONE) as running,
+        daemon("chatd", "--port", "0", "--drain-timeout", "1", *ALONE) as running,
         Client(running.address) as silent,
         connect(running.address) as in_handshake,
         connect(running.address),
@@ -364,9 +364,11 @@ def test_at_a_signal_it_does_not_wait_for_those_who_never_answer(number: signal.
         assert in_handshake.recv(1) == b""
 
 
-def test_a_second_signal_does_no_harm() -> None:
-    with daemon("chatd", "--port", "0", *ALONE) as running, Client(running.address):
+def test_a_second_signal_ends_it_at_once_and_in_good_order() -> None:
+    slow = ("--drain-timeout", "600")
+    with daemon("chatd", "--port", "0", *slow, *ALONE) as running, Client(running.address) as peer:
         running.process.send_signal(signal.SIGINT)
+        assert peer.receive() == Close(1001, "the server is stopping")
         assert running.stop(signal.SIGINT, within=STOPS_WITHIN) == (0, "")
 
 

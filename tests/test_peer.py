@@ -269,6 +269,17 @@ def test_what_is_sent_while_something_is_queued_follows_it(bench: Workbench) -> 
     assert far.events == [*messages, Pong(b"still there?")]
 
 
+def test_what_waits_for_a_slow_reader_is_known(bench: Workbench) -> None:
+    peer, far = bench.open()
+    assert peer.queued == 0
+    peer.send("x" * 1_000_000)
+    bench.turn()
+    # What the kernel holds is not known.
+    assert 500_000 < peer.queued < 1_000_000
+    bench.turn_until(lambda: far.has(1), "the message arrives")
+    assert peer.queued == 0
+
+
 def test_who_is_always_behind_but_never_far_may_stay(bench: Workbench) -> None:
     bench.service.max_queue = 100_000
     peer, far = bench.open()
