@@ -1,0 +1,146 @@
+"""Peers that stop reading, and peers that vanish: who else notices, and what they miss."""
+
+from __future__ import annotations
+
+import json
+import select
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.benchmarks.client import resident_bytes
+from tests.chat import Talker
+from tests.load.impatient import PING_INTERVAL, PING_TIMEOUT
+from tests.load.support import MIB, Ear, chatd, figure, percentile, vanish
+from tests.support import PATIENCE, Address
+from wsproto_min.frames import encode_close
+
+PEERS = 200
+SLOW = 100
+SENDERS = 4
+RATE = 100  # messages a second
+SIZE = 3900  # characters, of three bytes each
+LIMIT = 4 * MIB  # what may wait for a peer, the server's default
+# What the kernel may keep for a connection, at the most: tcp_wmem's default limit.
+KERNEL = 4 * MIB
+
+
+class Load:
+    """Messages at a fixed rate, and how long they take to those who listen."""
+
+    def __init__(self, senders: list[Ear]) -> None:
+        self.number = 0
+        self._senders = senders
+
+    def run(self, ears: list[Ear], count: int, measured: int, each: Callable[[], None]) -> float:
+        """Say so many; return the p99 in seconds of the first so many ears."""
+        epoll = select.epoll()
+        by_descriptor = {ear.sock.fileno(): (ear, index) for index, ear in enumerate(ears)}
+        for descriptor in by_descriptor:
+            epoll.register(descriptor, select.EPOLLIN)
+        seconds: list[float] = []
+        due = begin = time.perf_counter()
+        last = self.number + count
+        while len(seconds) < count * measured:
+            now = time.perf_counter()
+            assert now - begin < count / RATE + PATIENCE, "messages do not arrive"
+            if now >= due and self.number < last:
+                due += 1 / RATE
+                self.number += 1
+                sender = self._senders[self.number % len(self._senders)]
+                sender.say(self.number, SIZE, time.perf_counter_ns())
+                each()
+            for descriptor, _ in epoll.poll(max(0.0, min(0.01, due - now))):
+                ear, index = by_descriptor[descriptor]
+                said = ear.hear()
+                if index < measured:
+                    now_ns = time.perf_counter_ns()
+                    seconds += [(now_ns - moment) / 1e9 for moment in said]
+        epoll.close()
+        return percentile(seconds, 0.99)
+
+
+def test_when_half_stop_reading_the_others_do_not_notice_and_nobody_misses_anything(
+    tmp_path: Path,
+) -> None:
+    with chatd(tmp_path) as running, ExitStack() as stack:
+        ears = []
+        for number in range(PEERS):
+            buffer = 8192 if number >= PEERS - SLOW else None
+            ears.append(Ear(running.address, f"peer-{number}", receive_buffer=buffer))
+            stack.callback(ears[-1].sock.close)
+        quick, slow = ears[:-SLOW], ears[-SLOW:]
+        load = Load(quick[:SENDERS])
+        before = load.run(ears, 3 * RATE, len(quick), lambda: None)
+        for ear in slow:
+            while len(ear.ids) < load.number:
+                ear.hear()
+
+        memory = [resident_bytes(running.process.pid)]
+        # Then their queues are full, and so is whatever the kernel keeps.
+        count = (LIMIT + KERNEL) // (3 * SIZE) + RATE // 2
+        during = load.run(
+            quick, count, len(quick), lambda: memory.append(resident_bytes(running.process.pid))
+        )
+        grown = max(memory) - memory[0]
+        figure("p99 of 100 who read, while 100 others read too", f"{before * 1e3:.2f} ms")
+        figure("while those stand still", f"{during * 1e3:.2f} ms, {during / before:.2f} times")
+        figure("memory", f"+{grown / MIB:.1f} MiB, of {SLOW * LIMIT // MIB} MiB allowed")
+        assert grown < SLOW * LIMIT
+        assert during < 10 * before + 0.1
+
+        close = encode_close(1008, "too slow: the send queue is full")
+        for ear in slow:
+            assert ear.read_to_end().endswith(close), f"{ear.name} was not closed with 1008"
+            assert ear.ids[-1] < load.number, "it was never behind"
+        missed = 0
+        for ear in slow:
+            before_the_cut = len(ear.ids)
+            ear.ids += resume(running.address, ear)
+            missed += len(ear.ids) - before_the_cut
+            assert ear.ids == quick[0].ids
+        figure("closed with 1008 and resumed", f"{SLOW} of {SLOW}, {missed:,} messages made up for")
+
+
+def resume(address: Address, ear: Ear) -> list[int]:
+    """Join again after the last id; return the ids of all that was missed."""
+    with Talker(address) as talker:
+        joined = talker.join("lobby", ear.name, session=ear.session, after=ear.ids[-1])
+        messages = joined["messages"]
+        while joined["gap"] and messages[0]["id"] > ear.ids[-1] + 1:
+            talker.tell(type="history", room="lobby", before=messages[0]["id"], limit=200)
+            messages = talker.hear_next("history")["messages"] + messages
+        return [message["id"] for message in messages if message["id"] > ear.ids[-1]]
+
+
+def test_who_vanishes_is_gone_within_ping_interval_and_ping_timeout(tmp_path: Path) -> None:
+    number = 50
+    with chatd(tmp_path, "tests.load.impatient") as running, ExitStack() as stack:
+        witness = stack.enter_context(Talker(running.address))
+        witness.join("lobby", "Witness")
+        ghosts = [Ear(running.address, f"ghost-{index}") for index in range(number)]
+        for ghost in ghosts:
+            stack.callback(ghost.sock.close)
+        witness.settle()
+        vanished = {}
+        for ghost in ghosts:
+            vanish(ghost.sock)
+            vanished[ghost.name] = time.perf_counter()
+            time.sleep(0.01)
+        gone: dict[str, float] = {}
+        spoken = 0
+        while len(gone) < number:
+            # Half of the time nothing is said, half of the time their queues grow.
+            if len(gone) < number // 2:
+                spoken += 1
+                witness.tell(type="say", room="lobby", text="hello", key=str(spoken))
+            told = json.loads(witness.client.recv(PATIENCE))
+            for name in told.get("left") or ():
+                gone[name] = time.perf_counter() - vanished[name]
+            assert time.perf_counter() - vanished["ghost-0"] < 3 * PATIENCE
+        allowed = PING_INTERVAL + PING_TIMEOUT
+        slowest = max(gone.values())
+        figure("gone after they vanished", f"{number} of {number} within {slowest:.2f} s")
+        figure("ping_interval + ping_timeout", f"{allowed:g} s")
+        assert slowest < allowed + PATIENCE / 2
