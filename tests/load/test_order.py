@@ -89,13 +89,7 @@ def test_all_readers_see_one_order_while_others_come_and_go(
             for each in (*readers[number % 4 :: 4], *senders, *guests):
                 each.hear()
         total = SENDERS * MESSAGES
-        poll(
-            lambda: (
-                [reader.hear() for reader in readers]
-                and all(len(reader.heard) >= total for reader in readers)
-            ),
-            "every reader hears everything",
-        )
+        poll(lambda: have_heard(total, readers), "every reader hears everything")
         seconds = time.perf_counter() - begin
     order = readers[0].heard
     assert len(order) == total
@@ -115,3 +109,10 @@ def test_all_readers_see_one_order_while_others_come_and_go(
         f"{READERS} readers, {SENDERS} senders, {len(gone)} who came and went",
         f"one order of {total} messages in {seconds:.1f} s",
     )
+
+
+def have_heard(number: int, readers: list[Reader]) -> bool:
+    """Let each hear what has come; return whether all have heard so many."""
+    for reader in readers:
+        reader.hear()
+    return all(len(reader.heard) >= number for reader in readers)
