@@ -37,7 +37,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 @contextmanager
 def chatd(directory: Path, module: str = "chatd") -> Iterator[Daemon]:
-    """Run a chat with a log on disk; it must end in good order and say no word."""
+    """Run a chat with a log on disk; it must end in good order, with no callback that failed."""
     log = str(directory / "chat.db")
     with daemon(module, "--port", "0", "--db", log, "--rate-limit", "0") as running:
         yield running
