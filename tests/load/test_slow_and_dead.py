@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import select
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from tests.benchmarks.client import resident_bytes
 from tests.chat import Talker
 from tests.load.impatient import PING_INTERVAL, PING_TIMEOUT
+from tests.load.link import NOT_PERMITTED, PEERS
 from tests.load.support import MIB, Ear, chatd, figure, percentile, vanish
-from tests.support import PATIENCE, Address
+from tests.support import PATIENCE, ROOT, Address
 from wsproto_min.frames import encode_close
 
 QUICK = SLOW = 100
@@ -150,3 +155,20 @@ def test_who_vanishes_is_gone_within_ping_interval_and_ping_timeout(tmp_path: Pa
         figure("gone after they vanished", f"{number} of {number} within {slowest:.2f} s")
         figure("ping_interval + ping_timeout", f"{allowed:g} s")
         assert slowest < allowed + PATIENCE / 2
+
+
+def test_when_the_link_goes_down_all_are_gone_as_soon() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.load.link"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=6 * PATIENCE,
+    )
+    if ended.returncode == NOT_PERMITTED:
+        # Those who vanish behind a socket filter, above, need no rights.
+        pytest.skip(f"no network namespace may be made here: {ended.stdout}")
+    assert ended.returncode == 0, ended.stderr
+    seconds = float(ended.stdout)
+    figure("gone after the link went down", f"{PEERS} of {PEERS} within {seconds:.2f} s")
+    assert seconds < PING_INTERVAL + PING_TIMEOUT + PATIENCE / 2
