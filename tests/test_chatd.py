@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -410,29 +408,6 @@ def test_a_bad_host_is_told_in_one_line(host: str) -> None:
 @pytest.mark.parametrize("arguments", [["--loud"], ["extra"], ["--port"]], ids=" ".join)
 def test_an_unknown_option_is_told_in_one_line(arguments: list[str]) -> None:
     assert arguments[0] in fails_to_start(*arguments)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux sets limits of other processes")
-def test_without_descriptors_those_inside_talk_on_and_newcomers_wait_their_turn() -> None:
-    with daemon("chatd", "--port", "0", *ALONE) as running, ExitStack() as stack:
-        first, second = (stack.enter_context(Client(running.address)) for _ in range(2))
-        welcome(first, second)
-        # Descriptors are numbered from 0, the lowest free one first.
-        limit = 20
-        resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (limit, limit))
-        crowd = [stack.enter_context(connect(running.address)) for _ in range(limit)]
-        for number in range(5):
-            first.send(f"message {number}")
-            assert second.receive() == f"message {number}"
-        for sock in crowd[:-2]:
-            reset(sock)
-        newcomer = stack.enter_context(Client(running.address))
-        welcome(newcomer, first)
-        assert second.receive() == "welcome"
-        status, errors = running.stop()
-        assert status == 0
-        assert "cannot accept" in errors
-        assert "Traceback" not in errors
 
 
 def test_it_listens_on_the_address_it_is_given_and_prints_it_as_a_url_has_it() -> None:

@@ -103,6 +103,16 @@ def test_a_line_that_comes_in_pieces_is_one_message_and_answers_are_printed_mean
         assert not thread.is_alive()
 
 
+def test_what_the_server_says_by_itself_is_printed_while_nothing_is_typed(capsys: Output) -> None:
+    def speak_later(peer: Peer) -> None:
+        running.server.call_later(0.05, lambda: peer.send("good morning"))
+        running.server.call_later(0.1, peer.close)
+
+    with serving(on_open=speak_later) as running, typed() as pipe:
+        assert converse(connect(url(running.address)), pipe.reader) == 0
+    assert capsys.readouterr().out == "good morning\n"
+
+
 @pytest.mark.parametrize(
     ("message", "line"),
     [

@@ -280,7 +280,9 @@ class Client:
             return self._socket.recv(RECEIVE_SIZE)
         except (BlockingIOError, ssl.SSLWantReadError):
             raise TimeoutError("nothing came in time") from None
-        except (ConnectionError, ssl.SSLError):
+        except OSError as error:
+            if _is_deadline(error):
+                raise
             return b""
 
     def receive_data(self, data: bytes) -> None:
@@ -323,7 +325,9 @@ class Client:
             _set_timeout(self._socket, deadline)
             try:
                 self._socket.sendall(data)
-            except (ConnectionError, ssl.SSLError):
+            except OSError as error:
+                if _is_deadline(error):
+                    raise
                 return False
         return True
 
@@ -387,6 +391,11 @@ def _first_line(sock: socket.socket, deadline: float, headers: Headers, body: by
             body += data
     line = b"".join(body[:size].split(b"\n")[skipped : skipped + 1])
     return line.decode("utf-8", "replace").strip()
+
+
+def _is_deadline(error: OSError) -> bool:
+    """Return whether the socket's timeout has passed; the kernel's own says ETIMEDOUT."""
+    return isinstance(error, TimeoutError) and error.errno is None
 
 
 def _set_timeout(sock: socket.socket, deadline: float | None) -> None:

@@ -19,6 +19,7 @@ from enum import IntEnum
 from http import HTTPStatus
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
+from weakref import ref
 
 from wsproto_min.backlog import Backlog
 from wsproto_min.codes import CloseCode
@@ -103,6 +104,7 @@ class Peer:
     """
 
     __slots__ = (
+        "__weakref__",
         "_alarm",
         "_backlog",
         "_due",
@@ -462,7 +464,7 @@ class Peer:
             self._end_stream()
 
     def _set_deadline(self, seconds: float | None) -> None:
-        """Let `_ring` act in so many seconds, None for never, instead of when it was to.
+        """Let `ring` act in so many seconds, None for never, instead of when it was to.
 
         A peer has at most one alarm that matters: moving the deadline back
         costs nothing, the alarm finds it when it rings.
@@ -476,9 +478,9 @@ class Peer:
             self._due -= self._due % min(_PING_TICK, seconds / 8)
         if self._due < self._alarm:
             self._alarm = self._due
-            self._service.loop.call_later(self._due - now, self._ring)
+            self._service.loop.call_later(self._due - now, _Alarm(self))
 
-    def _ring(self) -> None:
+    def ring(self) -> None:
         """Act if the deadline has passed; if it has moved, set the alarm anew."""
         self._alarm = math.inf
         remaining = self._due - time.monotonic()
@@ -515,6 +517,17 @@ class Peer:
         connection.ping(_PING_PAYLOAD.pack(self._pinged))
         self._post_outgoing(connection)
         self._set_deadline(self._service.ping_timeout)
+
+
+class _Alarm(ref[Peer]):
+    """Rings for a peer when it is called; one who is gone by then it has not held."""
+
+    __slots__ = ()
+
+    def __call__(self) -> None:
+        peer = super().__call__()
+        if peer is not None:
+            peer.ring()
 
 
 def _can_answer(sock: socket.socket | TLSSocket) -> bool:
