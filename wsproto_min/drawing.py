@@ -17,7 +17,7 @@ from wsproto_min.figure import figure
 from wsproto_min.frames import parse_close
 from wsproto_min.heads import Head
 from wsproto_min.layout import Layout
-from wsproto_min.text import COLUMNS, Paint, hexadecimal, printable, quoted, shortened
+from wsproto_min.text import COLUMNS, Paint, hexadecimal, plain, printable, quoted, shortened
 from wsproto_min.verdict import Verdict, close_code_name, status_name
 
 _UNMASKED_BYTES = 12  # that are shown one by one
@@ -34,11 +34,8 @@ def draw(seen: Head | SeenFrame, paint: Paint) -> Iterator[str]:
         yield from _draw_head(seen, paint)
         return
     frame = seen.layout
-    size = f"{len(frame.data)} byte" + ("" if len(frame.data) == 1 else "s")
     who = seen.sender.value
-    yield paint(
-        "title", f"Frame {seen.number}: {frame.opcode_name}, {who} to {_other(who)}, {size}"
-    )
+    yield paint("title", f"Frame {seen.number}: {frame.opcode_name}, {who} to {_other(who)}")
     yield ""
     yield from figure(frame, seen.offset, paint)
     yield ""
@@ -64,31 +61,31 @@ def trace(seen: Head | SeenFrame) -> Iterator[str]:
     frame = seen.layout
     rsv = "".join(f"{bit:d}" for bit in frame.rsv)
     mask = "" if frame.mask is None else f" key={frame.mask.hex()}"
-    flags = f"FIN={frame.fin:d} RSV={rsv} opcode={frame.opcode:#x}"
+    flags = f"FIN={frame.fin:d} RSV={rsv}"
     if frame.masked is not None:
         flags += f" MASK={frame.masked:d}{mask} length={frame.length}"
-    yield f"{frame.opcode_name} frame, {len(frame.data)} bytes: {flags}"
+    yield shortened(f"{frame.opcode_name}, {_bytes(len(frame.data))}: {flags}", COLUMNS - 2)
     yield f"  {hexadecimal(frame.data, COLUMNS - 4)}"
     yield from (f"  {line}" for line in _explain_content(seen))
     if seen.verdict is not None:
         yield from conclude(seen.verdict)
 
 
-def conclude(verdict: Verdict, paint: Paint | None = None) -> Iterator[str]:
+def conclude(verdict: Verdict, paint: Paint = plain) -> Iterator[str]:
     """Yield the lines that give a verdict."""
     word = verdict.result.upper()
-    if paint is not None:
-        word = paint("good" if verdict.result == "valid" else "bad", word)
     section = f" ({verdict.section})" if verdict.section else ""
     where = f" at byte {verdict.offset}" if verdict.result == "broken" else ""
     # Words from a head may be a peer's own.
-    yield from _wrapped(f"{word}{where}: {printable(verdict.reason)}{section}.", "  ")
+    reason = f"{word}{where}: {printable(verdict.reason)}{section}."
+    first, *more = _wrapped(reason, "  ")
+    yield paint("good" if verdict.result == "valid" else "bad", word) + first[len(word) :]
+    yield from more
     if verdict.rule is not None:
         yield from _wrapped(f"  The rule: {verdict.rule}", "    ")
     if verdict.needs is not None:
         least = "at least " if verdict.at_least else ""
-        more = f"{verdict.needs} more byte" + ("" if verdict.needs == 1 else "s")
-        yield f"  It takes {least}{more}."
+        yield f"  It takes {least}{_bytes(verdict.needs)} more."
     if verdict.close_code is not None:
         yield f"  The receiver sends a Close with {close_code_name(verdict.close_code)} (7.1.7)."
     if verdict.status is not None:
@@ -208,6 +205,10 @@ def _explain_answers(seen: SeenFrame) -> Iterator[str]:
         elif seen.verdict is None:
             code, _ = parse_close(frame.payload)
             yield f"The receiver answers with Close {close_code_name(code)} (5.5.1)."
+
+
+def _bytes(count: int) -> str:
+    return f"{count} byte" + ("" if count == 1 else "s")
 
 
 def _kind(part: Part) -> str:
