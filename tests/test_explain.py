@@ -15,11 +15,12 @@ from tests.strategies import (
     single_bytes,
     wire,
 )
+from wsproto_min.codes import Opcode
 from wsproto_min.connection import Close, Connection, Event, Ping, Role, State
 from wsproto_min.deflate import ANY, WITHOUT_TAKEOVER, Deflate
 from wsproto_min.errors import ProtocolError
 from wsproto_min.explain import Dissector, Part, SeenFrame
-from wsproto_min.frames import Opcode, parse_header
+from wsproto_min.frames import parse_header
 from wsproto_min.handshake import accept, upgrade_request
 from wsproto_min.heads import Head, Opening
 from wsproto_min.http import parse_request
@@ -168,10 +169,12 @@ def test_an_error_without_a_rule_is_told_all_the_same(monkeypatch: pytest.Monkey
 
 
 def bytes_of_a_direction(role: Role) -> st.SearchStrategy[bytes]:
-    return st.binary(max_size=60) | nearly_valid(masked=role is CLIENT, compression="taken over")
+    data = st.binary(max_size=60) | nearly_valid(masked=role is CLIENT, compression="taken over")
+    # What begins like a head is one, or a frame that is refused at its first byte.
+    return data.filter(lambda data: data[:1] not in (b"G", b"P", b"H", b"D", b"O"))
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data(), st.sampled_from(Role), st.sampled_from([None, ANY]))
 def test_it_says_what_a_connection_does_however_the_bytes_come(
     data: st.DataObject, sender: Role, deflate: Deflate | None

@@ -157,6 +157,7 @@ def test_hex_is_read_as_people_write_it(data: bytes) -> None:
     ):
         assert parse_hex(written) == data
     assert parse_input(data.hex("\n").encode()) == data
+    assert parse_input(b"\x01" + data) == b"\x01" + data
 
 
 def test_lines_of_a_head_get_their_carriage_returns_and_no_others() -> None:

@@ -182,20 +182,17 @@ def _explain_content(seen: SeenFrame) -> Iterator[str]:
             yield f"Fragment {part.fragments} of a {_kind(part)} message, {more} (5.4)"
         if not part.compressed and frame.wire_payload:
             yield f"  {_show(part.opcode, frame.payload)}"
-    if event is None:
-        return
-    if isinstance(event, Close):
-        yield f"Close {close_code_name(event.code)}" + (
-            f" {quoted(event.reason, 40)}" if event.reason else ""
-        )
+    if part is not None and isinstance(event, str | bytes):
+        data = event.encode() if isinstance(event, str) else event
+        how = f", inflated from {part.size} (RFC 7692, 7.2.2)" if part.compressed else ""
+        yield f"Message: {_kind(part)}, {_bytes(len(data))}{how}"
+        yield f"  {_show(part.opcode, data)}"
+    elif isinstance(event, Close):
+        reason = f" {quoted(event.reason, 40)}" if event.reason else ""
+        yield f"Close {close_code_name(event.code)}{reason}"
     elif isinstance(event, Ping | Pong):
         name = type(event).__name__
         yield f"{name} {quoted(event.payload, COLUMNS - 10)}" if event.payload else name
-    elif part is not None:
-        data = event.encode() if isinstance(event, str) else event
-        how = f", inflated from {part.size} (RFC 7692, 7.2.2)" if part.compressed else ""
-        yield f"Message: {_kind(part)}, {len(data)} bytes{how}"
-        yield f"  {_show(part.opcode, data)}"
 
 
 def _explain_answers(seen: SeenFrame) -> Iterator[str]:
