@@ -64,8 +64,9 @@ def test_explain_gives_a_verdict_and_its_exit_status(
 def test_a_reserved_bit_leads_to_the_question_of_compression(capsys: Output) -> None:
     main(["explain", "c1"])
     assert capsys.readouterr().out.endswith("agreed on, say so with --deflate.\n")
-    main(["explain", "83"])
-    assert "--deflate" not in capsys.readouterr().out
+    for other in ("83", "a1", "c9", "c1 00 83"):
+        main(["explain", other, *(["--deflate"] if other == "c1 00 83" else [])])
+        assert "--deflate" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _add_connect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("url", help="ws://HOST:PORT/PATH, wss://... or ws+unix:FILE:/PATH")
-    parser.add_argument("--trace", action="store_true", help="explain the handshake and every frame both ways")
+    parser.add_argument(
+        "--trace", action="store_true", help="explain the handshake and every frame both ways"
+    )
     parser.add_argument(
         "--subprotocol",
         action="append",

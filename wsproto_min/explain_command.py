@@ -16,12 +16,12 @@ from wsproto_min.capture import end_lines, parse_hex, parse_input
 from wsproto_min.connection import Role
 from wsproto_min.deflate import ANY, WITHOUT_TAKEOVER, Deflate
 from wsproto_min.drawing import conclude, draw
-from wsproto_min.explain import Dissector
-from wsproto_min.heads import Opening
+from wsproto_min.explain import Dissector, SeenFrame
+from wsproto_min.heads import Head, Opening
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 from wsproto_min.records import record, verdict_record
 from wsproto_min.text import COLUMNS, coloured, plain
-from wsproto_min.verdict import Verdict, close_code_name
+from wsproto_min.verdict import close_code_name
 from wsproto_min.violations import (
     DEFLATE_RULES,
     MAX_FRAGMENTS,
@@ -171,17 +171,25 @@ def _agreed(options: argparse.Namespace) -> Deflate | None:
 def _print_drawings(dissector: Dissector, data: bytes) -> None:
     wanted = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     paint = coloured if wanted and os.environ.get("TERM") != "dumb" else plain
+    hint = None
     for step in (dissector.receive_data(data), dissector.receive_eof()):
         for seen in step:
             print("\n".join(draw(seen, paint)))
-    verdict = dissector.verdict
-    print("\n".join([*conclude(verdict, paint), *_hints(verdict)]))
+            hint = _hint(seen)
+    print("\n".join(conclude(dissector.verdict, paint)))
+    if hint is not None:
+        print(hint)
 
 
-def _hints(verdict: Verdict) -> Iterator[str]:
-    """Yield what else the bytes might be, which only a person can tell."""
-    if verdict.reason == "a reserved bit is set":
-        yield "  If permessage-deflate was agreed on, say so with --deflate."
+def _hint(seen: Head | SeenFrame) -> str | None:
+    """Return what else a broken frame might be, which only a person can tell."""
+    if isinstance(seen, Head) or seen.verdict is None:
+        return None
+    frame = seen.layout
+    is_marked = frame.rsv == (True, False, False) and not frame.is_control
+    if is_marked and seen.verdict.reason == "a reserved bit is set":
+        return "  If permessage-deflate was agreed on, say so with --deflate."
+    return None
 
 
 def _print_records(dissector: Dissector, data: bytes) -> None:
