@@ -39,7 +39,8 @@ DEFAULT_PORTS = {"ws": 80, "wss": 443}
 _LENGTH = re.compile("[0-9]{1,9}")
 
 Trace = Callable[[Role, bytes], None]
-"""Is shown the bytes of the connection, handshake included, with the end that sent them."""
+"""Is shown the bytes as they go, with the end that sent them: each head of the handshake
+alone, then the frames."""
 
 
 @dataclass(frozen=True, slots=True)
