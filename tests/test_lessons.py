@@ -100,10 +100,12 @@ FIND = settings(max_examples=400, phases=[Phase.generate], database=None)
 PASS = settings(max_examples=30, database=None, deadline=None)
 
 
-def property_of(name: str, parser: Callable[..., object] | None = None) -> Callable[[], None]:
+def property_of(
+    name: str, parser: Callable[..., object] | None = None, code: str = example("own parser")
+) -> Callable[[], None]:
     """Return one of README's properties, of its own parser or another one."""
     namespace: dict[str, Any] = {}
-    exec(compile(example("own parser"), "README.md", "exec"), namespace)
+    exec(compile(code, "README.md", "exec"), namespace)
     if parser is not None:
         namespace["parse"] = parser
     test: Callable[[], None] = namespace[name]
@@ -122,6 +124,19 @@ def test_the_naive_parser_has_twelve_lines_and_three_properties() -> None:
 def test_each_property_finds_a_fault_in_the_naive_parser(name: str) -> None:
     with pytest.raises((AssertionError, IndexError)):
         FIND(property_of(name))()
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "cure"),
+    [
+        (PROPERTIES[0], "6, int.from_bytes(data[2:6]", "10, int.from_bytes(data[2:10]"),
+        (PROPERTIES[1], "for data in chunks:", 'for data in [b"".join(chunks)]:'),
+    ],
+)
+def test_a_property_finds_no_fault_but_its_own(name: str, fault: str, cure: str) -> None:
+    code = example("own parser")
+    assert fault in code
+    PASS(property_of(name, code=code.replace(fault, cure)))()
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
