@@ -97,7 +97,7 @@ def test_every_violation_has_a_name_of_its_own_by_which_it_is_found() -> None:
 
 PROPERTIES = re.findall(r"^def (test_\w+)", example("own parser"), re.MULTILINE)
 FIND = settings(max_examples=400, phases=[Phase.generate], database=None)
-PASS = settings(max_examples=30, database=None, deadline=None)
+PASS = settings(max_examples=15, database=None, deadline=None)
 
 
 def property_of(
