@@ -39,7 +39,8 @@ DEFAULT_PORTS = {"ws": 80, "wss": 443}
 _LENGTH = re.compile("[0-9]{1,9}")
 
 Trace = Callable[[Role, bytes], None]
-"""Is shown the bytes after the handshake, with the end that sent them."""
+"""Is shown the bytes as they go, with the end that sent them: each head of the handshake
+alone, then the frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +131,12 @@ def connect(
             headers=[*([] if origin is None else [("Origin", origin)]), *headers],
         )
         _set_timeout(sock, deadline)
+        if trace is not None:
+            trace(Role.CLIENT, request)
         sock.sendall(request)
         head, rest = _receive_head(sock, deadline)
+        if trace is not None:
+            trace(Role.SERVER, head + b"\r\n\r\n")
         status, fields = parse_response(head)
         if status != HTTPStatus.SWITCHING_PROTOCOLS:
             line = _first_line(sock, deadline, fields, rest)
