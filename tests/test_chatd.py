@@ -414,7 +414,8 @@ def test_an_unknown_option_is_told_in_one_line(arguments: list[str]) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux sets limits of other processes")
 def test_without_descriptors_those_inside_talk_on_and_newcomers_wait_their_turn() -> None:
-    with daemon("chatd", "--port", "0", *ALONE) as running, ExitStack() as stack:
+    options = ("--port", "0", "--drain-timeout", "0.1", *ALONE)
+    with daemon("chatd", *options) as running, ExitStack() as stack:
         first, second = (stack.enter_context(Client(running.address)) for _ in range(2))
         welcome(first, second)
         # Descriptors are numbered from 0, the lowest free one first.
