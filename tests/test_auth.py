@@ -382,7 +382,8 @@ def run(*arguments: str) -> str:
 
 def test_a_link_lets_in_until_the_name_is_revoked(tmp_path: Path) -> None:
     db = ("--db", str(tmp_path / "chat.db"))
-    with daemon("chatd", "--port", "0", "--invite-only", *db) as running:
+    options = ("--port", "0", "--drain-timeout", "0.1", "--invite-only", *db)
+    with daemon("chatd", *options) as running:
         url = f"http://127.0.0.1:{running.address[1]}/"
         link = run("invite", "Ann", "--url", url, *db)
         found = re.fullmatch(re.escape(url) + r"#invite=([\w.-]+)\n", link)

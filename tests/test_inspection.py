@@ -197,3 +197,17 @@ def test_beside_a_running_chat_a_log_is_checked_exported_and_saved(tmp_path: Pat
         with Talker(running.address) as ann:
             assert [each["text"] for each in ann.join("tea", "Ann")["messages"]] == ["before"]
         assert running.stop() == (0, "")
+
+
+def test_a_pipe_that_was_closed_is_no_trouble_at_the_exit_either(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object) -> None:
+        raise BrokenPipeError
+
+    replaced: list[int] = []
+    monkeypatch.setattr("builtins.print", closed)
+    monkeypatch.setattr("sys.stdout", open(os.devnull, "w"))  # noqa: SIM115 closed by its end
+    monkeypatch.setattr("os.dup2", lambda new, old: replaced.append(old))
+    assert main(["export", "--db", path]) == 1
+    assert len(replaced) == 1

@@ -152,3 +152,12 @@ def test_a_reader_that_has_gone_or_stands_still_does_not_hold_up_the_end(
     poll(lambda: "journal" not in [each.name for each in threading.enumerate()], "its thread ends")
     with suppress(BrokenPipeError):
         stream.close()
+
+
+def test_a_writer_may_be_closed_twice() -> None:
+    stream = io.StringIO()
+    writer = journal.Writer(stream, journal.Text())
+    writer.emit(logging.makeLogRecord({"msg": "once", "levelname": "INFO"}))
+    writer.close()
+    writer.close()
+    assert stream.getvalue().count("once") == 1

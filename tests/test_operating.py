@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from tests.support import (
     tight_listener,
 )
 from wsproto_min.connection import Close
+from wsproto_min.server import Server
 
 ALONE = ("--port", "0", "--db", ":memory:", "--rate-limit", "0")
 HEALTH = b"GET /healthz HTTP/1.1\r\n\r\n"
@@ -224,3 +226,32 @@ def test_what_was_said_before_the_end_is_in_the_log(
     assert not Path(f"{path}-wal").exists(), "the log was not closed"
     assert main(["export", "--db", path]) == 0
     assert json.loads(capsys.readouterr().out)["text"] == "the last word"
+
+
+def test_a_chat_that_drains_says_so_to_those_who_watch_and_those_who_come() -> None:
+    log = open_log()
+    chat = Chat(log)
+    with serving(server=chat.server) as running, Client(running.address) as silent:
+        chat.drain(PATIENCE)
+        assert silent.sock.recv(2) == b"\x88\x18"
+        assert exchange(running.address, HEALTH).startswith(b"HTTP/1.1 503 ")
+        assert exchange(running.address, handshake()).startswith(b"HTTP/1.1 503 ")
+        silent.close()
+    log.close()
+
+
+def test_the_first_signal_drains_and_the_second_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers: dict[int, Callable[..., None]] = {}
+    stops: list[tuple[float, bool]] = []
+
+    def stop(server: Server, grace: float, *, accepting: bool = False) -> None:
+        stops.append((grace, accepting))
+
+    monkeypatch.setattr("chatd.__main__.signal.signal", handlers.__setitem__)
+    monkeypatch.setattr("chatd.app.Server.stop", stop)
+    monkeypatch.setattr(
+        "chatd.app.Server.run", lambda server: [handlers[signal.SIGTERM]() for _ in range(2)]
+    )
+    assert main([*ALONE, "--drain-timeout", "7"]) == 0
+    assert stops == [(7.0, True), (0, False)]
+    assert handlers[signal.SIGINT] is handlers[signal.SIGTERM]

@@ -352,3 +352,16 @@ def test_a_certificate_that_cannot_be_used_is_told_in_one_line(
         errors = capsys.readouterr().err
         assert word in errors
         assert errors.count("\n") == 1, errors
+
+
+@pytest.mark.parametrize("name", ["invite", "revoke"])
+def test_no_secret_is_made_for_a_log_that_is_not_there_or_has_none(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "chat.db"
+    assert main([name, "Ann", "--db", str(path)]) == 2
+    assert f"there is no log {path}; give --db as" in capsys.readouterr().err
+    path.touch()
+    assert main([name, "Ann", "--db", str(path)]) == 2
+    assert "no secret of invitations" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]

@@ -479,7 +479,7 @@ def test_any_byte_is_a_sign_of_life_and_the_lack_of_any_is_told() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux sets limits of other processes")
 def test_without_descriptors_those_inside_talk_on_and_newcomers_wait_their_turn() -> None:
     """EMFILE at accept: a listener that stays ready made the loop spin."""
-    alone = ("--port", "0", "--db", ":memory:", "--rate-limit", "0")
+    alone = ("--port", "0", "--db", ":memory:", "--rate-limit", "0", "--drain-timeout", "0.1")
     with daemon("chatd", *alone) as running, ExitStack() as stack:
         first, second = (stack.enter_context(Client(running.address)) for _ in range(2))
         second.send("welcome")
