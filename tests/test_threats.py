@@ -10,6 +10,7 @@ import hmac
 import os
 import re
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -400,6 +401,22 @@ def test_who_has_not_joined_in_time_is_closed_and_who_has_is_not(
         assert left.hear_end() == (1008, "nothing joined within 0.2 s")
         ann.say("lobby", "still here")
         assert plain.recv(PATIENCE) == "still here"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
+def test_half_open_handshakes_of_one_address_leave_others_their_places() -> None:
+    """websocketpp #789: nor was there a limit to how many one address could hold open."""
+    options = ("--port", "0", "--db", ":memory:", "--max-per-address", "3", "--max-peers", "10")
+    with daemon("chatd", *options, "--drain-timeout", "0.1") as running, ExitStack() as stack:
+        for _ in range(30):
+            half = stack.enter_context(connect(running.address))
+            half.sendall(b"GET / HTTP/1.1\r\nX: ")
+        assert exchange(running.address, handshake()).startswith(b"HTTP/1.1 503 ")
+        with socket.create_connection(
+            running.address, PATIENCE, source_address=("127.0.0.2", 0)
+        ) as other:
+            other.sendall(handshake())
+            assert other.recv(4096).startswith(b"HTTP/1.1 101 ")
 
 
 @pytest.mark.parametrize(
