@@ -1,8 +1,10 @@
-"""The command line: `python -m chatd` serves; `invite` and `revoke` say who may come."""
+"""The command line: `python -m chatd` serves, other commands see to invitations and the log."""
 
 from __future__ import annotations
 
 import errno
+import itertools
+import os
 import signal
 import ssl
 import sys
@@ -12,10 +14,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chatd.app import Chat
-from chatd.auth import Invitations
-from chatd.log import MEMORY, LogError, SQLiteLog, default_path
+from chatd.auth import SECRET_NAME, Invitations
+from chatd.caps import DEFAULT_MAX_PEERS, descriptors_for
+from chatd.inspection import check_log, count, export_log, reading
+from chatd.journal import escape, writing
+from chatd.log import LogError
 from chatd.options import parse_arguments
 from chatd.origin import OriginPolicy
+from chatd.sqlite import MEMORY, SQLiteLog, default_path
+
+# What is wrong with a log is told in so many lines at the most.
+MAX_TOLD = 100
 
 LOOPBACK = ("127.", "::1", "localhost")
 
@@ -23,9 +32,15 @@ LOOPBACK = ("127.", "::1", "localhost")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status, 2 if it cannot start."""
     options = parse_arguments(arguments)
-    command = {"serve": serve, "invite": invite, "revoke": revoke}[options.command]
+    commands = {
+        "serve": serve,
+        "invite": invite,
+        "revoke": revoke,
+        "check": check,
+        "export": export,
+    }
     try:
-        return command(options)
+        return commands[options.command](options)
     except StartError as error:
         print(f"chatd: {error}", file=sys.stderr)
         return 2
@@ -37,6 +52,11 @@ class StartError(Exception):
 
 def serve(options: Namespace) -> int:
     """Serve until SIGINT or SIGTERM."""
+    with writing(sys.stderr, options.log_format):
+        return _serve(options)
+
+
+def _serve(options: Namespace) -> int:
     path = _prepare_log(options)
     invitations = _open_invitations(options) if options.invite_only else None
     context = _load_certificate(options)
@@ -53,10 +73,12 @@ def serve(options: Namespace) -> int:
             burst=2 * options.rate_limit,
             compression=not options.no_compression,
             trusted_proxies=options.trusted_proxy,
+            max_peers=_cap_peers(options.max_peers),
+            max_per_address=options.max_per_address,
+            metrics_readers=options.metrics_from,
         )
         ready = _listen(chat, options, context)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: chat.server.stop())
+        _drain_at_signals(chat, options.drain_timeout)
         kept = "memory only" if path == MEMORY else path
         print(f"chatd is ready: {ready} (messages in {kept}; Ctrl-C stops it)", flush=True)
         if options.unix is None and invitations is None and not options.host.startswith(LOOPBACK):
@@ -70,7 +92,7 @@ def serve(options: Namespace) -> int:
 
 def invite(options: Namespace) -> int:
     """Print a link that lets somebody in."""
-    invitations = _open_invitations(options)
+    invitations = _find_invitations(options)
     token = invitations.issue(options.name, options.room, options.days, time.time())
     path = f"r/{options.room[0]}" if options.room else ""
     print(f"{options.url.rstrip('/')}/{path}#invite={token}")
@@ -79,9 +101,73 @@ def invite(options: Namespace) -> int:
 
 def revoke(options: Namespace) -> int:
     """Make all invitations void that somebody has had so far."""
-    _open_invitations(options).revoke(options.name, time.time())
+    _find_invitations(options).revoke(options.name, time.time())
     print(f"all invitations for {options.name} are void from now on")
     return 0
+
+
+def check(options: Namespace) -> int:
+    """Say whether a log is sound; return 1 if it is not."""
+    path = str(options.db or default_path())
+    try:
+        with reading(path) as database:
+            wrong = list(itertools.islice(check_log(database), MAX_TOLD + 1))
+            for each in wrong[:MAX_TOLD]:
+                print(each)
+            if not wrong:
+                messages, rooms = count(database)
+                print(f"{path} is sound: {messages} messages in {rooms} rooms")
+                return 0
+    except LogError as error:
+        print(f"chatd: {escape(str(error))}", file=sys.stderr)
+        return 1
+    more = "at least " if len(wrong) > MAX_TOLD else ""
+    print(
+        f"chatd: {path} is not sound, in {more}{len(wrong[:MAX_TOLD])} places; stop the chatd that"
+        " uses it and put a backup in its place, or save with export what can still be read",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def export(options: Namespace) -> int:
+    """Write the messages as JSON lines; return 1 if whoever reads them stops early."""
+    try:
+        with reading(str(options.db or default_path())) as database:
+            for line in export_log(database, options.room):
+                print(line)
+        sys.stdout.flush()
+    except LogError as error:
+        raise StartError(escape(str(error))) from None
+    except BrokenPipeError:
+        # What is left in the buffer must not fail once more at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _drain_at_signals(chat: Chat, timeout: float) -> None:
+    """End the chat in good order at the first SIGINT or SIGTERM, at once at a second."""
+
+    def end(*_: object) -> None:
+        if chat.is_draining:
+            chat.server.stop(0)
+        else:
+            chat.drain(timeout)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+
+
+def _cap_peers(wanted: int | None) -> int:
+    """Return how many connections there may be, having seen to their descriptors."""
+    possible = descriptors_for(wanted or DEFAULT_MAX_PEERS)
+    if wanted and possible < wanted:
+        raise StartError(
+            f"the system allows descriptors for {possible} connections only; raise that (ulimit"
+            " -Hn) or lower --max-peers"
+        )
+    return possible if wanted is None else wanted
 
 
 def _prepare_log(options: Namespace) -> str:
@@ -97,6 +183,23 @@ def _prepare_log(options: Namespace) -> str:
             " choose a file with --db, or --db :memory: to keep nothing"
         ) from None
     return str(path)
+
+
+def _find_invitations(options: Namespace) -> Invitations:
+    """Return the invitations of the log that was named, which a server must have begun."""
+    if options.db is not None and options.db != MEMORY:
+        database = Path(options.db).absolute()
+        if not database.exists():
+            raise StartError(
+                f"there is no log {database}; give --db as the server was given it, which must"
+                " have been started once"
+            )
+        if not database.with_name(SECRET_NAME).exists():
+            raise StartError(
+                f"there is no secret of invitations in {database.parent}; start the server of this"
+                " log once with --invite-only"
+            )
+    return _open_invitations(options)
 
 
 def _open_invitations(options: Namespace) -> Invitations:

@@ -12,19 +12,24 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from chatd import wire
 from chatd.auth import Invitations
+from chatd.caps import DEFAULT_MAX_PEERS, Caps
 from chatd.gate import Gate
 from chatd.halls import Hall, Halls
 from chatd.limits import TokenBucket
 from chatd.log import Entry, Log, LogError, Slice, Stored
+from chatd.metrics import Metrics
 from chatd.origin import OriginPolicy
 from chatd.page import load_page, room_of
-from chatd.proxy import Proxy, client_address
+from chatd.proxy import Proxy
 from chatd.rooms import NameTaken, Seat
+from chatd.status import HEALTH, METRICS, check_reader, health, metrics_page
+from chatd.visits import Visit, Visits
 from wsproto_min import (
     WITHOUT_TAKEOVER,
     CloseCode,
@@ -59,9 +64,10 @@ logger = logging.getLogger("chatd")
 class ChatPeer:
     """What the chat knows of a peer in chat mode."""
 
-    __slots__ = ("bucket", "seats", "tokens")
+    __slots__ = ("bucket", "seats", "tokens", "visit")
 
-    def __init__(self) -> None:
+    def __init__(self, visit: Visit) -> None:
+        self.visit = visit
         self.bucket: TokenBucket | None = None
         self.seats: dict[str, Seat] = {}
         self.tokens: dict[str, str | None] = {}  # that it joined each room with
@@ -75,9 +81,10 @@ class ChatPeer:
 class PlainPeer:
     """What the chat knows of a peer in plain mode; it has a seat once it spoke."""
 
-    __slots__ = ("bucket", "hall", "name", "seat", "token")
+    __slots__ = ("bucket", "hall", "name", "seat", "token", "visit")
 
-    def __init__(self, hall: Hall, name: str | None, token: str | None) -> None:
+    def __init__(self, visit: Visit, hall: Hall, name: str | None, token: str | None) -> None:
+        self.visit = visit
         self.bucket: TokenBucket | None = None
         self.hall = hall
         self.name = name  # that of its invitation
@@ -92,7 +99,9 @@ class Chat:
     `invitations`, unless None, are asked for. `rate` is how many messages a
     second a peer may send, 0 for any number, and `burst` how many at once.
     `compression` is whether to agree to it. Whom `trusted_proxies` pass on has
-    the address that they forward (see `proxy`).
+    the address that they forward (see `proxy`). `max_peers` and
+    `max_per_address` bound the connections (see `caps`), and `metrics_readers`
+    are who else than this machine may read `/metrics` (see `status`).
     """
 
     def __init__(
@@ -105,13 +114,20 @@ class Chat:
         burst: float = 40.0,
         compression: bool = True,
         trusted_proxies: Sequence[Proxy] = (),
+        max_peers: int = DEFAULT_MAX_PEERS,
+        max_per_address: int | None = None,
+        metrics_readers: Sequence[Proxy] = (),
     ) -> None:
+        self._metrics = Metrics()
         self.server = Server(
             on_request=self._on_request,
             on_open=self._on_open,
             on_message=self._on_message,
             on_close=self._on_close,
+            on_accept=self._on_accept,
+            on_gone=self._on_gone,
             on_turn_end=self._on_turn_end,
+            on_turn_done=self._metrics.turns.observe,
             max_message_size=MAX_MESSAGE_SIZE,
         )
         self._log = log
@@ -120,32 +136,60 @@ class Chat:
         self._rate = rate
         self._burst = burst
         self._deflate = WITHOUT_TAKEOVER if compression else None
-        self._trusted_proxies = trusted_proxies
+        caps = Caps(max_peers, max_per_address, trusted_proxies)
+        self._visits = Visits(caps, self._metrics, trusted_proxies)
+        self._metrics_readers = metrics_readers
         self._page = load_page()
         self._said: list[tuple[Peer, Entry]] = []  # in this turn
         self._storing = False  # the log has not answered the last batch yet
+        self._given_at = 0.0  # when it was given that batch
         self._reading = 0  # joins that the log has not answered yet
         self._joining: list[Callable[[], None]] = []  # wait for the batch's answer
         self.server.call_later(TRIM_INTERVAL, self._trim)
         if self._gate.asks:
             self.server.call_later(RECHECK_INTERVAL, self._recheck)
 
+    def drain(self, timeout: float) -> None:
+        """Make the server's `run` return; any thread or signal handler may ask for it.
+
+        Newcomers are refused, peers get what is queued for them and Close 1001,
+        and whoever has not taken that in `timeout` seconds is cut.
+        """
+        self._visits.draining = True
+        self.server.stop(timeout, accepting=True)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether `drain` was called."""
+        return self._visits.draining
+
     # What the server calls.
 
+    def _on_accept(self, peer: Peer) -> None:
+        peer.state = self._visits.arrive(peer)
+
     def _on_request(self, peer: Peer, request: Request) -> Response:
-        """Answer a handshake with 101, any other request with the page."""
-        peer.address = client_address(peer.address, request.headers, self._trusted_proxies)
+        """Answer a handshake with 101, any other request with a page."""
+        visit = peer.state
+        self._visits.identify(visit, peer, request)
+        if request.path == HEALTH:
+            return health(request, draining=self._visits.draining)
+        if request.path == METRICS:
+            self._gate.check_origin(request)
+            check_reader(request, peer.address, self._metrics_readers)
+            return self._tell_metrics()
+        self._visits.admit(visit, peer)
         self._gate.check_origin(request)
         room = room_of(request)
         if not request.wants_websocket:
             return self._page
         response = accept(request, subprotocols=(wire.SUBPROTOCOL,), deflate=self._deflate)
         if ("Sec-WebSocket-Protocol", wire.SUBPROTOCOL) in response.headers:
-            peer.state = ChatPeer()
+            peer.state = ChatPeer(visit)
         else:
             invitation, token = self._gate.authorize_request(request, room)
             name = None if invitation is None else invitation.name
-            peer.state = PlainPeer(self._halls.open(room), name, token)
+            peer.state = PlainPeer(visit, self._halls.open(room), name, token)
         return response
 
     def _on_open(self, peer: Peer) -> None:
@@ -198,11 +242,28 @@ class Chat:
             for room, seat in state.seats.items():
                 self._halls.give_up(self._halls.open(room), seat, reserve=True)
 
+    def _on_gone(self, peer: Peer) -> None:
+        state = peer.state
+        if isinstance(state, ChatPeer):
+            self._visits.depart(state.visit, peer, "chat", list(state.seats))
+        elif isinstance(state, PlainPeer):
+            self._visits.depart(state.visit, peer, "plain", [state.hall.room.name])
+        elif isinstance(state, Visit):
+            self._visits.depart(state, peer, "", [])
+
+    def _tell_metrics(self) -> Response:
+        kinds = Counter(type(peer.state) for peer in self.server.peers if peer.is_open)
+        modes = {"chat": kinds[ChatPeer], "plain": kinds[PlainPeer]}
+        rooms = sum(not hall.is_empty for hall in self._halls)
+        return metrics_page(self.server, self._metrics, modes, rooms)
+
     def _on_turn_end(self) -> None:
         """Give the turn's messages to the log together, and tell of presence."""
         if self._said and not self._storing and not self._reading:
             said, self._said = self._said, []
             self._storing = True
+            self._metrics.received += len(said)
+            self._given_at = time.monotonic()
             self._log.append([entry for _, entry in said], partial(self._deliver, said))
         self._halls.tell_presence()
 
@@ -238,6 +299,7 @@ class Chat:
     ) -> None:
         """Deliver what the log has stored, in its order; tell senders of what it has not."""
         self._storing = False
+        self._metrics.commits.observe(time.monotonic() - self._given_at)
         if isinstance(result, LogError):
             logger.error("%s", result)
             for peer, entry in said:
@@ -258,8 +320,11 @@ class Chat:
                 peer.send(wire.acknowledgement(encoded, entry.key))
             if hall is not None and not stored.repeated:
                 hall.chat.send(encoded, sender=peer)
-        if hall is not None and hall.plain and not stored.repeated:
-            hall.plain.send(entry.text, sender=peer)
+        if hall is not None and not stored.repeated:
+            if hall.plain:
+                hall.plain.send(entry.text, sender=peer)
+            # In plain mode the sender gets nothing, in chat mode its acknowledgement.
+            self._metrics.delivered += len(hall.chat) + len(hall.plain) - (peer in hall.plain)
 
     def _refuse(self, peer: Peer, entry: Entry) -> None:
         """Tell a sender that the log has not taken its message."""

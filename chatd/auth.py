@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+SECRET_NAME = "secret"  # of the file
 SECRET_SIZE = 32  # bytes: as many as the hash gives
 DAY = 86400.0  # seconds
 
@@ -48,7 +49,7 @@ class Invitations:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._revoked_path = directory / "revoked"
-        self._secret_path = directory / "secret"
+        self._secret_path = directory / SECRET_NAME
         self._secret = _load_secret(self._secret_path)
         self._revoked: dict[str, float] = {}
         self._revoked_version: tuple[int, int] | None = None

@@ -7,8 +7,11 @@ import math
 from collections.abc import Sequence
 from typing import NoReturn
 
+from chatd.caps import DEFAULT_MAX_PEERS, DEFAULT_MAX_PER_ADDRESS
+from chatd.journal import FORMATS
 from chatd.proxy import Proxy, parse_proxy
 from chatd.rooms import is_room_name
+from chatd.sqlite import MEMORY
 from chatd.wire import MAX_ID, WireError, clean_name
 
 
@@ -20,7 +23,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options; `command` is `serve`, `invite` or `revoke`.
+    """Return the options; `command` is `serve` or what `other commands` lists.
 
     Ends the program with status 2 and one line if they make no sense.
     """
@@ -29,10 +32,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", title="other commands", metavar="COMMAND")
     invite = commands.add_parser("invite", help="print a link that lets somebody in")
     revoke = commands.add_parser("revoke", help="make somebody's invitations void")
+    check = commands.add_parser("check", help="say whether a log is sound; exit status 1 if not")
+    export = commands.add_parser("export", help="write the messages as JSON lines")
     _add_inviting(invite)
+    export.add_argument("--room", type=_room, help="only those of this room (default: all)")
     for each in (invite, revoke):
         each.add_argument("name", type=_name, metavar="NAME", help="the name in the chat")
-    for each in (parser, invite, revoke):
+    for each in (parser, invite, revoke, check, export):
         each.add_argument(
             "--db",
             type=_file,
@@ -43,6 +49,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
             " :memory: keeps no messages (default: chatd/chat.db in the user's state directory)",
         )
     options = parser.parse_args(arguments)
+    if options.command in ("check", "export") and options.db == MEMORY:
+        parser.error(f"{options.command} needs a file; what is in memory only its chatd knows")
     options.command = options.command or "serve"
     if options.tls_key and not options.tls_cert:
         parser.error("--tls-key needs --tls-cert")
@@ -101,6 +109,42 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS[/BITS]|unix",
         help="trust the X-Forwarded-For of this proxy; repeatable",
     )
+    add(
+        "--max-peers",
+        type=_cap,
+        metavar="N",
+        help="connections at the same time, those in their handshake included; 0: any number"
+        f" (default: {DEFAULT_MAX_PEERS}, or as many as the process may have descriptors)",
+    )
+    add(
+        "--max-per-address",
+        type=_cap,
+        metavar="N",
+        help="connections from one address, or from one /64 of IPv6; 0: any number"
+        f" (default: {DEFAULT_MAX_PER_ADDRESS}, and any number from this machine itself)",
+    )
+    add(
+        "--metrics-from",
+        action="append",
+        type=_proxy,
+        default=[],
+        metavar="ADDRESS[/BITS]|unix",
+        help="who else may read /metrics than programs of this machine; repeatable",
+    )
+    add(
+        "--log-format",
+        choices=tuple(FORMATS),
+        default="text",
+        help="how connections and troubles are noted on standard error (default: %(default)s)",
+    )
+    add(
+        "--drain-timeout",
+        type=_rate,
+        default=5.0,
+        metavar="SECONDS",
+        help="how long peers have, when the server ends, to take what is queued for them;"
+        " a second signal ends it at once (default: %(default)g)",
+    )
 
 
 def _add_inviting(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +178,10 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
     return min(int(text), MAX_ID)
+
+
+def _cap(text: str) -> int:
+    return 0 if text == "0" else _count(text)
 
 
 def _rate(text: str) -> float:

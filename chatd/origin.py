@@ -37,7 +37,7 @@ class OriginPolicy:
         host = request.headers.get("Host")
         if host is None:
             raise HandshakeError(HTTPStatus.BAD_REQUEST, "header Host is missing")
-        name = _host_name(host)
+        name = host_name(host)
         if not (_is_address(name) or name in self._hosts):
             raise HandshakeError(
                 HTTPStatus.FORBIDDEN,
@@ -55,7 +55,7 @@ class OriginPolicy:
             )
 
 
-def _host_name(host: str) -> str:
+def host_name(host: str) -> str:
     """Return a Host header's name without its port, in lower case."""
     if host.startswith("["):
         return host[1:].partition("]")[0]

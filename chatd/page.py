@@ -59,18 +59,22 @@ def _hashes(html: bytes, element: bytes) -> str:
     return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
 
 
-def room_of(request: Request) -> str:
-    """Return the name of the room that a request's path stands for.
-
-    Raises `HandshakeError` 404 for any other path, 405 for any other method
-    than GET and HEAD.
-    """
+def check_method(request: Request) -> None:
+    """Raise `HandshakeError` 405 for any other method than GET and HEAD."""
     if request.method not in ("GET", "HEAD"):
         raise HandshakeError(
             HTTPStatus.METHOD_NOT_ALLOWED,
             "only GET and HEAD are known here",
             [("Allow", "GET, HEAD")],
         )
+
+
+def room_of(request: Request) -> str:
+    """Return the name of the room that a request's path stands for.
+
+    Raises `HandshakeError` 404 for any other path, 405 as `check_method` does.
+    """
+    check_method(request)
     path = request.path
     if path == "/":
         return DEFAULT_ROOM

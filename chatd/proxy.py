@@ -39,22 +39,34 @@ def client_address(address: str, headers: Headers, trusted: Sequence[Proxy]) -> 
     >>> client_address("198.51.100.1:4321", entries, [parse_proxy("unix")])
     '198.51.100.1:4321'
     """
-    host: Host | None = "unix"
-    if address != "unix":
-        host = _parse_host(address.rpartition(":")[0].strip("[]"))
+    host = host_of(address)
     entries = [
         entry.strip(" \t")
         for line in headers.values("X-Forwarded-For")
         for entry in line.split(",")
     ]
-    while entries and host is not None and _is_trusted(host, trusted):
+    while entries and host is not None and is_trusted(host, trusted):
         entry = host = _parse_entry(entries.pop())
         if entry is not None:
             address = f"[{entry}]" if entry.version == 6 else str(entry)
     return address
 
 
-def _is_trusted(host: Host, trusted: Sequence[Proxy]) -> bool:
+def host_of(address: str) -> Host | None:
+    """Return the host of an address, be it a socket's with a port or a forwarded one.
+
+    >>> host_of("[2001:db8::7]:4321"), host_of("203.0.113.7")
+    (IPv6Address('2001:db8::7'), IPv4Address('203.0.113.7'))
+    """
+    if address == "unix":
+        return "unix"
+    bracket = address.rfind("]")
+    host = address[:bracket] if bracket >= 0 else address.partition(":")[0]
+    return _parse_host(host.strip("["))
+
+
+def is_trusted(host: Host, trusted: Sequence[Proxy]) -> bool:
+    """Return whether what a host forwards is believed."""
     if host == "unix":
         return "unix" in trusted
     return any(proxy != "unix" and host in proxy for proxy in trusted)

@@ -12,7 +12,8 @@ from typing import Any, Self
 from unittest.mock import patch
 
 from chatd.app import Chat
-from chatd.log import MEMORY, Log, SQLiteLog
+from chatd.log import Log
+from chatd.sqlite import MEMORY, SQLiteLog
 from tests.support import PATIENCE, Address, RunningServer, serving
 from wsproto_min.client import Client, connect
 from wsproto_min.errors import ConnectionClosed

@@ -13,6 +13,7 @@ import select
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -216,6 +217,7 @@ def serving(
     on_message: Callable[[Peer, str | bytes], None] = send_back,
     *,
     listener: socket.socket | None = None,
+    ssl_context: ssl.SSLContext | None = None,
     host: str = "127.0.0.1",
     server: Server | None = None,
     **options: Any,
@@ -224,10 +226,10 @@ def serving(
     if server is None:
         server = Server(on_message=on_message, **options)
     if listener is None:
-        address = server.listen(host, 0)
+        address = server.listen(host, 0, ssl_context)
     else:
         address = listener.getsockname()
-        server.listen_on(listener)
+        server.listen_on(listener, ssl_context)
     running = RunningServer(server, address)
     running.thread.start()
     try:
@@ -269,10 +271,20 @@ class Daemon:
         self.address: Address = (host.strip("[]"), int(port))
 
     def stop(self, number: int = signal.SIGTERM, *, within: float = PATIENCE) -> tuple[int, str]:
-        """Send a signal; return the exit status and what stands on standard error."""
+        """Send a signal; return the exit status and what stands on standard error of troubles."""
+        status, errors = self.end(number, within=within)
+        return status, troubles(errors)
+
+    def end(self, number: int = signal.SIGTERM, *, within: float = PATIENCE) -> tuple[int, str]:
+        """Send a signal; return the exit status and all that stands on standard error."""
         self.process.send_signal(number)
         _, errors = self.process.communicate(timeout=within)
         return self.process.returncode, errors.decode()
+
+
+def troubles(errors: str) -> str:
+    """Return what a daemon wrote, without the lines of connections that came and went."""
+    return "".join(line for line in errors.splitlines(True) if " info connection " not in line)
 
 
 def command(module: str, *arguments: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hmac
 import json
 import os
 import re
@@ -101,26 +100,6 @@ def test_without_a_token_one_is_told_to_open_the_link(invitations: Invitations) 
 def test_a_token_of_another_secret_is_refused(invitations: Invitations, tmp_path: Path) -> None:
     token = Invitations(tmp_path / "elsewhere").issue("Ann", [], 7, NOW)
     assert "not genuine" in reason(invitations, token)
-
-
-def test_signatures_are_compared_in_constant_time(
-    invitations: Invitations, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    token = invitations.issue("Ann", [], 7, NOW)
-    compared = []
-
-    def spy(one: bytes, other: bytes) -> bool:
-        compared.append((one, other))
-        return hmac_compare(one, other)
-
-    hmac_compare = hmac.compare_digest
-    monkeypatch.setattr("chatd.auth.hmac.compare_digest", spy)
-    invitations.check(token, NOW)
-    signature = token.partition(".")[2].encode()
-    assert compared == [(signature, signature)]
-    forged = token[:-2] + "AA"
-    reason(invitations, forged)
-    assert len(compared) == 2
 
 
 def test_the_reasons_say_what_to_do(invitations: Invitations) -> None:
@@ -329,27 +308,6 @@ def test_plain_mode_takes_the_token_from_the_authorization_header(
             open_client(chat.address, "/r/cellar", headers=bearer(token))
 
 
-def test_who_has_not_joined_in_time_is_closed_and_who_has_is_not(
-    invitations: Invitations, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert app.JOIN_TIMEOUT == 10.0
-    monkeypatch.setattr(app, "JOIN_TIMEOUT", 0.2)
-    token = invitations.issue("Ann", [], 7, time.time())
-    with (
-        chatting(invitations=invitations) as chat,
-        Talker(chat.address) as ann,
-        Talker(chat.address) as silent,
-        Talker(chat.address) as left,
-        open_client(chat.address, headers=bearer(token)) as plain,
-    ):
-        ann.join("lobby", "Ann", token=token)
-        left.refusal(type="join", room="lobby", name="Ann", token="forged")
-        assert silent.hear_end() == (1008, "nothing joined within 0.2 s")
-        assert left.hear_end() == (1008, "nothing joined within 0.2 s")
-        ann.say("lobby", "still here")
-        assert plain.recv(PATIENCE) == "still here"
-
-
 def test_who_goes_before_joining_is_not_minded(
     invitations: Invitations, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -466,7 +424,8 @@ def run(*arguments: str) -> str:
 
 def test_a_link_lets_in_until_the_name_is_revoked(tmp_path: Path) -> None:
     db = ("--db", str(tmp_path / "chat.db"))
-    with daemon("chatd", "--port", "0", "--invite-only", *db) as running:
+    options = ("--port", "0", "--drain-timeout", "0.1", "--invite-only", *db)
+    with daemon("chatd", *options) as running:
         url = f"http://127.0.0.1:{running.address[1]}/"
         link = run("invite", "Ann", "--url", url, *db)
         found = re.fullmatch(re.escape(url) + r"#invite=([\w.-]+)\n", link)
@@ -484,6 +443,8 @@ def test_a_link_lets_in_until_the_name_is_revoked(tmp_path: Path) -> None:
 
 def test_a_link_leads_to_the_first_of_its_rooms_and_holds_the_days(tmp_path: Path) -> None:
     path = str(tmp_path / "chat.db")
+    (tmp_path / "chat.db").touch()
+    Invitations(tmp_path)
     before = time.time()
     # The file counts wherever it stands.
     link = run(

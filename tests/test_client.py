@@ -24,7 +24,7 @@ from wsproto_min.deflate import ANY, WITHOUT_TAKEOVER, Deflate
 from wsproto_min.errors import ConnectionClosed, HandshakeError, ProtocolError
 from wsproto_min.frames import FrameDecoder, encode_close, encode_frame
 from wsproto_min.handshake import accept
-from wsproto_min.http import HeadBuffer, Request, Response, parse_request
+from wsproto_min.http import HeadBuffer, Request, Response, parse_request, parse_response
 from wsproto_min.peer import Peer
 from wsproto_min.server import Server
 
@@ -399,8 +399,8 @@ def test_frames_are_compressed_from_the_size_that_was_told() -> None:
     ):
         client.send("x" * 99)
         client.send("x" * 100)
-    # FIN and text; the same with RSV1; FIN and Close
-    assert [data[0] for data in seen] == [0x81, 0xC1, 0x88]
+    # The handshake; FIN and text; the same with RSV1; FIN and Close
+    assert [data[0] for data in seen] == [ord("G"), 0x81, 0xC1, 0x88]
 
 
 def test_each_frame_has_a_mask_of_its_own() -> None:
@@ -744,7 +744,7 @@ def test_a_ping_raises_for_a_violation_and_keeps_the_messages_before_it() -> Non
 # What it shows
 
 
-def test_the_trace_is_shown_every_byte_after_the_handshake_in_order() -> None:
+def test_the_trace_is_shown_every_byte_in_order_handshake_included() -> None:
     shown: dict[Role, bytes] = {Role.CLIENT: b"", Role.SERVER: b""}
     received = bytearray()
 
@@ -762,8 +762,12 @@ def test_the_trace_is_shown_every_byte_after_the_handshake_in_order() -> None:
         assert client.recv() == "Hello"
         client.send("hi")
         assert list(client) == []
-    assert shown[Role.SERVER] == HELLO + encode_frame(Opcode.PING, b"p") + BYE
-    assert shown[Role.CLIENT] == bytes(received)
+    request, _, said = shown[Role.CLIENT].partition(b"\r\n\r\n")
+    assert parse_request(request).target == "/"
+    assert said == bytes(received)
+    response, _, heard = shown[Role.SERVER].partition(b"\r\n\r\n")
+    assert parse_response(response)[0] == 101
+    assert heard == HELLO + encode_frame(Opcode.PING, b"p") + BYE
     opcodes = [frame.opcode for frame in reference_decode(bytes(received)).frames]
     assert opcodes == [Opcode.TEXT, Opcode.PONG, Opcode.CLOSE]
 

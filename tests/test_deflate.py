@@ -5,7 +5,6 @@ from __future__ import annotations
 import tracemalloc
 import zlib
 from collections.abc import Sequence
-from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.strategies import chunkings, patterned
 from wsproto_min.codes import Opcode
-from wsproto_min.connection import Connection, Event, Ping, Role
+from wsproto_min.connection import Connection, Event, Role
 from wsproto_min.deflate import (
     ANY,
     MAX_FINAL_BLOCKS,
@@ -607,36 +606,3 @@ def test_the_pieces_in_which_a_message_comes_make_no_difference_to_the_verdict_o
     assert verdict([frame]) == bytewise
     if data is not None:
         assert verdict(data.draw(chunkings(frame))) == bytewise
-
-
-# Frames between the fragments (RFC 6455, 5.4)
-
-
-@pytest.mark.parametrize("takeover", [False, True])
-def test_pings_between_compressed_fragments_leave_the_messages_alone(takeover: bool) -> None:
-    # wsproto #205. Each bit of `places` stands for a Ping before one of eight fragments.
-    for places in range(1 << 8):
-        check_pings_at(places, takeover)
-
-
-def check_pings_at(places: int, takeover: bool) -> None:
-    deflater = Deflater(takeover=takeover)
-    server = Connection(Role.SERVER, deflate=ANY if takeover else WITHOUT_TAKEOVER)
-    data = b""
-    expected: list[Event] = []
-    index = 0
-    for _ in range(2):
-        payload = deflater.compress(b"Hello, Hello")
-        cuts = [0, 1, 3, 3, len(payload)]
-        for begin, end in pairwise(cuts):
-            if places >> index & 1:
-                data += encode_frame(Opcode.PING, bytes([index]), mask=bytes(4))
-                expected.append(Ping(bytes([index])))
-            opcode = Opcode.CONTINUATION if begin else Opcode.TEXT
-            data += encode_frame(
-                opcode, payload[begin:end], fin=end == len(payload), rsv1=not begin, mask=bytes(4)
-            )
-            index += 1
-        expected.append("Hello, Hello")
-    assert list(server.receive_data(data)) == expected, f"Pings at {places:08b}"
-    assert server.error is None

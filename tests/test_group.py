@@ -105,6 +105,21 @@ def test_who_is_owed_nothing_is_not_written_to() -> None:
     }
 
 
+def test_what_is_handed_out_is_counted_in_bytes_whoever_gets_what() -> None:
+    outbox = Outbox()
+    speaker, *others = members = [
+        FakePeer(f"peer {number}", takes_shared_frames=number % 2 == 0) for number in range(7)
+    ]
+    group = group_of(outbox, *members)
+    group_of(outbox, *members[:2]).send("to two")
+    group.send("x" * 1000, sender=speaker)
+    group.send("to all")
+    outbox.post(others[0], b"to one alone")
+    outbox.deliver()
+    assert all(member.writes for member in members)
+    assert outbox.bytes_sent == sum(len(data) for member in members for data in member.writes)
+
+
 def test_last_words_may_be_empty_but_are_written_all_the_same() -> None:
     # By this write a peer learns that nothing more will come.
     outbox = Outbox()

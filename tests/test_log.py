@@ -20,8 +20,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatd import log as log_module
-from chatd.log import MEMORY, Entry, LogError, Slice, SQLiteLog, Stored, default_path
+from chatd import sqlite as log_module
+from chatd.log import Entry, LogError, Slice, Stored
+from chatd.sqlite import MEMORY, SQLiteLog, default_path
 from chatd.wire import Message
 from tests.support import PATIENCE, ROOT, poll
 
@@ -168,7 +169,7 @@ batches = st.lists(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)  # each on a disk
 @given(batches, st.data())
 def test_the_log_equals_a_list_of_what_came_first(
     said: list[list[tuple[str, str | None, str]]], data: st.DataObject
@@ -325,7 +326,7 @@ def test_a_second_one_on_the_same_file_is_refused_under_whatever_name(path: str)
 
 def test_a_killed_process_leaves_no_lock_and_no_half_batch(path: str) -> None:
     script = (
-        "import os, signal, sys; from chatd.log import *\n"
+        "import os, signal, sys; from chatd.log import *; from chatd.sqlite import *\n"
         "log = SQLiteLog(sys.argv[1])\n"
         "log.append([Entry('x', 'Ann', 'kept', 'k')], print)\n"
         "def die(*arguments): os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -459,7 +460,7 @@ def test_a_full_disk_fails_the_whole_batch_and_the_next_that_fits_is_stored(path
 
 def test_a_file_that_may_not_grow_fails_the_batch_and_what_was_stored_stays(path: str) -> None:
     script = (
-        "import resource, signal, sys; from chatd.log import *\n"
+        "import resource, signal, sys; from chatd.log import *; from chatd.sqlite import *\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "log = SQLiteLog(sys.argv[1])\n"
         "answers = []\n"
@@ -523,7 +524,7 @@ def test_a_move_that_fails_is_logged_and_tried_again(
         raise sqlite3.OperationalError("no descriptor is left")
 
     with opened(path) as log:
-        monkeypatch.setattr("chatd.log.sqlite3.connect", refuse)
+        monkeypatch.setattr("chatd.sqlite.sqlite3.connect", refuse)
         append(log, *(entry("x" * 500) for _ in range(log_module.CHECKPOINT_AFTER)))
         poll(lambda: "no descriptor is left" in caplog.text, "the failure is logged")
         monkeypatch.undo()
@@ -535,5 +536,5 @@ def test_a_file_system_without_locks_is_refused(path: str, monkeypatch: pytest.M
     def refuse(*_: object) -> NoReturn:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr("chatd.log.fcntl.flock", refuse)
+    monkeypatch.setattr("chatd.sqlite.fcntl.flock", refuse)
     assert "No locks available" in cannot_open(path)

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from chatd.__main__ import main
+from chatd.auth import Invitations
 from chatd.options import parse_arguments
 from chatd.proxy import parse_proxy
+from chatd.sqlite import SQLiteLog
 from tests.support import PATIENCE, ROOT, command, daemon, need_ipv6
 
 SERVE = ("keep_messages", "keep_days", "rate_limit", "allow_host", "allow_origin", "db")
@@ -163,6 +165,7 @@ def test_a_secret_that_cannot_be_used_is_told_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "secret").write_bytes(b"short")
+    (tmp_path / "chat.db").touch()
     for arguments in (["invite", "Ann"], ["--invite-only"]):
         assert main([*arguments, "--db", str(tmp_path / "chat.db")]) == 2
         errors = capsys.readouterr().err
@@ -258,6 +261,8 @@ def test_the_module_runs_the_command_line_and_ends_with_its_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(tmp_path / "chat.db")
+    SQLiteLog(path).close()
+    Invitations(tmp_path)
     for arguments, printed in (
         (["invite", "Ann", "--url", "https://chat.example/"], "https://chat.example/#invite="),
         (["revoke", "Ann"], "all invitations for Ann are void from now on\n"),
@@ -347,3 +352,16 @@ def test_a_certificate_that_cannot_be_used_is_told_in_one_line(
         errors = capsys.readouterr().err
         assert word in errors
         assert errors.count("\n") == 1, errors
+
+
+@pytest.mark.parametrize("name", ["invite", "revoke"])
+def test_no_secret_is_made_for_a_log_that_is_not_there_or_has_none(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "chat.db"
+    assert main([name, "Ann", "--db", str(path)]) == 2
+    assert f"there is no log {path}; give --db as" in capsys.readouterr().err
+    path.touch()
+    assert main([name, "Ann", "--db", str(path)]) == 2
+    assert "no secret of invitations" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.faults import Faults, FaultySocket, wrap
 from tests.support import PATIENCE, handshake, read_to_end
 from wsproto_min import loop as loop_module
 from wsproto_min import peer as peer_module
@@ -45,42 +45,9 @@ PING = encode_frame(Opcode.PING, b"still there?", mask=MASK)
 VIOLATION = encode_frame(Opcode.TEXT, b"not masked")
 
 
-class FaultySocket(socket.socket):
-    """A socket that takes and gives single bytes, sometimes none, and may break.
-
-    The faults come from a seeded generator, so that a failure can be repeated.
-    """
-
-    def __init__(self, sock: socket.socket, seed: int, *, blocks: float, size: int) -> None:
-        super().__init__(fileno=sock.detach())
-        self.random = random.Random(seed)
-        self.blocks = blocks
-        self.size = size
-        self.fault: OSError | None = None
-
-    def disturb(self) -> None:
-        if self.fault is not None:
-            raise self.fault
-        if self.random.random() < self.blocks:
-            raise BlockingIOError
-
-    def recv(self, size: int, flags: int = 0, /) -> bytes:
-        self.disturb()
-        return super().recv(min(size, self.random.randint(1, self.size)), flags)
-
-    def send(self, data: Any, flags: int = 0, /) -> int:
-        self.disturb()
-        return super().send(memoryview(data)[: self.random.randint(1, self.size)], flags)
-
-    def shutdown(self, how: int, /) -> None:
-        if self.fault is not None:
-            raise self.fault
-        super().shutdown(how)
-
-
 def perfect(sock: socket.socket) -> FaultySocket:
     """Return a faulty socket whose faults are yet to come."""
-    return FaultySocket(sock, 0, blocks=0.0, size=1 << 20)
+    return wrap(sock, Faults(0))
 
 
 class Workbench:
@@ -267,6 +234,17 @@ def test_what_is_sent_while_something_is_queued_follows_it(bench: Workbench) -> 
 
     bench.turn_until(lambda: far.has(41), "all messages and the Pong arrive")
     assert far.events == [*messages, Pong(b"still there?")]
+
+
+def test_what_waits_for_a_slow_reader_is_known(bench: Workbench) -> None:
+    peer, far = bench.open()
+    assert peer.queued == 0
+    peer.send("x" * 1_000_000)
+    bench.turn()
+    # What the kernel holds is not known.
+    assert 500_000 < peer.queued < 1_000_000
+    bench.turn_until(lambda: far.has(1), "the message arrives")
+    assert peer.queued == 0
 
 
 def test_who_is_always_behind_but_never_far_may_stay(bench: Workbench) -> None:
@@ -777,7 +755,7 @@ def test_over_faulty_sockets_all_traffic_still_arrives_whole_and_in_order(
 
     bench.service.on_message = echo_and_tell
     pairs = [
-        bench.open(lambda sock: FaultySocket(sock, seed, blocks=blocks, size=size))
+        bench.open(lambda sock: wrap(sock, Faults(seed, blocks=blocks, size=size)))
         for _ in range(3)
     ]
     said = [[f"{who}: {number}" * (number + 1) for number in range(8)] for who in range(3)]

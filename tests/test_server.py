@@ -152,23 +152,6 @@ def test_who_does_not_answer_a_close_is_cut() -> None:
         assert client.sock.recv(4096) == b"", "the socket is still open"
 
 
-def test_dripping_bytes_do_not_extend_the_deadline_of_the_handshake() -> None:
-    started = time.monotonic()
-    with serving(open_timeout=0.3) as running, connect(running.address) as sock:
-        sock.sendall(b"GET / HTTP/1.1\r\nX: ")
-        sock.settimeout(0.02)
-        answer = b""
-        while not answer:
-            assert time.monotonic() - started < PATIENCE, "every byte extends the deadline"
-            sock.sendall(b"x")
-            try:
-                answer = sock.recv(4096)
-            except TimeoutError:
-                continue
-        assert answer.startswith(b"HTTP/1.1 408 ")
-        assert time.monotonic() - started >= 0.3, "cut too early"
-
-
 def test_a_client_that_has_ended_its_stream_gets_its_whole_answer() -> None:
     page = b"0123456789" * 500_000
 
@@ -569,6 +552,94 @@ def test_a_taken_port_is_an_oserror() -> None:
     server.run()
 
 
+# What an operator asks for.
+
+
+def test_of_every_peer_the_first_and_the_last_moment_are_told() -> None:
+    told: list[tuple[str, bool, int]] = []
+
+    def note(moment: str) -> Callable[[Peer], None]:
+        def callback(peer: Peer) -> None:
+            refusal = 0 if peer.refusal is None else peer.refusal.status
+            told.append((moment, peer.connection is not None, refusal))
+
+        return callback
+
+    with serving(on_accept=note("accepted"), on_close=note("closed"), on_gone=note("gone")) as (
+        running
+    ):
+        with Client(running.address) as client:
+            client.close()
+            client.receive_all()
+        running.wait_for_peers(0)
+        exchange(running.address, b"GET / HTTP/1.1\r\n\r\n")
+        running.wait_for_peers(0)
+        connect(running.address).close()
+        poll(lambda: len(told) == 7, "seven moments are told")
+    assert told == [
+        ("accepted", False, 0),
+        ("closed", True, 0),
+        ("gone", True, 0),
+        ("accepted", False, 0),
+        ("gone", False, 400),
+        ("accepted", False, 0),
+        ("gone", False, 0),
+    ]
+
+
+def test_who_is_turned_away_as_it_is_accepted_is_not_read_and_the_others_are_served() -> None:
+    gone: list[Peer] = []
+
+    def let_in_one(peer: Peer) -> None:
+        if len(running.server.peers) > 1:
+            peer.abort()
+
+    with (
+        serving(on_accept=let_in_one, on_gone=gone.append) as running,
+        Client(running.address) as first,
+    ):
+        for _ in range(3):
+            with connect(running.address) as late, suppress(ConnectionResetError):
+                assert late.recv(1) == b""
+        first.send("still here")
+        assert first.receive() == "still here"
+        poll(lambda: len(gone) == 3, "three are gone")
+
+
+def test_a_fault_as_one_is_accepted_is_logged_and_it_is_served(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with serving(on_accept=_fault) as running:
+        assert is_served(running.address)
+    assert "an application callback failed" in caplog.text
+
+
+def test_the_work_of_turns_is_timed_without_their_waiting() -> None:
+    seconds: list[float] = []
+    began = time.monotonic()
+    with serving(on_turn_done=seconds.append) as running:
+        assert is_served(running.address)
+        running.wait_for_peers(0)
+        time.sleep(0.3)  # and nothing happens
+        running.ask(lambda: time.sleep(0.05))
+        poll(lambda: max(seconds) >= 0.05, "the turn that took long is told")
+        assert sum(seconds) <= time.monotonic() - began - 0.3, "the waiting was counted"
+
+
+def test_the_bytes_of_all_peers_are_counted() -> None:
+    with serving() as running:
+        with connect(running.address) as sock:
+            request = handshake() + frame(Opcode.TEXT, b"Hello")
+            sock.sendall(request)
+            answer = sock.recv(4096)
+            while not answer.endswith(b"Hello"):
+                answer += sock.recv(4096)
+        running.wait_for_peers(0)
+        server = running.server
+        assert running.ask(lambda: server.bytes_received) == len(request)
+        assert running.ask(lambda: server.bytes_sent) == len(answer)
+
+
 # Stopping.
 
 
@@ -621,6 +692,90 @@ def test_a_server_may_be_stopped_before_it_runs_and_after_it_has_ended() -> None
     server.stop()
     with pytest.raises(ConnectionRefusedError):
         connect(address)
+
+
+def refuse_while_stopping(stopping: threading.Event) -> Callable[[Peer, Request], Response]:
+    """Return an `on_request` that lets in nobody while the server stops."""
+
+    def on_request(peer: Peer, request: Request) -> Response:
+        if stopping.is_set():
+            raise HandshakeError(503, "the server is stopping")
+        return accept(request)
+
+    return on_request
+
+
+def test_while_the_last_peers_go_newcomers_are_accepted_to_be_refused() -> None:
+    stopping = threading.Event()
+    with (
+        serving(on_request=refuse_while_stopping(stopping)) as running,
+        Client(running.address) as slow,
+        connect(running.address) as early,
+        connect(running.address) as silent,
+    ):
+        early.sendall(b"GET / HT")
+        running.wait_for_peers(3)
+        stopping.set()
+        running.server.stop(PATIENCE, accepting=True)
+        assert next(iter(slow.connection.receive_data(slow.sock.recv(100)))) == Close(
+            1001, "the server is stopping"
+        )
+        assert exchange(running.address, handshake()).startswith(b"HTTP/1.1 503 ")
+        early.sendall(b"TP/1.1\r\n\r\n")
+        assert early.recv(12) == b"HTTP/1.1 503"
+        slow.flush()
+        assert silent.recv(1) == b"", "who says nothing is not waited for"
+        early.close()
+        running.thread.join(PATIENCE / 2)
+        assert not running.thread.is_alive(), "all have gone, yet it still serves"
+        with pytest.raises(ConnectionRefusedError):
+            connect(running.address)
+
+
+def test_who_does_not_take_its_answer_holds_up_the_end_for_a_moment_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "LAST_ANSWERS", 0.1)
+    stopping = threading.Event()
+    with (
+        serving(on_request=refuse_while_stopping(stopping)) as running,
+        Client(running.address) as peer,
+    ):
+        stopping.set()
+        running.server.stop(600, accepting=True)
+        assert peer.sock.recv(1) == b"\x88", "a Close frame"
+        with connect(running.address) as lazy:
+            lazy.sendall(handshake())
+            assert lazy.recv(12) == b"HTTP/1.1 503"
+            peer.sock.close()
+            running.thread.join(PATIENCE)
+            assert not running.thread.is_alive(), "one who was answered is waited for"
+
+
+def test_a_second_stop_can_make_the_end_come_earlier() -> None:
+    with serving() as running, Client(running.address) as silent:
+        running.server.stop(600, accepting=True)
+        assert silent.sock.recv(1) == b"\x88", "a Close frame"
+        running.server.stop(0)
+        running.thread.join(PATIENCE)
+        assert not running.thread.is_alive()
+
+
+def test_while_it_stops_a_peer_has_all_the_time_to_take_what_is_queued() -> None:
+    messages = ["x" * 100_000] * 20
+
+    def send_all(peer: Peer, message: str | bytes) -> None:
+        for each in messages:
+            peer.send(each)
+        server.stop(PATIENCE, accepting=True)
+
+    server = Server(on_message=send_all, close_timeout=0.0)
+    with (
+        serving(server=server, listener=tight_listener()) as running,
+        Client(running.address, receive_buffer=4096) as slow,
+    ):
+        slow.send("all of it")
+        assert slow.receive_all() == [*messages, Close(1001, "the server is stopping")]
 
 
 def test_an_interrupt_releases_every_socket() -> None:
@@ -722,8 +877,9 @@ def test_what_is_sent_to_one_peer_is_compressed_from_the_size_that_was_told() ->
             for size in (99, 100):
                 client.send("x" * size)
                 assert client.recv(timeout=PATIENCE) == "x" * size
-    assert seen[0] == 0x81
-    assert seen[2 + 99] == 0xC1
+    _, _, frames = seen.partition(b"\r\n\r\n")
+    assert frames[0] == 0x81
+    assert frames[2 + 99] == 0xC1
 
 
 # Unix sockets.
@@ -842,12 +998,3 @@ def test_an_idle_client_is_pinged_and_its_latency_known() -> None:
         latency = peer.latency
         assert latency is not None
         assert 0 < latency < PATIENCE
-
-
-def test_a_client_that_has_fallen_silent_is_cut_and_told_why() -> None:
-    with serving(ping_interval=0.1, ping_timeout=0.1) as running, connect(running.address) as sock:
-        sock.sendall(handshake())
-        data = read_to_end(sock).partition(b"\r\n\r\n")[2]
-        # A Ping with eight bytes, never answered, and the Close
-        assert (data[:2].hex(), data[10:]) == ("8908", b"\x88\x11\x03\xf3no sign of life")
-        running.wait_for_peers(0)

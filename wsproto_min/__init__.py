@@ -2,7 +2,10 @@
 
 Read the modules in this order, each builds on those before it only: `codes`,
 `errors`, `frames`, `fast`, `deflate`, `messages`, `connection`, `http`, `handshake`,
-`client`, `loop`, `group`, `backlog`, `tls`, `peer`, `server`, `explain`, `terminal`.
+`client`, `loop`, `group`, `backlog`, `tls`, `peer`, `server`. What explains them
+(`rawframe`, `violations`, `layout`, `verdict`, `heads`, `explain`, `text`, `figure`,
+`drawing`, `records`, `capture`, `builder`, `explain_command`, `terminal`) is not
+imported here, since a server has no use for it.
 """
 
 from wsproto_min.client import Client, connect
@@ -10,7 +13,6 @@ from wsproto_min.codes import CloseCode, Opcode, is_sendable_close_code
 from wsproto_min.connection import Close, Connection, Event, Ping, Pong, Role, State
 from wsproto_min.deflate import ANY, WITHOUT_TAKEOVER, Deflate
 from wsproto_min.errors import ConnectionClosed, HandshakeError, ProtocolError, WebSocketError
-from wsproto_min.explain import Dissector
 from wsproto_min.frames import (
     Frame,
     FrameDecoder,
@@ -45,7 +47,6 @@ __all__ = [
     "Connection",
     "ConnectionClosed",
     "Deflate",
-    "Dissector",
     "Event",
     "Frame",
     "FrameDecoder",

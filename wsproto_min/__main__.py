@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from wsproto_min.client import connect
 from wsproto_min.deflate import ANY
 from wsproto_min.errors import HandshakeError
-from wsproto_min.explain import Dissector, printable
+from wsproto_min.explain_command import add_explain
 from wsproto_min.handshake import accept
 from wsproto_min.http import Request, Response
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 from wsproto_min.peer import Peer
 from wsproto_min.server import Server
 from wsproto_min.terminal import Tracer, converse
+from wsproto_min.text import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_connect(commands.add_parser("connect", help="talk to a server: lines out, messages in"))
     _add_echo(commands.add_parser("echo", help="serve, and send every message back"))
-    _add_explain(commands.add_parser("explain", help="say what the bytes of frames mean"))
+    add_explain(commands.add_parser("explain", help="say what the bytes of frames mean"))
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)
@@ -39,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _add_connect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("url", help="ws://HOST:PORT/PATH, wss://... or ws+unix:FILE:/PATH")
-    parser.add_argument("--trace", action="store_true", help="explain every frame both ways")
+    parser.add_argument(
+        "--trace", action="store_true", help="explain the handshake and every frame both ways"
+    )
     parser.add_argument(
         "--subprotocol",
         action="append",
@@ -135,34 +138,6 @@ def _echo(options: argparse.Namespace) -> int:
 
 def _accept_all(peer: Peer, request: Request) -> Response:
     return accept(request, deflate=ANY)
-
-
-def _add_explain(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("hex", nargs="*", help="the bytes in hex; none: read hex from stdin")
-    parser.add_argument(
-        "--role",
-        choices=("client", "server", "any"),
-        default="any",
-        help="who sent them: a client has to mask, a server must not",
-    )
-    parser.set_defaults(run=_explain)
-
-
-def _explain(options: argparse.Namespace) -> int:
-    """Explain bytes given in hex; return 1 if they break a rule, 2 if they are not hex."""
-    text = " ".join(options.hex) or sys.stdin.read()
-    try:
-        data = bytes.fromhex(text)
-    except ValueError as error:
-        print(f"wsproto_min: that is not hex: {error}", file=sys.stderr)
-        return 2
-    masked = {"client": True, "server": False, "any": None}[options.role]
-    dissector = Dissector(masked=masked)
-    for line in dissector.receive_data(data):
-        print(line)
-    for line in dissector.receive_eof():
-        print(line)
-    return int(dissector.failed)
 
 
 if __name__ == "__main__":

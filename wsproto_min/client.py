@@ -39,7 +39,8 @@ DEFAULT_PORTS = {"ws": 80, "wss": 443}
 _LENGTH = re.compile("[0-9]{1,9}")
 
 Trace = Callable[[Role, bytes], None]
-"""Is shown the bytes after the handshake, with the end that sent them."""
+"""Is shown the bytes as they go, with the end that sent them: each head of the handshake
+alone, then the frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +131,12 @@ def connect(
             headers=[*([] if origin is None else [("Origin", origin)]), *headers],
         )
         _set_timeout(sock, deadline)
+        if trace is not None:
+            trace(Role.CLIENT, request)
         sock.sendall(request)
         head, rest = _receive_head(sock, deadline)
+        if trace is not None:
+            trace(Role.SERVER, head + b"\r\n\r\n")
         status, fields = parse_response(head)
         if status != HTTPStatus.SWITCHING_PROTOCOLS:
             line = _first_line(sock, deadline, fields, rest)
@@ -280,7 +285,9 @@ class Client:
             return self._socket.recv(RECEIVE_SIZE)
         except (BlockingIOError, ssl.SSLWantReadError):
             raise TimeoutError("nothing came in time") from None
-        except (ConnectionError, ssl.SSLError):
+        except OSError as error:
+            if _is_deadline(error):
+                raise
             return b""
 
     def receive_data(self, data: bytes) -> None:
@@ -323,7 +330,9 @@ class Client:
             _set_timeout(self._socket, deadline)
             try:
                 self._socket.sendall(data)
-            except (ConnectionError, ssl.SSLError):
+            except OSError as error:
+                if _is_deadline(error):
+                    raise
                 return False
         return True
 
@@ -387,6 +396,11 @@ def _first_line(sock: socket.socket, deadline: float, headers: Headers, body: by
             body += data
     line = b"".join(body[:size].split(b"\n")[skipped : skipped + 1])
     return line.decode("utf-8", "replace").strip()
+
+
+def _is_deadline(error: OSError) -> bool:
+    """Return whether the socket's timeout has passed; the kernel's own says ETIMEDOUT."""
+    return isinstance(error, TimeoutError) and error.errno is None
 
 
 def _set_timeout(sock: socket.socket, deadline: float | None) -> None:

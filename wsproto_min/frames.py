@@ -73,6 +73,9 @@ class Frame(NamedTuple):
     piece holds the payload from byte `offset` on, with `missing` bytes of the
     frame still to come; a whole frame has 0 for both. `fin` is the frame's bit
     in every piece of it.
+
+        >>> Frame(Opcode.TEXT, b"lo", offset=3).length  # the last piece of "Hello"
+        5
     """
 
     opcode: Opcode
@@ -115,6 +118,17 @@ def parse_header(
 
     Returns None if the header has not arrived whole. Raises `ProtocolError` as
     soon as what has arrived cannot become a valid header any more.
+
+    Of 81 FE 01 00 the first byte has FIN and the opcode of text, the second MASK
+    and 126, so two bytes of length and four of key follow:
+
+        >>> parse_header(bytes.fromhex("81 fe 01 00"))  # the key is not here
+        >>> header = parse_header(bytes.fromhex("81 fe 01 00 37 fa 21 3d"))
+        >>> header.opcode.name, header.length, header.mask.hex(), header.size
+        ('TEXT', 256, '37fa213d', 8)
+        >>> parse_header(bytes.fromhex("83"))  # one byte is enough
+        Traceback (most recent call last):
+        wsproto_min.errors.ProtocolError: opcode 0x3 is reserved (RFC 6455, 5.2)
     """
     available = len(data) - start
     if available < 1:
@@ -183,6 +197,19 @@ class FrameDecoder:
     telling where the next frame would begin. `masked` and `rsv1_allowed` are
     those of `parse_header`; what is received and not decoded yet is in `buffer`,
     from `position` on.
+
+    A frame that comes in two reads is given out in two pieces:
+
+        >>> decoder = FrameDecoder(masked=True)
+        >>> decoder.receive_data(bytes.fromhex("81 85 37fa213d 7f9f4d"))
+        >>> frame = decoder.next_frame()
+        >>> frame.payload, frame.offset, frame.missing
+        (b'Hel', 0, 2)
+        >>> decoder.next_frame()  # nothing more yet
+        >>> decoder.receive_data(bytes.fromhex("5158"))
+        >>> frame = decoder.next_frame()
+        >>> frame.payload, frame.offset, frame.missing
+        (b'lo', 3, 0)
     """
 
     __slots__ = ("_header", "_masked", "_offset", "_rsv1_allowed", "buffer", "position")
@@ -282,6 +309,11 @@ def encode_frame(
     A client passes a fresh, unpredictable 4-byte `mask` for each frame
     (section 5.3), a server none. The caller answers for the rules on control
     frames (section 5.5); `Connection` keeps them.
+
+        >>> encode_frame(Opcode.TEXT, b"Hello", mask=bytes.fromhex("37fa213d")).hex(" ")
+        '81 85 37 fa 21 3d 7f 9f 4d 51 58'
+        >>> [encode_frame(Opcode.BINARY, bytes(size))[1] for size in (125, 126, 65536)]
+        [125, 126, 127]
     """
     first = (FIN if fin else 0) | (RSV1 if rsv1 else 0) | opcode
     mask_bit = 0 if mask is None else MASK
@@ -340,6 +372,9 @@ def encode_close(code: int, reason: str = "") -> bytes:
     A reason that does not fit into a control frame is cut between two
     characters, since the reason must be UTF-8. Raises `ValueError` for a code
     that must not be sent (section 7.4).
+
+        >>> encode_close(CloseCode.NORMAL_CLOSURE, "bye").hex(" ")
+        '03 e8 62 79 65'
     """
     if not is_sendable_close_code(code):
         raise ValueError(f"{code} may not stand in a Close frame; see RFC 6455, section 7.4")
@@ -354,6 +389,12 @@ def parse_close(payload: bytes) -> tuple[int, str]:
     An empty payload gives 1005, "no status received" (section 7.1.5). Raises
     `ProtocolError` for half a code, a code that must not be sent, or a reason
     that is not UTF-8.
+
+        >>> parse_close(bytes.fromhex("03 e8 62 79 65"))
+        (1000, 'bye')
+        >>> parse_close(bytes.fromhex("03 ed"))  # 1005 is for an API only
+        Traceback (most recent call last):
+        wsproto_min.errors.ProtocolError: close code 1005 may not be sent (RFC 6455, 7.4)
     """
     if not payload:
         return CloseCode.NO_STATUS_RCVD, ""

@@ -40,11 +40,15 @@ class Member(Protocol):
 
 
 class Outbox:
-    """What one turn has to write, until `deliver` hands each peer its bytes."""
+    """What one turn has to write, until `deliver` hands each peer its bytes.
 
-    __slots__ = ("_direct", "_groups", "_numbers")
+    `bytes_sent` is how many it has handed out so far.
+    """
+
+    __slots__ = ("_direct", "_groups", "_numbers", "bytes_sent")
 
     def __init__(self) -> None:
+        self.bytes_sent = 0
         self._numbers = count()
         # For each peer, numbered frames; the groups that have frames.
         self._direct: dict[Member, list[tuple[int, bytes]]] = {}
@@ -74,20 +78,30 @@ class Outbox:
             plain, deflated = group.joined_frames()
             only = group.only
             # A write that fails may take a peer out of its groups: hence a copy.
-            for member in list(group):
+            members = list(group)
+            others = deflations = 0  # counted where they differ, not for every member
+            for member in members:
                 if member.groups is not only or member in merged:
                     merged.setdefault(member, []).extend(group.frames_for(member))
+                    others += 1
                 elif deflated is plain or not member.takes_shared_frames:
                     member.write(plain)
                 else:
                     member.write(deflated)
+                    deflations += 1
+            plains = len(members) - others - deflations
+            self.bytes_sent += plains * len(plain) + deflations * len(deflated)
             group.clear_frames()
         for member, frames in merged.items():
             if len(frames) == 1:
-                member.write(frames[0][1])
-            elif frames:  # not so for one to whom only its own messages went
+                data = frames[0][1]
+            elif frames:
                 frames.sort()  # no two numbers are equal, so frames are never compared
-                member.write(b"".join([frame for _, frame in frames]))
+                data = b"".join([frame for _, frame in frames])
+            else:  # one to whom only its own messages went
+                continue
+            self.bytes_sent += len(data)
+            member.write(data)
 
 
 class Group:

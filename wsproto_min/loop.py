@@ -40,6 +40,7 @@ class Loop:
         self._deadlines: list[tuple[float, int, Callable[[], None]]] = []
         self._tie_break = count()
         self._calls: deque[Callable[[], None]] = deque()
+        self.woke_at = 0.0  # when the last turn had waited, by the monotonic clock
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
@@ -90,7 +91,9 @@ class Loop:
         timeout = None
         if self._deadlines:
             timeout = max(0.0, self._deadlines[0][0] - time.monotonic())
-        for key, events in self._selector.select(timeout):
+        ready = self._selector.select(timeout)
+        self.woke_at = time.monotonic()
+        for key, events in ready:
             key.data.on_ready(events)
         for _ in range(len(self._calls)):
             self._calls.popleft()()

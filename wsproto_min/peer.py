@@ -19,6 +19,7 @@ from enum import IntEnum
 from http import HTTPStatus
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
+from weakref import ref
 
 from wsproto_min.backlog import Backlog
 from wsproto_min.codes import CloseCode
@@ -35,7 +36,7 @@ from wsproto_min.tls import TLSSocket
 RECEIVE_SIZE = 1 << 16
 
 # For whatever goes wrong in the application before there is a connection.
-_FAULT = error_response(HandshakeError(500, "the server has a fault"))
+_FAULT = HandshakeError(500, "the server has a fault")
 
 # Pings go out together, at multiples of so many seconds: a turn for each of 10,000
 # peers' Ping and one for each Pong would cost half as much again.
@@ -64,6 +65,10 @@ _CONNECTED, _DISCONNECTED = State.OPEN, State.CLOSED
 _MESSAGE = (str, bytes)
 
 
+def _ignore(peer: Peer) -> None:
+    pass
+
+
 @dataclass(slots=True)
 class Service:
     """What all peers of one server share; `Server` documents the options."""
@@ -79,10 +84,13 @@ class Service:
     compress_from: int = DEFAULT_COMPRESS_FROM
     ping_interval: float | None = None
     ping_timeout: float = 20.0
+    on_accept: Callable[[Peer], None] = _ignore
     loop: Loop = field(default_factory=Loop)
     outbox: Outbox = field(default_factory=Outbox)
     peers: set[Peer] = field(default_factory=set)  # all that have a socket
     left: list[Peer] = field(default_factory=list)  # of which the application is to be told
+    gone: list[Peer] = field(default_factory=list)  # the same, when the socket is closed
+    bytes_received: int = 0
 
 
 class Peer:
@@ -90,11 +98,13 @@ class Peer:
 
     `address` is the peer's "host:port"; `state` is the application's, which
     may keep there whatever it likes; `connection` is None until the handshake
-    is done, and so is `subprotocol` if none was chosen. `latency` is what the
-    last Ping and its Pong took, in seconds, None before.
+    is done, and so is `subprotocol` if none was chosen. `refusal` is why the
+    handshake was refused, if it was. `latency` is what the last Ping and its
+    Pong took, in seconds, None before.
     """
 
     __slots__ = (
+        "__weakref__",
         "_alarm",
         "_backlog",
         "_due",
@@ -114,6 +124,7 @@ class Peer:
         "connection",
         "groups",
         "latency",
+        "refusal",
         "state",
         "subprotocol",
     )
@@ -123,6 +134,7 @@ class Peer:
         self.state: Any = None
         self.connection: Connection | None = None
         self.subprotocol: str | None = None
+        self.refusal: HandshakeError | None = None
         self.latency: float | None = None
         self.groups: tuple[Group, ...] = ()
         self._service = service
@@ -142,6 +154,7 @@ class Peer:
         service.peers.add(self)
         service.loop.register(sock, EVENT_READ, self)
         self._set_deadline(service.open_timeout)
+        self._call(service.on_accept)
 
     # What the application may call.
 
@@ -154,6 +167,11 @@ class Peer:
     def takes_shared_frames(self) -> bool:
         """Whether frames compressed for a whole group may be sent to it."""
         return self.connection is not None and self.connection.takes_shared_frames
+
+    @property
+    def queued(self) -> int:
+        """How many bytes wait until the socket takes them."""
+        return 0 if self._backlog is None else self._backlog.size
 
     def send(self, message: str | bytes) -> None:
         """Send a text or binary message when the turn ends; nothing if not open."""
@@ -202,6 +220,7 @@ class Peer:
             if self._events:
                 self._service.loop.unregister(self._socket)
             self._service.peers.discard(self)
+            self._service.gone.append(self)
             self._socket.close()
 
     # What the loop and the outbox call.
@@ -291,6 +310,7 @@ class Peer:
     def _receive(self, data: bytes) -> None:
         """Hand received bytes to whoever reads at this stage."""
         self._heard = True
+        self._service.bytes_received += len(data)
         if self._stage is _HANDSHAKE:
             self._receive_head(data)
         elif self.connection is not None and self._stage is not _ENDING:
@@ -310,10 +330,10 @@ class Peer:
             head_only = request.method == "HEAD"
             response = self._service.on_request(self, request)
         except HandshakeError as error:
-            response = error_response(error)
+            response = self._refuse(error)
         except Exception:
             logger.exception("on_request failed")
-            response = _FAULT
+            response = self._refuse(_FAULT)
         if self._stage is _GONE:  # aborted in on_request
             return
         self._answer(response, head_only=head_only)
@@ -321,6 +341,11 @@ class Peer:
             self._call(self._service.on_open)
             if rest and self.connection is not None:
                 self._act_on(self.connection, self.connection.receive_data(rest))
+
+    def _refuse(self, error: HandshakeError) -> Response:
+        """Return the answer to a handshake that cannot be completed."""
+        self.refusal = error.with_traceback(None)  # which would keep this peer alive
+        return error_response(error)
 
     def _answer(self, response: Response, *, head_only: bool = False) -> None:
         """Send the answer to the handshake; 101 opens the connection, others end it."""
@@ -330,7 +355,7 @@ class Peer:
             agreed = agreement(response)
         except Exception:
             logger.exception("on_request gave what cannot be sent")
-            response = _FAULT
+            response = self._refuse(_FAULT)
             data = response.encode(head_only=head_only)
         if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
             self.subprotocol = agreed.subprotocol
@@ -439,7 +464,7 @@ class Peer:
             self._end_stream()
 
     def _set_deadline(self, seconds: float | None) -> None:
-        """Let `_ring` act in so many seconds, None for never, instead of when it was to.
+        """Let `ring` act in so many seconds, None for never, instead of when it was to.
 
         A peer has at most one alarm that matters: moving the deadline back
         costs nothing, the alarm finds it when it rings.
@@ -453,9 +478,9 @@ class Peer:
             self._due -= self._due % min(_PING_TICK, seconds / 8)
         if self._due < self._alarm:
             self._alarm = self._due
-            self._service.loop.call_later(self._due - now, self._ring)
+            self._service.loop.call_later(self._due - now, _Alarm(self))
 
-    def _ring(self) -> None:
+    def ring(self) -> None:
         """Act if the deadline has passed; if it has moved, set the alarm anew."""
         self._alarm = math.inf
         remaining = self._due - time.monotonic()
@@ -465,7 +490,7 @@ class Peer:
             self._set_deadline(remaining)
         elif self._stage is _HANDSHAKE and _can_answer(self._socket):
             reason = f"the request did not arrive within {self._service.open_timeout:g} s"
-            self._answer(error_response(HandshakeError(HTTPStatus.REQUEST_TIMEOUT, reason)))
+            self._answer(self._refuse(HandshakeError(HTTPStatus.REQUEST_TIMEOUT, reason)))
         elif self._stage is _OPEN:
             self._keep_alive()
         else:
@@ -492,6 +517,17 @@ class Peer:
         connection.ping(_PING_PAYLOAD.pack(self._pinged))
         self._post_outgoing(connection)
         self._set_deadline(self._service.ping_timeout)
+
+
+class _Alarm(ref[Peer]):
+    """Rings for a peer when it is called; one who is gone by then it has not held."""
+
+    __slots__ = ()
+
+    def __call__(self) -> None:
+        peer = super().__call__()
+        if peer is not None:
+            peer.ring()
 
 
 def _can_answer(sock: socket.socket | TLSSocket) -> bool:

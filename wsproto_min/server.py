@@ -19,6 +19,7 @@ import os
 import socket
 import ssl
 import stat
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -38,6 +39,8 @@ BACKLOG = 1024
 ACCEPTS_PER_TURN = 64
 # Without descriptors or memory, accepting is retried after this many seconds.
 ACCEPT_PAUSE = 0.5
+# What an HTTP client has left, in seconds, to take its answer when all peers have gone.
+LAST_ANSWERS = 1.0
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 logger = logging.getLogger("wsproto_min")
@@ -61,8 +64,13 @@ class Server:
       `accept`, by default with `WITHOUT_TAKEOVER`) opens the connection, any
       other is sent and the connection closed. May raise `HandshakeError`.
     - `on_open(peer)` and `on_close(peer)`: once each, in this order.
+    - `on_accept(peer)` and `on_gone(peer)`: when its socket has been accepted,
+      before anything is read (`peer.abort()` turns it away), and when it is
+      closed; for every peer, one that never opens included.
     - `on_turn_end()`: after all that was ready has been read, before what was
       sent in the turn goes out; the place to act on a turn's messages together.
+    - `on_turn_done(seconds)`: after all that, with the time that the turn took
+      since it had something to do.
 
     Limits: `max_message_size` bytes and `max_fragments` for what a peer sends
     in one message (see `MessageAssembler`); `max_queue` bytes that may wait for
@@ -83,7 +91,10 @@ class Server:
         on_request: Callable[[Peer, Request], Response] | None = None,
         on_open: Callable[[Peer], None] = _ignore,
         on_close: Callable[[Peer], None] = _ignore,
+        on_accept: Callable[[Peer], None] = _ignore,
+        on_gone: Callable[[Peer], None] = _ignore,
         on_turn_end: Callable[[], None] = _ignore,
+        on_turn_done: Callable[[float], None] | None = None,
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         max_fragments: int | None = None,
         max_queue: int = 4 << 20,
@@ -96,6 +107,7 @@ class Server:
         self._service = Service(
             on_request=on_request or _accept,
             on_open=on_open,
+            on_accept=on_accept,
             on_message=on_message,
             max_message_size=max_message_size,
             max_fragments=max_fragments,
@@ -108,7 +120,9 @@ class Server:
         )
         self._loop = self._service.loop
         self._on_close = on_close
+        self._on_gone = on_gone
         self._on_turn_end = on_turn_end
+        self._on_turn_done = on_turn_done
         self._listeners: list[Listener] = []
         self._stopping = False
 
@@ -116,6 +130,16 @@ class Server:
     def peers(self) -> frozenset[Peer]:
         """Every peer with a socket, those in a handshake included."""
         return frozenset(self._service.peers)
+
+    @property
+    def bytes_received(self) -> int:
+        """How many bytes have come from all peers so far, TLS taken off."""
+        return self._service.bytes_received
+
+    @property
+    def bytes_sent(self) -> int:
+        """How many have gone to all peers' sockets, or to the queues before them."""
+        return self._service.outbox.bytes_sent
 
     def group(self) -> Group:
         """Return a new, empty group of this server's peers."""
@@ -182,29 +206,42 @@ class Server:
             while not (self._stopping and not self._service.peers):
                 self._loop.turn()
                 self._end_turn()
+                if self._on_turn_done is not None:
+                    self._call(self._on_turn_done, time.monotonic() - self._loop.woke_at)
+                if self._stopping and self._listeners and not self._has_connections():
+                    self._begin_stop(LAST_ANSWERS, accepting=False)
         finally:
             self._close_listeners()
             for peer in self.peers:
                 peer.abort()
             self._loop.close()
 
-    def stop(self, grace: float = 1.0) -> None:
+    def stop(self, grace: float = 1.0, *, accepting: bool = False) -> None:
         """Make `run` return; any thread or signal handler may ask for it.
 
         Nobody is accepted any more, peers are sent Close 1001 after what they
-        were sent before, and whoever has not answered in `grace` seconds is cut.
+        were sent before, and whoever has not answered in `grace` seconds is cut;
+        called again, it can only end earlier. While `accepting`, sockets are
+        accepted until the last peer has gone, for `on_request` to refuse them.
         """
-        self._loop.call_soon_threadsafe(lambda: self._begin_stop(grace))
+        self._loop.call_soon_threadsafe(lambda: self._begin_stop(grace, accepting))
 
-    def _begin_stop(self, grace: float) -> None:
+    def _begin_stop(self, grace: float, accepting: bool) -> None:
         if not self._stopping:
             self._stopping = True
+            self._service.close_timeout = grace  # all of it, to take what is queued
+        if not accepting:
             self._close_listeners()
-            for peer in self.peers:
+        for peer in self.peers:
+            if peer.connection is not None or not accepting:
                 peer.go_away("the server is stopping")
-            self._loop.call_later(grace, self._abort_all)
+        self._loop.call_later(grace, self._abort_all)
+
+    def _has_connections(self) -> bool:
+        return any(peer.connection is not None for peer in self._service.peers)
 
     def _abort_all(self) -> None:
+        self._close_listeners()
         for peer in self.peers:
             peer.abort()
 
@@ -218,9 +255,12 @@ class Server:
             left, self._service.left = self._service.left, []
             for peer in left:
                 self._call(self._on_close, peer)
+            gone, self._service.gone = self._service.gone, []
+            for peer in gone:
+                self._call(self._on_gone, peer)
             self._call(self._on_turn_end)
             self._service.outbox.deliver()
-            if not self._service.left:  # nobody was lost in writing
+            if not self._service.left and not self._service.gone:  # nobody was lost in writing
                 return
 
     def _call(self, callback: Callable[..., None], *arguments: object) -> None:

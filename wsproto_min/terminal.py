@@ -12,26 +12,32 @@ from selectors import EVENT_READ, SelectSelector
 
 from wsproto_min.client import Client
 from wsproto_min.connection import Role
+from wsproto_min.drawing import trace
 from wsproto_min.errors import ConnectionClosed, ProtocolError
-from wsproto_min.explain import Dissector, printable
+from wsproto_min.explain import Dissector
+from wsproto_min.heads import Opening
+from wsproto_min.text import printable
 
 READ_SIZE = 1 << 16
 
 
 class Tracer:
-    """Prints every frame both ways as `explain` would."""
+    """Prints the handshake and every frame both ways, as `explain` would in short."""
 
     def __init__(self) -> None:
+        opening = Opening()
         self._dissectors = {
-            Role.CLIENT: Dissector(masked=True),
-            Role.SERVER: Dissector(masked=False),
+            # How much the server takes is not known.
+            Role.CLIENT: Dissector(Role.CLIENT, opening=opening, max_message_size=1 << 40),
+            Role.SERVER: Dissector(Role.SERVER, opening=opening),
         }
 
     def __call__(self, sender: Role, data: bytes) -> None:
         """Explain bytes that `sender` sent."""
         arrow = ">" if sender is Role.CLIENT else "<"
-        for line in self._dissectors[sender].receive_data(data):
-            print(f"{arrow} {line}", flush=True)
+        for seen in self._dissectors[sender].receive_data(data):
+            for line in trace(seen):
+                print(f"{arrow} {line}", flush=True)
 
 
 def converse(client: Client, standard_input: int) -> int:

@@ -127,12 +127,13 @@ def serving(program: Program) -> Iterator[tuple[int, int]]:
     if not program.is_there():
         raise Absent(program.missing)
     _allow_descriptors()
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             program.command,
             cwd=directory,
             env=_environment(),
             stdout=subprocess.PIPE,
+            stderr=errors,
             text=True,
         )
         with process:
@@ -146,6 +147,11 @@ def serving(program: Program) -> Iterator[tuple[int, int]]:
                 yield process.pid, int(address[1])
             finally:
                 process.terminate()
+                process.wait()
+                errors.seek(0)
+                for line in errors:
+                    if " info connection " not in line:  # chatd's line for each that ends
+                        sys.stderr.write(line)
 
 
 def _environment() -> dict[str, str]:

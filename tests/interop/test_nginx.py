@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from chatd.app import Chat
-from chatd.log import MEMORY, SQLiteLog
 from chatd.proxy import Proxy, parse_proxy
+from chatd.sqlite import MEMORY, SQLiteLog
 from tests.interop.support import chatd_on
 from tests.needs import need
 from tests.support import PATIENCE, ROOT, Address, daemon, exchange, poll, serving

@@ -52,6 +52,8 @@ class Wire:
         self.fragments = 0
 
     def __call__(self, sender: Role, data: bytes) -> None:
+        if data.startswith((b"GET ", b"HTTP/")):
+            return  # the handshake, whose heads come by themselves
         decoder = self._decoders[sender]
         decoder.receive_data(data)
         while (frame := decoder.next_frame()) is not None:

@@ -1,0 +1,161 @@
+"""What the daemon writes about itself on standard error: a line an event.
+
+Lines are made where the event is and written by a thread of their own: who
+reads them, and how slowly, is not to be felt in the chat. When too many wait,
+some are left out, and a line says how many.
+
+Whatever came from the network stands in a line with its control characters
+escaped. Messages, and tokens, are not in any.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from queue import Full, Queue
+from typing import Any, TextIO
+
+# Lines that may wait to be written.
+MAX_WAITING = 10_000
+# Seconds that the end of the process waits for the last lines to be read.
+LAST_LINES = 1.0
+
+Fields = Mapping[str, object]
+
+
+def fields(**values: object) -> dict[str, Fields]:
+    """Return what `extra` of a logging call is to be, for a line with these fields."""
+    return {"fields": values}
+
+
+class Text(logging.Formatter):
+    """`2026-01-31T12:00:00.000Z info what happened, key=value key="a value"`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as a line; a traceback has more."""
+        words = [_time(record), record.levelname.lower(), escape(record.getMessage())]
+        words += [f"{name}={_quote(value)}" for name, value in _fields(record).items()]
+        line = " ".join(words)
+        if record.exc_info:
+            trace = self.formatException(record.exc_info)
+            line = "\n".join([line, *map(escape, trace.split("\n"))])
+        return line
+
+
+class Json(logging.Formatter):
+    """One JSON object a line: `time`, `level`, `message` and the fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as a line."""
+        told = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            told["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(told, default=str)
+
+
+FORMATS = {"text": Text, "json": Json}
+
+
+class Writer(logging.Handler):
+    """Writes lines to a stream, in a thread; `close` waits a little for the last."""
+
+    def __init__(self, stream: TextIO, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self._stream = stream
+        self._lines: Queue[str] = Queue(MAX_WAITING)
+        self._lost = 0
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Have a record written, or count it if too many wait."""
+        line = self._line(record)
+        try:
+            self._tell_lost()
+            self._lines.put_nowait(line)
+        except Full:
+            self._lost += 1
+
+    def close(self) -> None:
+        """Stop, once what waits is written or `LAST_LINES` seconds are over."""
+        if not self._closing.is_set():
+            self._closing.set()
+            with suppress(Full):
+                self._tell_lost()
+                self._lines.put_nowait("")  # wakes the thread
+            self._thread.join(LAST_LINES)
+        super().close()
+
+    def _run(self) -> None:
+        while not (self._closing.is_set() and self._lines.empty()):
+            line = self._lines.get()
+            with suppress(OSError, ValueError):  # whoever read them has gone
+                self._stream.write(line)
+                self._stream.flush()
+
+    def _tell_lost(self) -> None:
+        """Say in their place how many lines are missing."""
+        if self._lost:
+            about = f"{self._lost} lines were left out: nobody read those before them"
+            record = logging.makeLogRecord({"msg": about, "levelname": "WARNING"})
+            self._lines.put_nowait(self._line(record))
+            self._lost = 0
+
+    def _line(self, record: logging.LogRecord) -> str:
+        return f"{self.format(record)}\n"
+
+
+@contextmanager
+def writing(stream: TextIO, form: str) -> Iterator[None]:
+    """Write what is logged to a stream, as `text` or `json`, while the block runs."""
+    root = logging.getLogger()
+    writer = Writer(stream, FORMATS[form]())
+    before = root.level
+    root.addHandler(writer)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
+        root.removeHandler(writer)
+        writer.close()
+
+
+def escape(text: str) -> str:
+    r"""Return text with all that does not print escaped, as a line break or a colour.
+
+    >>> escape("red" + chr(27) + "[31m")
+    'red\\x1b[31m'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _quote(value: object) -> str:
+    """Return a value as it stands behind `=`: in quotation marks unless it is a word."""
+    text = str(value)
+    if text and text.isascii() and not any(c in ' "=\\' or not c.isprintable() for c in text):
+        return text
+    return json.dumps(text)
+
+
+def _fields(record: logging.LogRecord) -> Fields:
+    found: Any = getattr(record, "fields", {})
+    return found if isinstance(found, Mapping) else {}
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

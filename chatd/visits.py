@@ -1,0 +1,116 @@
+"""Each connection from its socket's first moment to its last: admitted, counted, noted.
+
+The log line of a connection says where it came from, what it used and how it
+ended; never what was said, nor anything that a token might stand in, such as
+the target of a request.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from http import HTTPStatus
+
+from chatd.caps import Caps, Place, Refused
+from chatd.journal import fields
+from chatd.metrics import Metrics
+from chatd.proxy import Proxy, client_address
+from wsproto_min import Close, CloseCode, Peer, Request
+
+# Rooms that a line names.
+MAX_NAMED_ROOMS = 8
+
+logger = logging.getLogger("chatd")
+
+
+class Visit:
+    """A connection as the caps and the log line know it."""
+
+    __slots__ = ("asked", "place", "since")
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.since = time.monotonic()
+        self.asked = False  # its request has come
+
+
+class Visits:
+    """Lets connections in as far as the caps allow, and notes how they end.
+
+    While `draining`, nobody is let in.
+    """
+
+    def __init__(self, caps: Caps, metrics: Metrics, trusted: Sequence[Proxy]) -> None:
+        self.draining = False
+        self._caps = caps
+        self._metrics = metrics
+        self._trusted = trusted
+
+    def arrive(self, peer: Peer) -> Visit | None:
+        """Return the visit of a peer just accepted; None if it was turned away."""
+        place = self._caps.enter(peer.address)
+        if place is None:
+            self._metrics.refused["none", "no_spare_place"] += 1
+            peer.abort()
+            return None
+        return Visit(place)
+
+    def identify(self, visit: Visit, peer: Peer, request: Request) -> None:
+        """Note that a request has come, and the address of the client that it names."""
+        visit.asked = True
+        peer.address = client_address(peer.address, request.headers, self._trusted)
+
+    def admit(self, visit: Visit, peer: Peer) -> None:
+        """Give a peer a place of its own, where its address counts. Raises `Refused`."""
+        if self.draining:
+            raise Refused("draining", "the server is stopping; try again when it is back")
+        visit.place = self._caps.move(visit.place, peer.address)
+        if visit.place.refused is not None:
+            raise visit.place.refused
+
+    def depart(self, visit: Visit, peer: Peer, mode: str, rooms: Sequence[str]) -> None:
+        """Count and note how a connection has ended."""
+        self._caps.leave(visit.place)
+        refusal = peer.refusal
+        if peer.connection is not None:
+            code, by, why = how_it_ended(peer)
+            self._metrics.count_close(code, by)
+            more = ["..."] if len(rooms) > MAX_NAMED_ROOMS else []
+            told = fields(
+                address=peer.address,
+                mode=mode,
+                room=",".join([*rooms[:MAX_NAMED_ROOMS], *more]),
+                seconds=round(time.monotonic() - visit.since, 3),
+                code=code,
+                by=by,
+                why=why,
+            )
+            logger.info("connection ended", extra=told)
+        elif refusal is not None:
+            reason = HTTPStatus(refusal.status).name.lower()
+            if isinstance(refusal, Refused):
+                reason = refusal.cause
+            self._metrics.refused[str(refusal.status), reason] += 1
+            told = fields(
+                address=peer.address,
+                seconds=round(time.monotonic() - visit.since, 3),
+                status=int(refusal.status),
+                why=refusal.reason,
+            )
+            logger.info("connection refused", extra=told)
+        elif not visit.asked:
+            self._metrics.refused["none", "no_request"] += 1
+
+
+def how_it_ended(peer: Peer) -> tuple[int, str, str]:
+    """Return the close code of a connection, who ended it (peer, server or lost) and why."""
+    connection = peer.connection
+    assert connection is not None
+    sent, received = connection.close_sent, connection.close_received
+    # The answer to a Close repeats its code and gives no reason.
+    if received is not None and sent == Close(received.code):
+        return received.code, "peer", received.reason
+    if sent is not None:
+        return sent.code, "server", sent.reason
+    return CloseCode.ABNORMAL_CLOSURE, "lost", "the stream ended without a Close frame"

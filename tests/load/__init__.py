@@ -1,0 +1,1 @@
+"""Load, faults and attack against the real daemon: `pytest -rP tests/load` prints figures."""

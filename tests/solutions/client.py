@@ -1,0 +1,32 @@
+"""A client in thirty lines that answers Pings: `client.py URL` says Hello, once."""
+
+import base64
+import os
+import socket
+import sys
+from urllib.parse import urlsplit
+
+from wsproto_min import FrameDecoder, HeadBuffer, Opcode, encode_frame, upgrade_request
+
+url = urlsplit(sys.argv[1])
+key = base64.b64encode(os.urandom(16)).decode()
+head, decoder, message = HeadBuffer(), FrameDecoder(masked=False), b""
+
+with socket.create_connection((url.hostname or "", url.port or 80), 10) as sock:
+    sock.sendall(upgrade_request(url.netloc, url.path, key))
+    while (whole := head.receive_data(sock.recv(4096))) is None:
+        pass
+    decoder.receive_data(whole[1])
+    sock.sendall(encode_frame(Opcode.TEXT, b"Hello", mask=os.urandom(4)))
+    while True:
+        while (frame := decoder.next_frame()) is None:
+            decoder.receive_data(sock.recv(4096))
+        if frame.opcode is Opcode.CLOSE:
+            break
+        if frame.opcode is Opcode.PING:
+            sock.sendall(encode_frame(Opcode.PONG, frame.payload, mask=os.urandom(4)))
+        if not frame.opcode.is_control:
+            message += frame.payload
+            if frame.fin and not frame.missing:
+                print(message.decode())
+                sock.sendall(encode_frame(Opcode.CLOSE, b"\x03\xe8", mask=os.urandom(4)))
