@@ -25,7 +25,6 @@ from wsproto_min import (
     Close,
     Connection,
     Deflate,
-    Dissector,
     Event,
     FrameDecoder,
     MessageAssembler,
@@ -37,6 +36,9 @@ from wsproto_min import (
     State,
     parse_close,
 )
+from wsproto_min.drawing import conclude, draw
+from wsproto_min.explain import Dissector
+from wsproto_min.text import plain
 
 AGREED = (None, WITHOUT_TAKEOVER, ANY)
 # Longer inputs take the reference decoder too long.
@@ -80,9 +82,8 @@ def check(data: bytes) -> None:
         pongs = [event.payload for event in understood.events if isinstance(event, Pong)]
         assert pongs == [event.payload for event in whole.events if isinstance(event, Ping)]
     else:
-        dissector = Dissector(masked=role is Role.SERVER)
-        lines = [*dissector.receive_data(received), *dissector.receive_eof()]
-        assert all(line.isprintable() for line in lines)
+        sender = Role.CLIENT if role is Role.SERVER else Role.SERVER
+        assert explained(sender, cut(received, size)) == explained(sender, [received])
 
 
 def by_connection(
@@ -130,6 +131,17 @@ def by_parts(role: Role, agreed: Deflate | None, received: bytes) -> Outcome:
     except ProtocolError as error:
         return Outcome(events, error.code, error.reason)
     return Outcome(events, None, None)
+
+
+def explained(sender: Role, pieces: Sequence[bytes]) -> list[str]:
+    """Return what a person is told of the pieces, which must be fit for a terminal."""
+    dissector = Dissector(sender)
+    seen = [each for piece in pieces for each in dissector.receive_data(piece)]
+    seen += dissector.receive_eof()
+    lines = [line for each in seen for line in draw(each, plain)]
+    lines += conclude(dissector.verdict)
+    assert all(line.isprintable() for line in lines)
+    return lines
 
 
 def check_against_reference(role: Role, received: bytes) -> None:
