@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,10 +22,15 @@ from typing import Any, TextIO
 
 # Lines that may wait to be written.
 MAX_WAITING = 10_000
+# Seconds for which lines gather before they are written together.
+GATHER = 0.1
 # Seconds that the end of the process waits for the last lines to be read.
 LAST_LINES = 1.0
 
 Fields = Mapping[str, object]
+
+# What needs no quotation marks: printable ASCII but space, quotation mark, = and backslash.
+_WORD = re.compile(r"[!#-<>-\[\]-~]+")
 
 
 def fields(**values: object) -> dict[str, Fields]:
@@ -99,9 +105,12 @@ class Writer(logging.Handler):
 
     def _run(self) -> None:
         while not (self._closing.is_set() and self._lines.empty()):
-            line = self._lines.get()
+            lines = [self._lines.get()]
+            # To take turns with this thread for each of many lines would slow the loop.
+            self._closing.wait(GATHER)
+            lines += [self._lines.get_nowait() for _ in range(self._lines.qsize())]
             with suppress(OSError, ValueError):  # whoever read them has gone
-                self._stream.write(line)
+                self._stream.write("".join(lines))
                 self._stream.flush()
 
     def _tell_lost(self) -> None:
@@ -146,9 +155,7 @@ def escape(text: str) -> str:
 def _quote(value: object) -> str:
     """Return a value as it stands behind `=`: in quotation marks unless it is a word."""
     text = str(value)
-    if text and text.isascii() and not any(c in ' "=\\' or not c.isprintable() for c in text):
-        return text
-    return json.dumps(text)
+    return text if _WORD.fullmatch(text) else json.dumps(text)
 
 
 def _fields(record: logging.LogRecord) -> Fields:

@@ -9,6 +9,7 @@ is not a trusted proxy's may be made up.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Literal
 
@@ -81,6 +82,7 @@ def _parse_entry(text: str) -> IPv4Address | IPv6Address | None:
     return None if "%" in text else _parse_host(text)
 
 
+@lru_cache(1024)
 def _parse_host(text: str) -> IPv4Address | IPv6Address | None:
     """Return an address, one of IPv4 in its own form even if it came in IPv6's."""
     try:

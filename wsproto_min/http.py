@@ -30,15 +30,17 @@ class Headers:
     `fields` are pairs of a name, here in lower case, and a value.
     """
 
-    __slots__ = ("fields",)
+    __slots__ = ("_values", "fields")
 
     def __init__(self, fields: Sequence[tuple[str, str]] = ()) -> None:
         self.fields = tuple((name.lower(), value) for name, value in fields)
+        self._values: dict[str, list[str]] = {}
+        for name, value in self.fields:
+            self._values.setdefault(name, []).append(value)
 
     def values(self, name: str) -> list[str]:
         """Return every value of a field, in order."""
-        name = name.lower()
-        return [value for field, value in self.fields if field == name]
+        return list(self._values.get(name.lower(), ()))
 
     def get(self, name: str) -> str | None:
         """Return a field's only value, or None if it is absent.
