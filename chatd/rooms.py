@@ -76,7 +76,8 @@ class Room:
         free = seat is None or (seat.member is None and (proven or seat.reserved_until <= now))
         if seat is None or free:
             seat = self._seats[key] = Seat(name, secrets.token_urlsafe(16), None)
-        elif session is None or not secrets.compare_digest(seat.session, session):
+        # As bytes, for what a client calls a session may be any text.
+        elif session is None or not secrets.compare_digest(seat.session.encode(), session.encode()):
             raise NameTaken(name)
         former, seat.member = seat.member, member
         if former is None:

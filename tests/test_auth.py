@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -54,6 +55,13 @@ def test_a_token_grants_what_it_was_issued_for(
     assert shared.check(token, NOW) == Invitation(name, tuple(rooms))
 
 
+def test_a_token_is_as_short_as_its_fields_allow(invitations: Invitations) -> None:
+    payload, _, _ = invitations.issue("Ann", ["a", "b"], 1.0, NOW).partition(".")
+    fields = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
+    assert b" " not in fields
+    assert b"=" not in payload.encode()
+
+
 def test_rooms_limit_an_invitation_and_none_stands_for_all() -> None:
     assert Invitation("Ann", ("a", "b")).admits("a")
     assert not Invitation("Ann", ("a", "b")).admits("A")
@@ -94,9 +102,22 @@ def test_a_token_of_another_secret_is_refused(invitations: Invitations, tmp_path
     assert "not genuine" in reason(invitations, token)
 
 
+def test_the_reasons_say_what_to_do(invitations: Invitations) -> None:
+    token = invitations.issue("Ann", [], 1, NOW)
+    asked = [(None, NOW), ("x", NOW), (token, NOW + DAY), (token, NOW)]
+    invitations.revoke("Ann", NOW)
+    assert [reason(invitations, *each) for each in asked] == [
+        "this chat is by invitation only; open the link that you were sent",
+        "the invitation is not genuine; ask for a new link",
+        "the invitation has expired; ask for a new link",
+        "the invitation was revoked; ask whoever runs this chat",
+    ]
+
+
 def test_it_expires_at_its_second(invitations: Invitations) -> None:
     token = invitations.issue("Ann", [], 2, NOW)
     invitations.check(token, NOW + 2 * DAY - 0.001)
+    invitations.check(invitations.issue("Ann", [], 2, 0.0), 1.0)  # where no clock was set
     assert "expired" in reason(invitations, token, NOW + 2 * DAY)
 
 
@@ -115,6 +136,27 @@ def test_what_was_issued_until_then_is_void_for_the_name_in_any_case_and_for_nob
     invitations.revoke("Ben", NOW + 5)
     assert "revoked" in reason(invitations, ann, NOW + 6), "the second undid the first"
     assert "revoked" in reason(invitations, ben, NOW + 6)
+
+
+def test_the_list_of_the_revoked_is_read_again_only_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invitations = Invitations(tmp_path)
+    token = invitations.issue("Ann", [], 7, NOW)
+    reads = []
+    read_text = Path.read_text
+
+    def counted(path: Path) -> str:
+        reads.append(path)
+        return read_text(path)
+
+    monkeypatch.setattr(Path, "read_text", counted)
+    for changes in (1, 2):
+        Invitations(tmp_path).revoke("Ben", NOW + changes)
+        reads.clear()
+        for _ in range(3):
+            invitations.check(token, NOW)
+        assert len(reads) == 1
 
 
 def test_what_another_process_revokes_is_seen_at_once(tmp_path: Path) -> None:

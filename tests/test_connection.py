@@ -620,6 +620,19 @@ def test_closing_twice_sends_one_close(role: Role) -> None:
 
 
 @BOTH_ROLES
+def test_what_is_not_given_is_empty(role: Role) -> None:
+    connection = Connection(role)
+    connection.ping()
+    connection.pong()
+    connection.fail(1011)
+    assert said(connection) == [
+        (Opcode.PING, b""),
+        (Opcode.PONG, b""),
+        (Opcode.CLOSE, close_payload(1011)),
+    ]
+
+
+@BOTH_ROLES
 def test_closing_with_1005_sends_a_close_without_a_payload(role: Role) -> None:
     connection = Connection(role)
     connection.close(CloseCode.NO_STATUS_RCVD)

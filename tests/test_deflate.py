@@ -325,6 +325,20 @@ def test_a_window_of_256_bytes_is_never_left() -> None:
     deflater = Deflater(takeover=True, window_bits=8)
     far = [deflater.compress(patterned(251)), deflater.compress(patterned(251))]
     assert len(far[1]) > 200, "the second message refers to the first"
+    assert len(Deflater(window_bits=8).compress(b"Hello" * 50)) > 50, "a message refers to itself"
+
+
+@pytest.mark.parametrize("server", [False, True])
+def test_where_the_context_is_taken_over_a_message_said_again_is_smaller(server: bool) -> None:
+    deflater = Deflate().deflater(server=server)
+    assert [len(deflater.compress(b"Hello")) for _ in range(2)] == [7, 5]
+
+
+@pytest.mark.parametrize("bits", range(9, 16))
+def test_the_quickest_level_is_used(bits: int) -> None:
+    compressor = zlib.compressobj(1, wbits=-bits)
+    quick = compressor.compress(FAR) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    assert Deflater(window_bits=bits).compress(FAR) == quick[:-4]
 
 
 def test_a_larger_window_finds_what_is_further_back() -> None:
@@ -421,6 +435,21 @@ def test_the_final_blocks_of_a_message_are_counted_and_one_too_many_is_1008() ->
     )
 
 
+def test_a_block_after_a_final_one_may_not_refer_to_before_the_beginning() -> None:
+    # "H", then "Hello" from five bytes back
+    reference = bytes.fromhex("f2 00 11 00 00")
+    assert inflated(Inflater(), stored(b"abcd", final=True) + reference) == b"abcdHabcd"
+    result, error = fault(stored(b"abc", final=True) + reference)
+    assert (result, error.code) == (b"abcH", 1007)
+
+
+@pytest.mark.parametrize("limit", range(8))
+def test_final_blocks_expand_to_the_limit_and_a_byte_together(limit: int) -> None:
+    payload = stored(b"abc", final=True) + stored(b"def", final=True) + stored(b"ghi") + b"\0"
+    result, error = Inflater().inflate(payload, limit, last=True)
+    assert (result, error) == (b"abcdefghi"[: limit + 1], None)
+
+
 # Bad data and the budget
 
 
@@ -441,6 +470,14 @@ def test_what_is_not_deflate_data_is_1007_and_what_came_before_it_is_told(
     assert result[: len(before)] == before
     assert error.code == 1007
     assert error.reason == "a compressed message is not deflate data (RFC 7692, 7.2.2)"
+
+
+@pytest.mark.parametrize("limit", [0, 1, 100, 999, 1000, 1001])
+def test_before_a_fault_too_a_byte_over_the_limit_is_all_that_is_expanded(limit: int) -> None:
+    compressor = zlib.compressobj(wbits=-15)
+    good = compressor.compress(b"x" * 1000) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    result, _ = Inflater().inflate(good + b"\x06", limit, last=True)  # block type 3
+    assert result == b"x" * min(limit + 1, 1000)
 
 
 @pytest.mark.parametrize("length", range(len(Deflater().compress(b"Hello, Hello, Hello"))))
@@ -476,6 +513,19 @@ def bomb(size: int) -> bytes:
 @pytest.fixture(scope="module")
 def gibibyte() -> bytes:
     return bomb(1 << 30)
+
+
+def test_of_many_messages_no_more_than_their_window_is_kept() -> None:
+    inflater = Inflater()
+    payload = bomb(1 << 20)
+    tracemalloc.start()
+    try:
+        for _ in range(5):
+            inflated(inflater, payload)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1 << 20, f"{held} bytes are kept of 5 MiB"
 
 
 @pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])

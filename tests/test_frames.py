@@ -245,6 +245,33 @@ def test_a_bad_header_is_rejected_at_its_first_wrong_byte(violation: Violation) 
         assert f"(RFC 6455, {violation.section})" in error
 
 
+@pytest.mark.parametrize(
+    ("received", "masked", "rule"),
+    [
+        ("c1", None, "a reserved bit is set (RFC 6455, 5.2)"),
+        ("83", None, "opcode 0x3 is reserved (RFC 6455, 5.2)"),
+        ("8f", None, "opcode 0xf is reserved (RFC 6455, 5.2)"),
+        ("09", None, "a control frame is fragmented (RFC 6455, 5.5)"),
+        ("81 00", True, "a client's frame is not masked (RFC 6455, 5.1)"),
+        ("81 80", False, "a server's frame is masked (RFC 6455, 5.1)"),
+        ("89 7e", None, "a control frame is longer than 125 bytes (RFC 6455, 5.5)"),
+        ("82 7e 007d", None, "a length is not in its shortest form (RFC 6455, 5.2)"),
+        ("82 7f 80", None, "the top bit of a 64-bit length is set (RFC 6455, 5.2)"),
+        ("82 7f 000000000000ffff", None, "a length is not in its shortest form (RFC 6455, 5.2)"),
+    ],
+)
+def test_the_reason_of_a_rejection_names_the_rule_and_its_section(
+    received: str, masked: bool | None, rule: str
+) -> None:
+    assert decode(bytes.fromhex(received), masked=masked) == ([], rule)
+
+
+def test_a_control_frame_is_never_compressed() -> None:
+    rule = "a control frame is marked as compressed (RFC 7692, 6.1)"
+    for first in ("c8", "c9", "ca"):
+        assert decode(bytes.fromhex(first), rsv1_allowed=True) == ([], rule)
+
+
 @pytest.mark.parametrize("violation", OF_A_HEADER, ids=str)
 def test_frames_before_a_bad_header_are_decoded_first(violation: Violation) -> None:
     masked = violation.role == "server"
@@ -339,6 +366,16 @@ def test_a_decoder_is_idle_between_frames_only(received: str, idle: bool) -> Non
     while decoder.next_frame() is not None:
         pass
     assert decoder.idle is idle
+
+
+def test_what_was_discarded_is_gone_and_the_next_frame_is_decoded() -> None:
+    decoder = FrameDecoder(masked=False)
+    decoder.receive_data(bytes.fromhex("81 00 81 05 48"))
+    decoder.next_frame()
+    decoder.discard()
+    assert decoder.idle
+    decoder.receive_data(bytes.fromhex("89 00"))
+    assert decoder.next_frame() == Frame(Opcode.PING, b"")
 
 
 def test_bytes_that_were_received_and_not_yet_decoded_are_not_idle() -> None:
@@ -470,7 +507,7 @@ def test_a_close_payload_is_a_code_and_a_reason(payload: str, code: int, reason:
 @pytest.mark.parametrize(
     ("payload", "code", "rule"),
     [
-        ("03", 1002, "half a close code (RFC 6455, 5.5.1)"),
+        ("03", 1002, "a Close frame has half a close code (RFC 6455, 5.5.1)"),
         ("0000", 1002, "close code 0 may not be sent (RFC 6455, 7.4)"),
         ("03ed", 1002, "close code 1005 may not be sent (RFC 6455, 7.4)"),
         ("03e8 ff", 1007, "a close reason is not UTF-8 (RFC 6455, 5.5.1)"),
@@ -481,13 +518,13 @@ def test_a_close_payload_is_a_code_and_a_reason(payload: str, code: int, reason:
 def test_a_bad_close_payload_names_its_rule(payload: str, code: int, rule: str) -> None:
     with pytest.raises(ProtocolError) as raised:
         parse_close(bytes.fromhex(payload))
-    assert rule in raised.value.reason
-    assert raised.value.code == code
+    assert (raised.value.code, raised.value.reason) == (code, rule)
 
 
 @given(st.integers(3000, 4999), st.text(max_size=30))
 def test_a_close_payload_survives_the_round_trip(code: int, reason: str) -> None:
     assert parse_close(encode_close(code, reason)) == (code, reason)
+    assert encode_close(code) == code.to_bytes(2, "big")
 
 
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535, 65536])

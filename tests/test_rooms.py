@@ -25,7 +25,7 @@ def test_a_name_is_taken_until_it_is_given_up() -> None:
     seat, former = room.take_seat("Ann", None, "one", 0.0)
     assert (seat.name, seat.member, former) == ("Ann", "one", None)
     for name in ("Ann", "ANN", "ann"):
-        for session in (None, "guessed", seat.session[:-1], seat.session + "x"):
+        for session in (None, "", "guessed", "é", seat.session[:-1], seat.session + "x"):
             with pytest.raises(NameTaken):
                 room.take_seat(name, session, "two", 0.0)
             with pytest.raises(NameTaken):

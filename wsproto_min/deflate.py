@@ -175,10 +175,9 @@ class Deflater:
     `Deflater` belongs to one connection; without, it has no memory.
     """
 
-    __slots__ = ("_compressor", "_takeover", "_window_bits")
+    __slots__ = ("_compressor", "_window_bits")
 
     def __init__(self, *, takeover: bool = False, window_bits: int = MAX_WINDOW_BITS) -> None:
-        self._takeover = takeover
         self._window_bits = window_bits
         self._compressor = self._new() if takeover else None
 
@@ -240,7 +239,7 @@ class Inflater:
                 # zlib takes a max_length of 0 for "no limit"; this is at least 1.
                 result += self._decompressor.decompress(data, room)
             except zlib.error:
-                result += _expand_up_to_error(before, data, room)
+                result += _expand_up_to_error(before, data)
                 return result, ProtocolError(
                     "a compressed message is not deflate data (RFC 7692, 7.2.2)",
                     CloseCode.INVALID_FRAME_PAYLOAD_DATA,
@@ -265,15 +264,15 @@ class Inflater:
         return result, None
 
 
-def _expand_up_to_error(decompressor: zlib._Decompress, data: bytes, room: int) -> bytes:
-    """Return up to `room` bytes that came before an error, which zlib withholds.
+def _expand_up_to_error(decompressor: zlib._Decompress, data: bytes) -> bytes:
+    """Return the bytes that came before an error, which zlib withholds.
 
-    Byte by byte it gives them. Without them the verdict on a message with two
-    faults would depend on the pieces in which it arrived.
+    Byte by byte it gives them; they are within the room that it was given to find
+    the error. Without them the verdict on a message with two faults would depend
+    on the pieces in which it arrived.
     """
     result = bytearray()
-    pieces = (data[index : index + 1] for index in range(len(data)))
-    with suppress(zlib.error, StopIteration):
-        while len(result) < room:
-            result += decompressor.decompress(next(pieces), room - len(result))
+    with suppress(zlib.error):
+        for index in range(len(data)):
+            result += decompressor.decompress(data[index : index + 1])
     return bytes(result)
