@@ -489,6 +489,23 @@ def test_each_direction_keeps_to_its_own_half_of_the_agreement() -> None:
     assert len(client.data_to_send()) == (2 + 4 + 7) + (2 + 4 + 5)
 
 
+@BOTH_ROLES
+@pytest.mark.parametrize("peer_remembers", [True, False])
+def test_only_what_the_peer_agreed_to_decides_whether_its_messages_refer_to_earlier_ones(
+    role: Role, peer_remembers: bool
+) -> None:
+    peer_is_server = role is CLIENT
+    agreed = Deflate(
+        server_no_context_takeover=peer_is_server is not peer_remembers,
+        client_no_context_takeover=peer_is_server is peer_remembers,
+    )
+    connection = Connection(role, deflate=agreed)
+    # "Hello", and "Hello" as a reference to it (RFC 7692, 7.2.3.2)
+    sent = to(role, "c1 07 . f248cdc9c90700 | c1 05 . f200110000")
+    assert receive(connection, sent) == (["Hello"] * 2 if peer_remembers else ["Hello"])
+    assert connection.error is None if peer_remembers else connection.error is not None
+
+
 @given(st.data(), st.sampled_from(Role), COMPRESSIONS)
 def test_any_chunking_of_compressed_traffic_gives_its_events(
     data: st.DataObject, role: Role, compression: Compression
