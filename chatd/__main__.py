@@ -17,11 +17,12 @@ from chatd.app import Chat
 from chatd.auth import SECRET_NAME, Invitations
 from chatd.caps import DEFAULT_MAX_PEERS, descriptors_for
 from chatd.inspection import check_log, count, export_log, reading
-from chatd.journal import escape, writing
+from chatd.journal import writing
 from chatd.log import LogError
 from chatd.options import parse_arguments
 from chatd.origin import OriginPolicy
 from chatd.sqlite import MEMORY, SQLiteLog, default_path
+from wsproto_min import printable
 
 # What is wrong with a log is told in so many lines at the most.
 MAX_TOLD = 100
@@ -119,7 +120,7 @@ def check(options: Namespace) -> int:
                 print(f"{path} is sound: {messages} messages in {rooms} rooms")
                 return 0
     except LogError as error:
-        print(f"chatd: {escape(str(error))}", file=sys.stderr)
+        print(f"chatd: {printable(str(error))}", file=sys.stderr)
         return 1
     more = "at least " if len(wrong) > MAX_TOLD else ""
     print(
@@ -138,7 +139,7 @@ def export(options: Namespace) -> int:
                 print(line)
         sys.stdout.flush()
     except LogError as error:
-        raise StartError(escape(str(error))) from None
+        raise StartError(printable(str(error))) from None
     except BrokenPipeError:
         # What is left in the buffer must not fail once more at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

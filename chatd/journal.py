@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from queue import Full, Queue
 from typing import Any, TextIO
 
+from wsproto_min import printable
+
 # Lines that may wait to be written.
 MAX_WAITING = 10_000
 # Seconds for which lines gather before they are written together.
@@ -43,12 +45,12 @@ class Text(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as a line; a traceback has more."""
-        words = [_time(record), record.levelname.lower(), escape(record.getMessage())]
+        words = [_time(record), record.levelname.lower(), printable(record.getMessage())]
         words += [f"{name}={_quote(value)}" for name, value in _fields(record).items()]
         line = " ".join(words)
         if record.exc_info:
             trace = self.formatException(record.exc_info)
-            line = "\n".join([line, *map(escape, trace.split("\n"))])
+            line = "\n".join([line, *map(printable, trace.split("\n"))])
         return line
 
 
@@ -139,17 +141,6 @@ def writing(stream: TextIO, form: str) -> Iterator[None]:
         root.setLevel(before)
         root.removeHandler(writer)
         writer.close()
-
-
-def escape(text: str) -> str:
-    r"""Return text with all that does not print escaped, as a line break or a colour.
-
-    >>> escape("red" + chr(27) + "[31m")
-    'red\\x1b[31m'
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _quote(value: object) -> str:

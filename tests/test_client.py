@@ -17,7 +17,7 @@ import pytest
 from tests.reference import reference_decode
 from tests.support import PATIENCE, poll, reset, serving
 from wsproto_min import client as client_module
-from wsproto_min.client import Address, Client, connect, parse_url
+from wsproto_min.client import Client, connect
 from wsproto_min.codes import CloseCode, Opcode
 from wsproto_min.connection import Connection, Role, State
 from wsproto_min.deflate import ANY, WITHOUT_TAKEOVER, Deflate
@@ -27,6 +27,7 @@ from wsproto_min.handshake import accept
 from wsproto_min.http import HeadBuffer, Request, Response, parse_request, parse_response
 from wsproto_min.peer import Peer
 from wsproto_min.server import Server
+from wsproto_min.url import Address, parse_url
 
 HELLO = encode_frame(Opcode.TEXT, b"Hello")  # 81 05 48 65 6c 6c 6f
 BYE = encode_frame(Opcode.CLOSE, encode_close(1000, "bye"))

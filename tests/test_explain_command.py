@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -334,6 +335,28 @@ def test_a_reader_that_has_seen_enough_is_no_error(monkeypatch: pytest.MonkeyPat
     with os.fdopen(writer, "w") as closed:
         monkeypatch.setattr(sys, "stdout", closed)
         assert main(["explain", "8100"]) == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_an_output_that_is_full_is_told_and_not_taken_for_a_broken_rule(
+    monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    with suppress(OSError), open("/dev/full", "w") as full:  # closing it writes once more
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["explain", "8100"]) == 2
+    assert capsys.readouterr().err == "wsproto_min: cannot write: No space left on device\n"
+
+
+def test_what_the_output_has_no_character_for_is_escaped() -> None:
+    explained = subprocess.run(
+        command("wsproto_min", "explain", "8103 48c3a9"),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert rb"'H\xe9'" in explained.stdout
 
 
 def test_make_and_explain_work_as_a_pipe() -> None:

@@ -31,12 +31,12 @@ from wsproto_min.errors import ProtocolError
 from wsproto_min.frames import (
     Frame,
     FrameDecoder,
-    apply_mask,
     encode_close,
     encode_frame,
     parse_close,
     parse_header,
 )
+from wsproto_min.masking import apply_mask
 
 KEY = bytes.fromhex("37fa213d")
 TEXT, BINARY, CONTINUATION = Opcode.TEXT, Opcode.BINARY, Opcode.CONTINUATION

@@ -1,11 +1,11 @@
 """RFC 6455 by hand: a WebSocket codec, connection and selectors server to learn from.
 
-Read the modules in this order, each builds on those before it only: `codes`,
-`errors`, `frames`, `fast`, `deflate`, `messages`, `connection`, `http`, `handshake`,
-`client`, `loop`, `group`, `backlog`, `tls`, `peer`, `server`. What explains them
-(`rawframe`, `violations`, `layout`, `verdict`, `heads`, `explain`, `text`, `figure`,
-`drawing`, `records`, `capture`, `builder`, `explain_command`, `terminal`) is not
-imported here, since a server has no use for it.
+Each module builds on those before it only: `codes`, `errors`, `text`, `masking`, `frames`,
+`fast`, `deflate`, `messages`, `connection`, `http`, `handshake`, `url`, `client`,
+`loop`, `group`, `backlog`, `tls`, `peer`, `server`; README says what to read first.
+What explains them (`rawframe`, `violations`, `layout`, `verdict`, `heads`, `explain`,
+`figure`, `drawing`, `records`, `capture`, `builder`, `explain_command`, `terminal`) is
+not imported here, since a server has no use for it.
 """
 
 from wsproto_min.client import Client, connect
@@ -17,7 +17,6 @@ from wsproto_min.frames import (
     Frame,
     FrameDecoder,
     FrameHeader,
-    apply_mask,
     encode_close,
     encode_frame,
     parse_close,
@@ -34,9 +33,11 @@ from wsproto_min.http import (
     parse_request,
     parse_response,
 )
+from wsproto_min.masking import apply_mask
 from wsproto_min.messages import MessageAssembler
 from wsproto_min.peer import Peer
 from wsproto_min.server import Server
+from wsproto_min.text import printable
 
 __all__ = [
     "ANY",
@@ -80,5 +81,6 @@ __all__ = [
     "parse_header",
     "parse_request",
     "parse_response",
+    "printable",
     "upgrade_request",
 ]

@@ -272,7 +272,8 @@ def _expand_up_to_error(decompressor: zlib._Decompress, data: bytes) -> bytes:
     on the pieces in which it arrived.
     """
     result = bytearray()
+    pieces = (data[index : index + 1] for index in range(len(data)))
     with suppress(zlib.error):
-        for index in range(len(data)):
-            result += decompressor.decompress(data[index : index + 1])
+        while True:  # the error comes before the pieces end
+            result += decompressor.decompress(next(pieces))
     return bytes(result)

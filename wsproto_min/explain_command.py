@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -39,7 +40,8 @@ _BYTES_IN_A_LINE = 24
 _EPILOG = """\
 exit status: 0 if the bytes are valid, 1 if they break a rule, 3 if they end too
 early, 2 if they cannot be read. Without HEX and --file, hex, raw bytes or a handshake
-are read from standard input; so --make and --break can be piped into explain."""
+are read from standard input; so --make can be piped into explain, and --break RULE
+into explain with the options that it names."""
 
 
 def add_explain(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +50,11 @@ def add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "hex", nargs="*", metavar="HEX", help="bytes in hex; spaces, commas and 0x do not matter"
     )
-    parser.add_argument("--file", metavar="FILE", help="explain this file's raw bytes")
+    parser.add_argument(
+        "--file",
+        metavar="FILE",
+        help="explain this file's raw bytes; hex in a file comes through a pipe",
+    )
     parser.add_argument(
         "--role",
         choices=("client", "server", "any"),
@@ -100,14 +106,20 @@ def _positive(text: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What an old terminal has no character for is no fault of the bytes.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = _run(options)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:
+    except OSError as error:
         # Python would complain once more when it flushes the output at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _PIPE_CLOSED
+        if isinstance(error, BrokenPipeError):
+            return _PIPE_CLOSED
+        print(f"wsproto_min: cannot write: {error.strerror}", file=sys.stderr)
+        return _USAGE
     except ValueError as error:
         print(f"wsproto_min: {error}", file=sys.stderr)
         return _USAGE

@@ -40,11 +40,11 @@ control frames (Close, Ping, Pong).
 
 from __future__ import annotations
 
-from functools import cache
 from typing import NamedTuple
 
 from wsproto_min.codes import CloseCode, Opcode, is_sendable_close_code
 from wsproto_min.errors import ProtocolError
+from wsproto_min.masking import apply_mask
 
 # Section 5.2: the bits of the first two bytes.
 FIN = 0b1000_0000
@@ -116,8 +116,8 @@ def parse_header(
     False for what a server sends (section 5.1), None to accept both.
     `rsv1_allowed` is for a negotiated extension that uses the bit (RFC 7692).
 
-    Returns None if the header has not arrived whole. Raises `ProtocolError` as
-    soon as what has arrived cannot become a valid header any more.
+    Returns None if the header has not arrived whole. Raises `ProtocolError` for
+    each part as soon as that part is whole, of a 64-bit length at its top bit.
 
     Of 81 FE 01 00 the first byte has FIN and the opcode of text, the second MASK
     and 126, so two bytes of length and four of key follow:
@@ -327,43 +327,6 @@ def encode_frame(
     if mask is None:
         return header + payload
     return header + mask + apply_mask(payload, mask)
-
-
-# Below this many bytes arithmetic on one long integer beats a table look-up per
-# byte (64 bytes take 0.5 us); at 1 MiB the tables are ahead.
-_TABLES_FROM = 6000
-
-
-def apply_mask(data: bytes, mask: bytes, offset: int = 0) -> bytes:
-    """XOR each byte with the masking key's byte at its index modulo 4 (section 5.3).
-
-    Not for secrecy: it keeps a hostile page from choosing the bytes on the wire,
-    which a proxy in between might take for HTTP (section 10.3). Masking and
-    unmasking are the same operation. `offset` is the index of
-    `data[0]` within its frame's payload.
-
-        >>> apply_mask(bytes.fromhex("7f9f4d5158"), bytes.fromhex("37fa213d"))
-        b'Hello'
-    """
-    turn = offset % 4
-    if turn:
-        mask = mask[turn:] + mask[:turn]
-    length = len(data)
-    if length < _TABLES_FROM:
-        key = (mask * (length // 4 + 1))[:length]
-        masked = int.from_bytes(data, "little") ^ int.from_bytes(key, "little")
-        return masked.to_bytes(length, "little")
-    # All on a bytearray, whose slices and look-ups take half as long as those of bytes.
-    result = bytearray(data)
-    for index, byte in enumerate(mask):
-        result[index::4] = result[index::4].translate(_xor_table(byte))
-    return bytes(result)
-
-
-@cache
-def _xor_table(key: int) -> bytes:
-    """Return the 256 results of XOR with one byte, for `bytes.translate`."""
-    return bytes(byte ^ key for byte in range(256))
 
 
 def encode_close(code: int, reason: str = "") -> bytes:

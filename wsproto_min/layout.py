@@ -20,8 +20,8 @@ from wsproto_min.frames import (
     RSV1,
     RSV2,
     RSV3,
-    apply_mask,
 )
+from wsproto_min.masking import apply_mask
 
 _LENGTH_SIZES = {LENGTH_IN_2_BYTES: 2, LENGTH_IN_8_BYTES: 8}
 

@@ -38,6 +38,8 @@ def printable(text: str) -> str:
     >>> printable("red: \x1b[31m, right to left: \u202e")
     'red: \\x1b[31m, right to left: \\u202e'
     """
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
