@@ -90,9 +90,10 @@ def test_standard_input_is_hex_or_raw_bytes_or_a_handshake(
     assert output.count("\nFrame ") + output.startswith("Frame ") == frames
 
 
-def test_a_file_is_raw_bytes(tmp_path: Path, capsys: Output) -> None:
+@pytest.mark.parametrize("written", [b"\x89\x00", b"89 00  # a Ping\n"])
+def test_a_file_is_raw_bytes_or_hex(written: bytes, tmp_path: Path, capsys: Output) -> None:
     path = tmp_path / "capture.bin"
-    path.write_bytes(b"\x89\x00")
+    path.write_bytes(written)
     assert main(["explain", "--file", str(path)]) == 0
     assert "  Ping\n" in capsys.readouterr().out
 
@@ -141,11 +142,31 @@ def test_so_is_what_is_typed(
     assert capsys.readouterr().err.startswith(f"wsproto_min: {reason}")
 
 
-def test_a_limit_below_one_is_refused(capsys: Output) -> None:
+@pytest.mark.parametrize("limit", ["0", "-1", "1.5", "many", ""])
+def test_a_limit_that_is_none_is_refused(limit: str, capsys: Output) -> None:
     with pytest.raises(SystemExit) as exit_:
-        main(["explain", "--max-fragments", "0", "81"])
+        main(["explain", "--max-fragments", limit, "81"])
     assert exit_.value.code == 2
-    assert "0 is not 1 or more" in capsys.readouterr().err
+    assert f"{limit!r} is not a whole number, 1 or more" in capsys.readouterr().err
+
+
+def test_who_starts_it_at_a_terminal_is_told_that_it_waits() -> None:
+    typing, terminal = os.openpty()
+    try:
+        os.write(typing, b"89 00\n\x04")
+        explained = subprocess.run(
+            command("wsproto_min", "explain"),
+            cwd=ROOT,
+            stdin=terminal,
+            capture_output=True,
+            timeout=PATIENCE,
+            check=True,
+        )
+    finally:
+        os.close(typing)
+        os.close(terminal)
+    assert explained.stderr == b"type or paste hex or a handshake, then Ctrl-D in a new line\n"
+    assert b"VALID: 1 frame, 0 messages" in explained.stdout
 
 
 @given(st.binary())

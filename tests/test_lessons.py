@@ -186,7 +186,15 @@ def test_the_command_of_an_exercise_takes_the_model_solution(number: int) -> Non
     ("number", "answers"),
     [
         (0, {"HEX": "81 82 01 02 03 04 48 69"}),
+        (0, {"HEX": "81 82 00 00 00 00 48 69"}),  # another key
+        (0, {"HEX": "89 82 01 02 03 04 49 6b"}),  # a Ping
+        (0, {"HEX": "81 02 48 69"}),
+        (1, {"HEX": "01 02 48 c3 80 01 a9"}),  # no Ping
+        (1, {"HEX": "01 01 48 89 00 80 02 c3 a9"}),  # cut before the character
+        (1, {"HEX": "01 03 48 c3 a9 89 00 80 00"}),
+        (1, {"HEX": "01 02 48 c3 89 00 80 01 28"}),  # another character, and a broken one
         (2, {"HEX": "88 83 00 00 00 00 03 e8 ff", "CODE": "1002"}),
+        (2, {"HEX": "88 83 00 00 00 00 03 e8 ff", "CODE": "1"}),
         (3, {"mine.py": os.devnull}),
     ],
 )

@@ -31,25 +31,26 @@ class Opcode(IntEnum):
 class CloseCode(IntEnum):
     """Why a connection was closed (RFC 6455, section 7.4.1, and IANA's registry)."""
 
-    NORMAL_CLOSURE = 1000
-    GOING_AWAY = 1001
-    PROTOCOL_ERROR = 1002
-    UNSUPPORTED_DATA = 1003
-    NO_STATUS_RCVD = 1005
-    ABNORMAL_CLOSURE = 1006
-    INVALID_FRAME_PAYLOAD_DATA = 1007
-    POLICY_VIOLATION = 1008
+    NORMAL_CLOSURE = 1000  # all is said
+    GOING_AWAY = 1001  # a server stops, or a browser leaves the page
+    PROTOCOL_ERROR = 1002  # a frame of a form, or in a place, that is not allowed
+    UNSUPPORTED_DATA = 1003  # binary where only text is taken, or the reverse
+    NO_STATUS_RCVD = 1005  # to the application: the Close frame was empty
+    ABNORMAL_CLOSURE = 1006  # to the application: the connection ended without one
+    INVALID_FRAME_PAYLOAD_DATA = 1007  # text that is not UTF-8, or the like
+    POLICY_VIOLATION = 1008  # against the receiver's rules, where no other code fits
     MESSAGE_TOO_BIG = 1009
-    MANDATORY_EXTENSION = 1010
-    INTERNAL_ERROR = 1011
-    SERVICE_RESTART = 1012
-    TRY_AGAIN_LATER = 1013
-    BAD_GATEWAY = 1014
-    TLS_HANDSHAKE = 1015
+    MANDATORY_EXTENSION = 1010  # by a client: the server did not agree to an extension
+    INTERNAL_ERROR = 1011  # by a server: something went wrong in it
+    SERVICE_RESTART = 1012  # come back later
+    TRY_AGAIN_LATER = 1013  # the server has too much to do
+    BAD_GATEWAY = 1014  # by a proxy: the server behind it gave no good answer
+    TLS_HANDSHAKE = 1015  # to the application: TLS failed
 
 
 # Section 7.4.1: these three stand for "nothing was received" in an API and
 # "MUST NOT be set as a status code in a Close control frame by an endpoint".
+# (1004 has no meaning yet, hence no name here, and may not be sent either.)
 _NEVER_ON_THE_WIRE = {
     CloseCode.NO_STATUS_RCVD,
     CloseCode.ABNORMAL_CLOSURE,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from textwrap import wrap
 
 from wsproto_min.codes import Opcode
-from wsproto_min.connection import Close, Ping, Pong
+from wsproto_min.connection import Close, Ping, Pong, Role
 from wsproto_min.explain import Part, SeenFrame
 from wsproto_min.figure import figure
 from wsproto_min.frames import parse_close
@@ -34,8 +34,7 @@ def draw(seen: Head | SeenFrame, paint: Paint) -> Iterator[str]:
         yield from _draw_head(seen, paint)
         return
     frame = seen.layout
-    who = seen.sender.value
-    yield paint("title", f"Frame {seen.number}: {frame.opcode_name}, {who} to {_other(who)}")
+    yield paint("title", f"Frame {seen.number}: {frame.opcode_name}{_direction(seen.sender)}")
     yield ""
     yield from figure(frame, seen.offset, paint)
     yield ""
@@ -119,8 +118,10 @@ def _head_notes(head: Head) -> list[str]:
     return [printable(note) for note in head.notes]
 
 
-def _other(end: str) -> str:
-    return "server" if end == "client" else "client"
+def _direction(sender: Role | None) -> str:
+    if sender is None:
+        return ""
+    return ", client to server" if sender is Role.CLIENT else ", server to client"
 
 
 def _name_ranges(frame: Layout, offset: int) -> Iterator[str]:
@@ -146,11 +147,16 @@ def _name_ranges(frame: Layout, offset: int) -> Iterator[str]:
     if frame.masked and end < available:
         cut_off = "" if frame.mask is not None else ", cut off"
         yield line(end, frame.header_size, f"masking key{cut_off}", "5.3")
-    if frame.wire_payload:
-        of = f" of {frame.length}" if frame.missing else ""
-        what = f"payload{', masked' if frame.masked else ''}: {len(frame.wire_payload)}{of} bytes"
-        section = _CONTROL_SECTIONS.get(frame.opcode, "5.6")
-        yield line(frame.header_size, frame.size, what, section)
+    begin, name, masked = frame.header_size, "payload", ", masked" if frame.masked else ""
+    section = _CONTROL_SECTIONS.get(frame.opcode, "5.6")
+    if frame.opcode == Opcode.CLOSE and len(frame.payload) >= 2:
+        code = int.from_bytes(frame.payload[:2], "big")
+        yield line(begin, begin + 2, f"close code{masked}: {code}", section)
+        begin, name = begin + 2, "reason"
+    if begin < available:
+        of = f"{available - begin} of " if frame.missing else ""
+        what = f"{name}{masked}: {of}{_bytes(frame.size - begin)}"
+        yield line(begin, frame.size, what, section)
 
 
 def _unmask(frame: Layout) -> Iterator[str]:

@@ -44,12 +44,13 @@ class Part:
 class SeenFrame:
     """The `number`-th frame, up to the byte that breaks a rule or the end of all bytes.
 
-    `event` is the message or control frame that it completes, `answers` what the
+    `sender` is None if it was not said and the MASK bit has not come. `event` is the
+    message or control frame that it completes, `answers` what the
     receiver sends at once. `ignored` is a frame that came after a Close.
     """
 
     number: int
-    sender: Role
+    sender: Role | None
     offset: int
     layout: Layout
     part: Part | None
@@ -189,7 +190,7 @@ class Dissector:
         self._frames += 1
         seen = SeenFrame(
             self._frames,
-            sender,
+            None if self._sender is None and begin.masked is None else sender,
             self._offset,
             frame,
             part,

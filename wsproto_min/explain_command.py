@@ -13,7 +13,7 @@ from textwrap import wrap
 from typing import Any
 
 from wsproto_min import builder
-from wsproto_min.capture import end_lines, parse_hex, parse_input
+from wsproto_min.capture import parse_hex, parse_input
 from wsproto_min.connection import Role
 from wsproto_min.deflate import ANY, WITHOUT_TAKEOVER, Deflate
 from wsproto_min.drawing import conclude, draw
@@ -39,9 +39,9 @@ _BYTES_IN_A_LINE = 24
 
 _EPILOG = """\
 exit status: 0 if the bytes are valid, 1 if they break a rule, 3 if they end too
-early, 2 if they cannot be read. Without HEX and --file, hex, raw bytes or a handshake
-are read from standard input; so --make can be piped into explain, and --break RULE
-into explain with the options that it names."""
+early, 2 if they cannot be read. Without HEX and --file the bytes are read from
+standard input; so --make can be piped into explain, and --break RULE into explain
+with the options that it names."""
 
 
 def add_explain(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,7 @@ def add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--file",
         metavar="FILE",
-        help="explain this file's raw bytes; hex in a file comes through a pipe",
+        help="explain what is in this file: raw bytes, hex or a handshake",
     )
     parser.add_argument(
         "--role",
@@ -98,10 +98,9 @@ def add_explain(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 1 or more")
+    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -161,15 +160,16 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _read(options: argparse.Namespace) -> bytes:
-    if options.file:
-        try:
-            return end_lines(Path(options.file).read_bytes())
-        except OSError as error:
-            raise ValueError(f"cannot read {options.file}: {error.strerror}") from None
     try:
         if options.hex:
             return parse_hex(" ".join(options.hex))
+        if options.file:
+            return parse_input(Path(options.file).read_bytes())
+        if sys.stdin.isatty():
+            print("type or paste hex or a handshake, then Ctrl-D in a new line", file=sys.stderr)
         return parse_input(sys.stdin.buffer.read())
+    except OSError as error:
+        raise ValueError(f"cannot read {options.file}: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(f"that is not hex: {error}") from None
 

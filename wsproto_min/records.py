@@ -48,7 +48,7 @@ def _frame_record(seen: SeenFrame) -> dict[str, Any]:
     return {
         "kind": "frame",
         "number": seen.number,
-        "sender": seen.sender.value,
+        "sender": seen.sender and seen.sender.value,
         "offset": seen.offset,
         "data": frame.data.hex(),
         "fin": frame.fin,

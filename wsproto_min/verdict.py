@@ -56,7 +56,7 @@ def broken(error: ProtocolError, offset: int) -> Verdict:
     """Return the verdict on a rule broken at the byte `offset`."""
     rule = find_rule(error)
     section, reason = _split_section(error.reason)
-    if section is None and rule is not None:
+    if rule is not None:  # it has the section more exactly
         section = f"RFC {7692 if rule.deflate else 6455}, {rule.section}"
     return Verdict(
         "broken",
