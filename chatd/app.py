@@ -13,11 +13,12 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from chatd import wire
 from chatd.auth import Invitations
+from chatd.batches import Batches, Said
 from chatd.caps import DEFAULT_MAX_PEERS, Caps
 from chatd.gate import Gate
 from chatd.halls import Hall, Halls
@@ -140,11 +141,7 @@ class Chat:
         self._visits = Visits(caps, self._metrics, trusted_proxies)
         self._metrics_readers = metrics_readers
         self._page = load_page()
-        self._said: list[tuple[Peer, Entry]] = []  # in this turn
-        self._storing = False  # the log has not answered the last batch yet
-        self._given_at = 0.0  # when it was given that batch
-        self._reading = 0  # joins that the log has not answered yet
-        self._joining: list[Callable[[], None]] = []  # wait for the batch's answer
+        self._batches = Batches(log, self._metrics, self._deliver)
         self.server.call_later(TRIM_INTERVAL, self._trim)
         if self._gate.asks:
             self.server.call_later(RECHECK_INTERVAL, self._recheck)
@@ -258,13 +255,7 @@ class Chat:
         return metrics_page(self.server, self._metrics, modes, rooms)
 
     def _on_turn_end(self) -> None:
-        """Give the turn's messages to the log together, and tell of presence."""
-        if self._said and not self._storing and not self._reading:
-            said, self._said = self._said, []
-            self._storing = True
-            self._metrics.received += len(said)
-            self._given_at = time.monotonic()
-            self._log.append([entry for _, entry in said], partial(self._deliver, said))
+        self._batches.store()
         self._halls.tell_presence()
 
     # Messages.
@@ -277,7 +268,7 @@ class Chat:
             hall = state.hall
             if state.seat is None:
                 state.seat = self._take_plain_seat(peer, state)
-            self._said.append((peer, Entry(hall.room.name, state.seat.name, text, None)))
+            self._batches.add(peer, Entry(hall.room.name, state.seat.name, text, None))
 
     def _take_plain_seat(self, peer: Peer, state: PlainPeer) -> Seat:
         hall, now = state.hall, time.monotonic()
@@ -292,14 +283,10 @@ class Chat:
     def _say(self, peer: Peer, state: ChatPeer, said: wire.Say) -> None:
         seat, _ = self._seat(state, said.room, key=said.key)
         if said.text:
-            self._said.append((peer, Entry(said.room, seat.name, said.text, said.key)))
+            self._batches.add(peer, Entry(said.room, seat.name, said.text, said.key))
 
-    def _deliver(
-        self, said: Sequence[tuple[Peer, Entry]], result: Sequence[Stored] | LogError
-    ) -> None:
+    def _deliver(self, said: Said, result: Sequence[Stored] | LogError) -> None:
         """Deliver what the log has stored, in its order; tell senders of what it has not."""
-        self._storing = False
-        self._metrics.commits.observe(time.monotonic() - self._given_at)
         if isinstance(result, LogError):
             logger.error("%s", result)
             for peer, entry in said:
@@ -307,9 +294,6 @@ class Chat:
         else:
             for (peer, entry), stored in zip(said, result, strict=True):
                 self._deliver_one(peer, entry, stored)
-        joining, self._joining = self._joining, []
-        for join in joining:
-            join()
 
     def _deliver_one(self, peer: Peer, entry: Entry, stored: Stored) -> None:
         hall = self._halls.find(entry.room)
@@ -390,21 +374,13 @@ class Chat:
         state.seats[said.room] = seat
         if invitation is not None:
             state.tokens[said.room] = said.token
-        # A batch that the log is about to store would be missed or seen twice, so
-        # batches and joins take turns, however long the log takes to answer.
-        catch_up = partial(self._catch_up, peer, hall, seat, said.after)
-        if self._storing or (self._reading and self._said):
-            self._joining.append(catch_up)
-        else:
-            catch_up()
+        self._catch_up(peer, hall, seat, said.after)
 
     def _catch_up(self, peer: Peer, hall: Hall, seat: Seat, after: int | None) -> None:
         """Answer a join with what the log has, and let in what comes after just that."""
         room = hall.room.name
-        self._reading += 1
 
         def answer(result: Slice | LogError) -> None:
-            self._reading -= 1
             if seat.member is not peer:
                 return  # left, or turned out, meanwhile
             if isinstance(result, LogError):
@@ -422,9 +398,10 @@ class Chat:
                 )
 
         if after is None:
-            self._log.before(room, None, NEWEST, answer)
+            read = partial(self._log.before, room, None, NEWEST)
         else:
-            self._log.after(room, after, MAX_MISSED, answer)
+            read = partial(self._log.after, room, after, MAX_MISSED)
+        self._batches.read(read, answer)
 
     def _leave(self, peer: Peer, state: ChatPeer, said: wire.Leave) -> None:
         seat, hall = self._seat(state, said.room)
