@@ -586,7 +586,7 @@ def test_a_flood_is_slowed_and_nothing_of_it_dropped_and_nobody_else_waits() -> 
         ann.join("lobby", "Ann")
         ben.join("lobby", "Ben")
         start = time.monotonic()
-        for number in range(100):
+        for number in range(200):
             flooder.tell(type="say", room="lobby", text=str(number), key=str(number))
         for number in range(10):
             said = time.monotonic()
@@ -595,14 +595,14 @@ def test_a_flood_is_slowed_and_nothing_of_it_dropped_and_nobody_else_waits() -> 
                 pass
             assert time.monotonic() - said < 1.0, "she waited with the flooder"
         flood: list[str] = []
-        while len(flood) < 100:
+        while len(flood) < 200:
             told = ben.hear()
             if told.get("name") == "flooder":
                 flood.append(told["text"])
         elapsed = time.monotonic() - start
-        assert flood == [str(number) for number in range(100)]
+        assert flood == [str(number) for number in range(200)]
         # 40 at once and the others at 20 a second, of which the join was one.
-        assert 2.9 <= elapsed < 7, f"{elapsed:.1f} s"
+        assert 7.9 <= elapsed < 12, f"{elapsed:.1f} s"
         own = [each for each in flooder.messages() if each["name"] == "flooder"]
         assert [each["key"] for each in own] == flood
 

@@ -169,7 +169,7 @@ batches = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=40)  # each on a disk
+@settings(deadline=None)
 @given(batches, st.data())
 def test_the_log_equals_a_list_of_what_came_first(
     said: list[list[tuple[str, str | None, str]]], data: st.DataObject
