@@ -13,7 +13,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Literal
 
-from wsproto_min.http import Headers
+from wsproto_min import Headers
 
 Proxy = IPv4Network | IPv6Network | Literal["unix"]
 """A trusted network, or whoever may connect to the Unix socket."""
