@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.support import PATIENCE
 from wsproto_min import loop as loop_module
-from wsproto_min.loop import Loop
+from wsproto_min.loop import SPIN, SPIN_AFTER, Loop
 
 
 class Clock:
@@ -198,3 +198,72 @@ def test_a_fault_in_a_deadline_leaves_the_others_in_place(loop: Loop, clock: Clo
         turn(loop)
     turn(loop)
     assert called == ["the next"]
+
+
+# Sleeping, or not.
+
+
+class Script:
+    """A selector that finds something ready after the delays that it is told."""
+
+    def __init__(self, clock: Clock, delays: list[float]) -> None:
+        self.clock = clock
+        self.ready_at = [clock.now + sum(delays[: index + 1]) for index in range(len(delays))]
+        self.timeouts: list[float | None] = []
+
+    def select(self, timeout: float | None) -> list[tuple[object, int]]:
+        self.timeouts.append(timeout)
+        until = self.ready_at[0] if timeout is None else self.clock.now + timeout
+        self.clock.now = max(self.clock.now + 1e-6, min(until, self.ready_at[0]))
+        if self.clock.now < self.ready_at[0]:
+            return []
+        del self.ready_at[0]
+        return [(SimpleNamespace(data=Recorder()), selectors.EVENT_READ)]
+
+
+def timeouts_of_turns(loop: Loop, clock: Clock, delays: list[float]) -> list[float | None]:
+    """Return how long the loop let the selector wait, when something was ready so often."""
+    selector = Script(clock, delays)
+    real, loop._selector = loop._selector, selector  # type: ignore[assignment]
+    for _ in delays:
+        loop.turn()
+    loop._selector = real
+    return selector.timeouts
+
+
+SHORT = [0.5 * SPIN] * SPIN_AFTER
+
+
+def test_a_loop_with_little_to_do_sleeps(loop: Loop, clock: Clock) -> None:
+    assert timeouts_of_turns(loop, clock, [2 * SPIN] * 20) == [None] * 20
+
+
+def test_one_that_always_has_something_shortly_looks_for_it_before_it_sleeps(
+    loop: Loop, clock: Clock
+) -> None:
+    timeouts = timeouts_of_turns(loop, clock, [*SHORT, 0.5 * SPIN])
+    assert timeouts[:SPIN_AFTER] == [None] * SPIN_AFTER
+    assert len(timeouts) > SPIN_AFTER + 10
+    assert set(timeouts[SPIN_AFTER:]) == {0}
+
+
+def test_it_looks_for_so_long_and_then_sleeps_until_there_is_more(loop: Loop, clock: Clock) -> None:
+    timeouts = timeouts_of_turns(loop, clock, [*SHORT, 5 * SPIN, 2 * SPIN, 2 * SPIN])
+    looks = timeouts[SPIN_AFTER:-3]
+    assert set(looks) == {0}
+    assert len(looks) == pytest.approx(SPIN / 1e-6, abs=2)
+    assert timeouts[-3:] == [None] * 3
+
+
+def test_a_deadline_is_met_all_the_same(loop: Loop, clock: Clock) -> None:
+    selector = Script(clock, [*SHORT, 1.0])
+    real, loop._selector = loop._selector, selector  # type: ignore[assignment]
+    for _ in SHORT:
+        loop.turn()
+    rung: list[float] = []
+    due = clock.now + 0.2 * SPIN
+    loop.call_later(0.2 * SPIN, lambda: rung.append(clock.now))
+    loop.turn()
+    loop._selector = real
+    assert len(rung) == 1
+    assert due <= rung[0] < due + 3e-6

