@@ -17,7 +17,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from queue import Full, Queue
+from functools import lru_cache
+from queue import SimpleQueue
 from typing import Any, TextIO
 
 from wsproto_min import printable
@@ -46,7 +47,7 @@ class Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as a line; a traceback has more."""
         words = [_time(record), record.levelname.lower(), printable(record.getMessage())]
-        words += [f"{name}={_quote(value)}" for name, value in _fields(record).items()]
+        words += [f"{name}={_quote(str(value))}" for name, value in _fields(record).items()]
         line = " ".join(words)
         if record.exc_info:
             trace = self.formatException(record.exc_info)
@@ -80,7 +81,7 @@ class Writer(logging.Handler):
         super().__init__()
         self.setFormatter(formatter)
         self._stream = stream
-        self._lines: Queue[str] = Queue(MAX_WAITING)
+        self._lines: SimpleQueue[str] = SimpleQueue()
         self._lost = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
@@ -88,20 +89,18 @@ class Writer(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Have a record written, or count it if too many wait."""
-        line = self._line(record)
-        try:
-            self._tell_lost()
-            self._lines.put_nowait(line)
-        except Full:
+        if self._lines.qsize() >= MAX_WAITING:
             self._lost += 1
+            return
+        self._tell_lost()
+        self._lines.put(self._line(record))
 
     def close(self) -> None:
         """Stop, once what waits is written or `LAST_LINES` seconds are over."""
         if not self._closing.is_set():
             self._closing.set()
-            with suppress(Full):
-                self._tell_lost()
-                self._lines.put_nowait("")  # wakes the thread
+            self._tell_lost()
+            self._lines.put("")  # wakes the thread
             self._thread.join(LAST_LINES)
         super().close()
 
@@ -120,7 +119,7 @@ class Writer(logging.Handler):
         if self._lost:
             about = f"{self._lost} lines were left out: nobody read those before them"
             record = logging.makeLogRecord({"msg": about, "levelname": "WARNING"})
-            self._lines.put_nowait(self._line(record))
+            self._lines.put(self._line(record))
             self._lost = 0
 
     def _line(self, record: logging.LogRecord) -> str:
@@ -143,9 +142,9 @@ def writing(stream: TextIO, form: str) -> Iterator[None]:
         writer.close()
 
 
-def _quote(value: object) -> str:
+@lru_cache(1024)  # most are the same over and over
+def _quote(text: str) -> str:
     """Return a value as it stands behind `=`: in quotation marks unless it is a word."""
-    text = str(value)
     return text if _WORD.fullmatch(text) else json.dumps(text)
 
 

@@ -297,10 +297,14 @@ class Listener:
                     return
                 continue  # this one has gone again (ECONNABORTED and its like)
             sock.setblocking(False)
-            with suppress(OSError):  # TLS asks at once for the peer, who may be gone
-                context = self._ssl_context
+            context = self._ssl_context
+            try:
                 transport = sock if context is None else TLSSocket(sock, context)
-                Peer(self._service, transport, _format_address(address))
+                peer = Peer(self._service, transport, _format_address(address))
+            except OSError:  # TLS asks at once for the peer, who may be gone
+                continue
+            # A request that has come already is answered a turn earlier.
+            peer.on_ready(EVENT_READ)
 
     def _pause(self, error: OSError) -> None:
         """Stop accepting for a while: a ready listener must not spin the loop."""
