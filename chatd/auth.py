@@ -72,13 +72,14 @@ class Invitations:
         fields = json.loads(_unbase64(payload))
         if now >= fields["expires"]:
             raise Unauthorized("the invitation has expired; ask for a new link")
-        if fields["issued"] <= self._revoked_names().get(fields["name"].casefold(), -1.0):
+        revoked = self._revoked_names().get(fields["name"].casefold())
+        if revoked is not None and fields["issued"] <= revoked:
             raise Unauthorized("the invitation was revoked; ask whoever runs this chat")
         return Invitation(fields["name"], tuple(fields["rooms"]))
 
     def revoke(self, name: str, now: float) -> None:
         """Make all invitations void that were issued to `name` until `now`."""
-        with open(self._secret_path, "rb") as lock:
+        with open(self._secret_path) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be at it, too
             revoked = {**self._revoked_names(), name.casefold(): now}
             temporary = self._revoked_path.with_name("revoked.new")
@@ -120,4 +121,4 @@ def _base64(data: bytes) -> str:
 
 
 def _unbase64(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    return base64.urlsafe_b64decode(text + "==")  # more than are due do not matter
