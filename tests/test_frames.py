@@ -380,6 +380,7 @@ def test_what_was_discarded_is_gone_and_the_next_frame_is_decoded() -> None:
 
 def test_bytes_that_were_received_and_not_yet_decoded_are_not_idle() -> None:
     decoder = FrameDecoder(masked=False)
+    assert decoder.idle
     decoder.receive_data(bytes.fromhex("81 00"))
     assert not decoder.idle
     decoder.next_frame()

@@ -198,7 +198,7 @@ def parse_extensions(headers: Headers) -> list[tuple[str, Parameters]]:
         parameters: list[tuple[str, str | None]] = []
         for part in parts:
             key, equals, value = (half.strip(" \t") for half in part.partition("="))
-            if len(value) > 1 and value[0] == value[-1] == '"':
+            if value[:1] == value[-1:] == '"':
                 # The quoted form must be a token too once it is unquoted, so no
                 # comma or semicolon can have been cut in the middle of it.
                 value = value[1:-1].replace("\\", "")
