@@ -227,7 +227,7 @@ ILL_FORMED: list[Parameters] = [
 ]
 
 
-@pytest.mark.parametrize("parameters", ILL_FORMED, ids=str)
+@pytest.mark.parametrize("parameters", ILL_FORMED)
 def test_what_is_unknown_repeated_or_ill_formed_is_declined_by_a_server_and_refused_by_a_client(
     parameters: Parameters,
 ) -> None:
