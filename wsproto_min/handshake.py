@@ -9,8 +9,8 @@ handshake in `connection`.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -24,6 +24,11 @@ from wsproto_min.http import Headers, Request, Response, bad_request, encode_hea
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 # Section 4.1, item 9.
 VERSION = "13"
+# Section 4.2.1, item 5: 16 bytes in base64.
+_KEY = re.compile("[A-Za-z0-9+/]{22}==")
+# Section 11.3: these stand in requests and in answers.
+_PROTOCOL = "Sec-WebSocket-Protocol"
+_EXTENSIONS = "Sec-WebSocket-Extensions"
 
 
 def accept_key(key: str) -> str:
@@ -78,11 +83,7 @@ def accept(
     key = headers.get("Sec-WebSocket-Key")
     if key is None:
         raise bad_request("header Sec-WebSocket-Key is missing")
-    try:
-        nonce = base64.b64decode(key, validate=True)
-    except (binascii.Error, ValueError):
-        nonce = b""
-    if len(nonce) != 16:
+    if not _KEY.fullmatch(key):
         raise bad_request("header Sec-WebSocket-Key must be 16 bytes in base64")
 
     answer = [
@@ -90,15 +91,15 @@ def accept(
         ("Connection", "Upgrade"),
         ("Sec-WebSocket-Accept", accept_key(key)),
     ]
-    offered = headers.tokens("Sec-WebSocket-Protocol")
+    offered = headers.tokens(_PROTOCOL)
     chosen = next((name for name in subprotocols if name in offered), None)
     if chosen is not None:
-        answer.append(("Sec-WebSocket-Protocol", chosen))
+        answer.append((_PROTOCOL, chosen))
     for name, parameters in parse_extensions(headers):
         if name == permessage_deflate.NAME and deflate is not None:
             agreed = deflate.answer(parameters)
             if agreed is not None:
-                answer.append(("Sec-WebSocket-Extensions", agreed.encode()))
+                answer.append((_EXTENSIONS, agreed.encode()))
                 break
     return Response(HTTPStatus.SWITCHING_PROTOCOLS, answer)
 
@@ -110,7 +111,7 @@ def agreement(response: Response) -> Agreement:
     for name, parameters in parse_extensions(headers):
         if name == permessage_deflate.NAME:
             deflate = Deflate().check(parameters)
-    return Agreement(headers.get("Sec-WebSocket-Protocol"), deflate)
+    return Agreement(headers.get(_PROTOCOL), deflate)
 
 
 def upgrade_request(
@@ -134,9 +135,9 @@ def upgrade_request(
         ("Sec-WebSocket-Version", VERSION),
     ]
     if subprotocols:
-        fields.append(("Sec-WebSocket-Protocol", ", ".join(subprotocols)))
+        fields.append((_PROTOCOL, ", ".join(subprotocols)))
     if deflate is not None:
-        fields.append(("Sec-WebSocket-Extensions", deflate.offer()))
+        fields.append((_EXTENSIONS, deflate.offer()))
     return encode_head(f"GET {target} HTTP/1.1", [*fields, *headers])
 
 
@@ -166,7 +167,7 @@ def check_response(
         headers.values("Sec-WebSocket-Accept") == [accept_key(key)],
         "the answer's Sec-WebSocket-Accept does not fit the key",
     )
-    chosen = headers.values("Sec-WebSocket-Protocol")
+    chosen = headers.values(_PROTOCOL)
     require(len(chosen) <= 1, "the server chose more than one subprotocol")
     require(
         not chosen or chosen[0] in subprotocols,
@@ -193,7 +194,7 @@ def parse_extensions(headers: Headers) -> list[tuple[str, Parameters]]:
     Raises `HandshakeError` 400 for what does not fit the section's grammar.
     """
     extensions: list[tuple[str, Parameters]] = []
-    for item in headers.tokens("Sec-WebSocket-Extensions"):
+    for item in headers.tokens(_EXTENSIONS):
         name, *parts = (part.strip(" \t") for part in item.split(";"))
         parameters: list[tuple[str, str | None]] = []
         for part in parts:
