@@ -1,6 +1,6 @@
-"""Checks README's exercises: `python3 -m tests.exercises client|ping YOUR_CLIENT.py`.
+"""Checks README's exercises: `python3 -m tests.exercises NAME ANSWER`.
 
-It starts the program with a URL and is the server that it talks to.
+A client is started with a URL, and this is the server that it talks to.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wsproto_min import (
@@ -24,7 +25,18 @@ from wsproto_min import (
     encode_frame,
     parse_request,
 )
+from wsproto_min.capture import parse_hex
+from wsproto_min.explain import Dissector, SeenFrame
 
+KEY = bytes.fromhex("01 02 03 04")
+# What is wrong with each, the verdict of `explain` knows.
+TO_PREDICT = (
+    "82 fe 00 05",
+    "88 82 00 00 00 00 03 ee",
+    "88 83 00 00 00 00 03 e8 ff",
+    "81 81 00 00 00 00 e9",
+    "82 ff 00 00 00 01 00 00 00 00 00 00 00 00",
+)
 ROOT = Path(__file__).parent.parent
 PATIENCE = 10.0  # seconds
 PING = b"are you there?"
@@ -34,7 +46,54 @@ class Complaint(Exception):
     """What the client does wrong, in a sentence."""
 
 
-def check(path: str, *, pings: bool) -> str | None:
+def check_mask(text: str) -> str | None:
+    """Return what is wrong with the masked frame that is written in `text`, or None."""
+    frames = _frames(text, Role.CLIENT)
+    if [frame.event for frame in frames] != ["Hi"]:
+        return "it must be one frame, from which the server gets the text Hi"
+    key = frames[0].layout.mask or b""
+    return None if key == KEY else f"the key is {key.hex(' ')}, not {KEY.hex(' ')}"
+
+
+def check_cut(text: str) -> str | None:
+    """Return what is wrong with the fragments that are written in `text`, or None."""
+    frames = _frames(text, Role.SERVER)
+    if "H\u00e9" not in [frame.event for frame in frames]:
+        return "the client must get the text H\u00e9"
+    opcodes = [frame.layout.opcode for frame in frames]
+    if opcodes != [Opcode.TEXT, Opcode.PING, Opcode.CONTINUATION]:
+        return "there must be two fragments, and a Ping between them"
+    within = frames[0].layout.payload == "H\u00e9".encode()[:2]
+    return None if within else "the first fragment must end within the \u00e9"
+
+
+def check_predicted(codes: Sequence[str]) -> str | None:
+    """Return which of these close codes are not due for `TO_PREDICT`, or None."""
+    if len(codes) != len(TO_PREDICT):
+        return f"there are {len(TO_PREDICT)} frames, so it takes as many codes"
+    wrong = []
+    for data, code in zip(TO_PREDICT, codes, strict=True):
+        dissector = Dissector(Role.CLIENT)
+        list(dissector.receive_data(bytes.fromhex(data)))
+        if str(dissector.verdict.close_code) != code:
+            wrong.append(f"{code} is not what is due for {data}")
+    return "\n".join(wrong) or None
+
+
+def _frames(text: str, sender: Role) -> list[SeenFrame]:
+    """Return the frames that are written in `text`. Raises `Complaint` if they are not valid."""
+    try:
+        data = parse_hex(text)
+    except ValueError as error:
+        raise Complaint(f"that is not hex: {error}") from None
+    dissector = Dissector(sender)
+    seen = [*dissector.receive_data(data), *dissector.receive_eof()]
+    if dissector.verdict.result != "valid":
+        raise Complaint(f"{dissector.verdict.result}: {dissector.verdict.reason}")
+    return [each for each in seen if isinstance(each, SeenFrame)]
+
+
+def check_client(path: str, *, pings: bool) -> str | None:
     """Return what is wrong with the client in the file `path`, or None if nothing is."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"ws://127.0.0.1:{listener.getsockname()[1]}/"
@@ -88,6 +147,8 @@ def _serve(sock: socket.socket, pings: bool) -> None:
     heard, ponged, data = False, not pings, whole[1]
     while connection.close_received is None:
         for event in connection.receive_data(data):
+            if isinstance(event, str | bytes) and event != "Hello":
+                raise Complaint(f"the client must send the text Hello; it sent {event!r}")
             if event == "Hello" and not heard:
                 heard = True
                 sock.sendall(_answer(pings))
@@ -127,12 +188,25 @@ def _answer(pings: bool) -> bytes:
     )
 
 
+CHECKS: dict[str, Callable[[list[str]], str | None]] = {
+    "mask": lambda words: check_mask(" ".join(words)),
+    "cut": lambda words: check_cut(" ".join(words)),
+    "predict": check_predicted,
+    "client": lambda words: check_client(words[0], pings=False),
+    "ping": lambda words: check_client(words[0], pings=True),
+}
+
+
 def main(arguments: list[str]) -> int:
     """Check one exercise; return 0 if it is solved, 1 if not, 2 if it is no exercise."""
-    if len(arguments) != 2 or arguments[0] not in ("client", "ping"):
-        print("usage: python3 -m tests.exercises client|ping YOUR_CLIENT.py", file=sys.stderr)
+    name, *words = arguments or [""]
+    if name not in CHECKS or not words:
+        print(f"usage: python3 -m tests.exercises {'|'.join(CHECKS)} ANSWER", file=sys.stderr)
         return 2
-    complaint = check(arguments[1], pings=arguments[0] == "ping")
+    try:
+        complaint = CHECKS[name](words)
+    except Complaint as error:
+        complaint = str(error)
     print(complaint or "solved")
     return 0 if complaint is None else 1
 

@@ -107,13 +107,18 @@ def test_a_file_is_raw_bytes_or_hex(written: bytes, tmp_path: Path, capsys: Outp
         (["81-05"], "that is not hex: '81-05' (line 1, column 1) has characters other"),
         (["--file", "/nowhere"], "cannot read /nowhere: No such file or directory"),
         (["--file", "x", "81"], "give one of HEX and --file, not both"),
-        (["--break", "moon"], "there is no rule named 'moon'; --break list has their names"),
+        (["--break", "moon"], "there is no rule named 'moon' (--break list has all names)"),
+        (["--break", "utf8"], "there is no rule named 'utf8'; did you mean utf8-"),
+        (["--break", "opcode3"], "there is no rule named 'opcode3'; did you mean opcode-3"),
+        (["--break", "opcode-3", "--json"], "--json is for what is explained, not for --make"),
+        (["--make", "ping", "--json"], "--json is for what is explained, not for --make"),
+        (["README.md"], "that is not hex: 'README.md' (line 1, column 1) has characters other"),
         (
             ["--role", "server", "--break", "unmasked-text"],
-            "there is no rule named 'unmasked-text' that a server can break; --break list",
+            "there is no rule named 'unmasked-text' that a server can break",
         ),
         (["--make", "text, moon"], "'moon' in 'text, moon' is not understood; it takes words"),
-        (["--make", 'text, "moon'], "'text, \"moon': a quote is not closed, or no comma"),
+        (["--make", 'text, "moon'], "'text, \"moon': a quote is not closed, or a comma is"),
         (["--make", '"moon"'], "'\"moon\"' says no kind of frame, such as text or ping"),
     ],
 )
@@ -311,8 +316,6 @@ def test_words_make_frames(line: str, data: str, capsys: Output) -> None:
         "hex 0",
         "opcode 10",
         "opcode",
-        "code 65536",
-        "code -1",
         "0 fragments",
         "many fragments",
         "99999 fragments",
@@ -323,6 +326,12 @@ def test_words_make_frames(line: str, data: str, capsys: Output) -> None:
 def test_a_word_that_is_not_understood_is_named(word: str) -> None:
     with pytest.raises(ValueError, match="is not understood; it takes words"):
         build(f"text, {word}, ping")
+
+
+@pytest.mark.parametrize("word", ["code 65536", "code -1"])
+def test_a_code_that_two_bytes_cannot_hold_is_refused(word: str) -> None:
+    with pytest.raises(ValueError, match=f"'{word}' in .*: a code is a number from 0 to 65535"):
+        build(f"close, {word}")
 
 
 # The terminal

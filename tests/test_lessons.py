@@ -17,7 +17,6 @@ from tests import exercises
 from tests.solutions.parser import parse
 from tests.support import PATIENCE, ROOT
 from tests.test_readme import README, example
-from wsproto_min import __main__ as command_line
 from wsproto_min import connection, fast, frames, messages
 from wsproto_min.connection import Connection, Role
 from wsproto_min.verdict import close_code_name
@@ -157,20 +156,22 @@ PREDICTED = {
 SOLVED = {
     0: {"HEX": "81 82 01 02 03 04 49 6b"},
     1: {"HEX": "01 02 48 c3 89 00 80 01 a9"},
-    2: {"HEX": "88 83 00 00 00 00 03 e8 ff", "CODE": "1007"},
+    2: {"CODE CODE CODE CODE CODE": " ".join(PREDICTED.values())},
     3: {"mine.py": str(SOLUTIONS / "client.py")},
     4: {"mine.py": str(SOLUTIONS / "client.py")},
 }
 
 
-def check(number: int, answers: dict[str, str]) -> int:
-    """Return the status of an exercise's checking command with these answers in it."""
+def check(number: int, answers: dict[str, str]) -> tuple[int, str]:
+    """Return the status of an exercise's checking command with these answers, and its words."""
     line = EXERCISES[number].replace("python3", sys.executable)
     for place, answer in answers.items():
         assert place in line
         line = line.replace(place, answer)
-    done = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, timeout=PATIENCE)
-    return done.returncode
+    done = subprocess.run(
+        line, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+    )
+    return done.returncode, done.stdout + done.stderr
 
 
 def test_there_are_five_exercises() -> None:
@@ -179,36 +180,52 @@ def test_there_are_five_exercises() -> None:
 
 @pytest.mark.parametrize("number", SOLVED)
 def test_the_command_of_an_exercise_takes_the_model_solution(number: int) -> None:
-    assert check(number, SOLVED[number]) == 0
+    assert check(number, SOLVED[number]) == (0, "solved\n")
 
 
 @pytest.mark.parametrize(
-    ("number", "answers"),
+    ("name", "answer", "complaint"),
     [
-        (0, {"HEX": "81 82 01 02 03 04 48 69"}),
-        (0, {"HEX": "81 82 00 00 00 00 48 69"}),  # another key
-        (0, {"HEX": "89 82 01 02 03 04 49 6b"}),  # a Ping
-        (0, {"HEX": "81 02 48 69"}),
-        (1, {"HEX": "01 02 48 c3 80 01 a9"}),  # no Ping
-        (1, {"HEX": "01 01 48 89 00 80 02 c3 a9"}),  # cut before the character
-        (1, {"HEX": "01 03 48 c3 a9 89 00 80 00"}),
-        (1, {"HEX": "01 02 48 c3 89 00 80 01 28"}),  # another character, and a broken one
-        (2, {"HEX": "88 83 00 00 00 00 03 e8 ff", "CODE": "1002"}),
-        (2, {"HEX": "88 83 00 00 00 00 03 e8 ff", "CODE": "1"}),
-        (3, {"mine.py": os.devnull}),
+        ("mask", "81 82 01 02 03 04 48 69", "it must be one frame, from which the server gets"),
+        ("mask", "89 82 01 02 03 04 49 6b", "it must be one frame"),
+        ("mask", "01 81 01 02 03 04 49 80 81 01 02 03 04 68", "it must be one frame"),
+        ("mask", "81 82 00 00 00 00 48 69", "the key is 00 00 00 00, not 01 02 03 04"),
+        ("mask", "81 02 48 69", "broken: a client's frame is not masked"),
+        ("mask", "81 82 01 02 03 04 49 6b 83", "broken: opcode 0x3 is reserved"),
+        ("mask", "81 82 01 02 03 04 49", "incomplete: the TEXT frame at byte 0 is cut off"),
+        ("mask", "81 8", "that is not hex: '8' (line 1, column 4) has half a byte"),
+        ("cut", "01 02 48 c3 80 01 a9", "there must be two fragments, and a Ping between them"),
+        ("cut", "01 01 48 89 00 80 02 c3 a9", "the first fragment must end within the \u00e9"),
+        ("cut", "01 03 48 c3 a9 89 00 80 00", "the first fragment must end within the \u00e9"),
+        ("cut", "02 02 48 c3 89 00 80 01 a9", "the client must get the text H\u00e9"),
+        ("cut", "01 02 48 c3 89 00 80 01 28", "broken: a text message is not UTF-8"),
+        ("cut", "01 02 48 c3 89 00", "incomplete: the server's message waits for its last"),
+        ("predict", "1002 1002 1007 1007 1008", "1008 is not what is due for 82 ff 00 00 00 01"),
+        ("predict", "1002", "there are 5 frames, so it takes as many codes"),
+        ("client", os.devnull, "the client ends without connecting to the URL"),
     ],
 )
-def test_and_not_a_wrong_one(number: int, answers: dict[str, str]) -> None:
-    assert check(number, answers) != 0
-
-
-@pytest.mark.parametrize("data", PREDICTED)
-def test_the_frames_to_predict_have_the_close_codes_of_the_answers(
-    data: str, capsys: pytest.CaptureFixture[str]
+def test_what_is_wrong_with_another_answer_is_said(
+    name: str, answer: str, complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert f"`{data}`" in section("Exercises")
-    assert command_line.main(["explain", "--role", "client", data]) == 1
-    assert f"Close with {PREDICTED[data]} " in capsys.readouterr().out
+    assert exercises.main([name, *answer.split()]) == 1
+    assert capsys.readouterr().out.startswith(complaint)
+
+
+@pytest.mark.parametrize("arguments", [[], ["mask"], ["moon", "81 00"]])
+def test_what_is_no_exercise_is_told_their_names(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exercises.main(arguments) == 2
+    names = "mask|cut|predict|client|ping"
+    assert capsys.readouterr().err == f"usage: python3 -m tests.exercises {names} ANSWER\n"
+
+
+def test_the_frames_to_predict_are_in_readme() -> None:
+    assert tuple(PREDICTED) == exercises.TO_PREDICT
+    text = section("Exercises").replace("\n   ", " ")
+    places = [text.index(f"`{data}`") for data in PREDICTED]
+    assert places == sorted(places)
 
 
 @pytest.mark.parametrize(
@@ -218,6 +235,7 @@ def test_the_frames_to_predict_have_the_close_codes_of_the_answers(
         ('b"Hello", mask=os.urandom(4)', 'b"Hello"', False, "a client's frame is not masked"),
         ("key = ", "key = 'x' + ", False, "the handshake is refused: header Sec-WebSocket-Key"),
         ("print(message", "print(2 * message", False, "it printed 'HelloHello"),
+        ('b"Hello", mask', 'b"hello", mask', False, "must send the text Hello; it sent 'hello'"),
     ],
 )
 def test_a_client_with_a_fault_is_told_which(
@@ -227,6 +245,6 @@ def test_a_client_with_a_fault_is_told_which(
     assert old in code
     path = tmp_path / "mine.py"
     path.write_text(code.replace(old, new))
-    told = exercises.check(str(path), pings=pings)
+    told = exercises.check_client(str(path), pings=pings)
     assert told is not None
     assert complaint in told

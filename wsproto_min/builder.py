@@ -14,9 +14,9 @@ from wsproto_min.rawframe import KEY, WireFrame
 
 GRAMMAR = """\
 words separated by commas, in any order: text, binary, continuation, close, ping, pong
-or opcode N (in hex); "payload as text" or hex 00ff; code 1000 (for a close); masked, or
-masked 37fa213d with a key; N fragments; not final (FIN is 0); rsv1, rsv2, rsv3; deflate;
-16-bit length, 64-bit length (longer than need be)"""
+or opcode N (in hex); "a payload as text", or one in hex after that word: hex 00ff; code
+1000 (for a close); masked, or masked 37fa213d with a key; N fragments; not final (FIN
+is 0); rsv1, rsv2, rsv3; deflate; 16-bit length, 64-bit length (longer than need be)"""
 
 _WORD = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[^",]*?)\s*(?:,|$)')
 _RSV = {"rsv1": 0b100, "rsv2": 0b010, "rsv3": 0b001}
@@ -78,7 +78,7 @@ def _split(line: str) -> list[str]:
     while position < len(line):
         found = _WORD.match(line, position)
         if found is None:
-            raise ValueError(f"{line!r}: a quote is not closed, or no comma follows it")
+            raise ValueError(f"{line!r}: a quote is not closed, or a comma is missing beside it")
         words.append(found[1])
         position = found.end()
     return words
@@ -114,5 +114,7 @@ def _obey(plan: _Plan, word: str, line: str) -> None:
             plan.fragments = int(name)
         else:
             raise ValueError("no such word")
-    except (ValueError, OverflowError):
+    except OverflowError:
+        raise ValueError(f"{word!r} in {line!r}: a code is a number from 0 to 65535") from None
+    except ValueError:
         raise ValueError(f"{word!r} in {line!r} is not understood; it takes {GRAMMAR}") from None

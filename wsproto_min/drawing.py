@@ -207,7 +207,8 @@ def _explain_answers(seen: SeenFrame) -> Iterator[str]:
             yield "The receiver answers with a Pong of the same payload (5.5.3)."
         elif seen.verdict is None:
             code, _ = parse_close(frame.payload)
-            yield f"The receiver answers with Close {close_code_name(code)} (5.5.1)."
+            what = f"Close {close_code_name(code)}" if frame.payload else "an empty Close, too"
+            yield f"The receiver answers with {what} (5.5.1)."
 
 
 def _bytes(count: int) -> str:
@@ -223,7 +224,10 @@ def _show(opcode: Opcode, payload: bytes) -> str:
     room = COLUMNS - 10
     if opcode is Opcode.BINARY:
         return hexadecimal(payload, room)
-    return quoted(payload[: 4 * room].decode("utf-8", "replace"), room)
+    try:
+        return quoted(payload.decode(), room)
+    except UnicodeDecodeError:  # a fragment may begin and end within a character
+        return quoted(payload, room)
 
 
 def _wrapped(text: str, indent: str) -> list[str]:

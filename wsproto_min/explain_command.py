@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -25,9 +26,11 @@ from wsproto_min.text import COLUMNS, coloured, plain
 from wsproto_min.verdict import close_code_name
 from wsproto_min.violations import (
     DEFLATE_RULES,
+    DEFLATE_VIOLATIONS,
     MAX_FRAGMENTS,
     MAX_MESSAGE_SIZE,
     RULES,
+    VIOLATIONS,
     Violation,
     find_violation,
 )
@@ -92,7 +95,8 @@ def add_explain(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="list",
         metavar="RULE",
-        help="print the shortest bytes that break a rule; without RULE, or with list, the rules",
+        help="print the least bytes that break a rule; without RULE, or with list, the rules, "
+        "each with the names to break it by",
     )
     parser.set_defaults(run=run)
 
@@ -135,9 +139,10 @@ def _run(options: argparse.Namespace) -> int:
     if len(given) > 1:
         raise ValueError(f"give one of {' and '.join(given)}, not both")
     sender = None if options.role == "any" else Role(options.role)
+    if options.json and (options.make or options.rule):
+        raise ValueError("--json is for what is explained, not for --make and --break")
     if options.make:
-        for line in options.make:
-            print(builder.build(line).hex(" "))
+        print("\n".join([builder.build(line).hex(" ") for line in options.make]))
         return 0
     if options.rule:
         for line in list_rules() if options.rule == "list" else _break(options.rule, sender):
@@ -171,7 +176,9 @@ def _read(options: argparse.Namespace) -> bytes:
     except OSError as error:
         raise ValueError(f"cannot read {options.file}: {error.strerror}") from None
     except ValueError as error:
-        raise ValueError(f"that is not hex: {error}") from None
+        is_file = options.hex and Path(options.hex[0]).is_file()
+        hint = "; to explain what is in a file, give it with --file" if is_file else ""
+        raise ValueError(f"that is not hex: {error}{hint}") from None
 
 
 def _agreed(options: argparse.Namespace) -> Deflate | None:
@@ -232,7 +239,10 @@ def _break(name: str, sender: Role | None) -> Iterator[str]:
     try:
         violation = find_violation(name, None if sender is None else sender.value)
     except LookupError as error:
-        raise ValueError(f"{error.args[0]}; --break list has their names") from None
+        names = sorted({each.name for each in (*VIOLATIONS, *DEFLATE_VIOLATIONS)})
+        near = [each for each in names if each.startswith(name)] or get_close_matches(name, names)
+        hint = f"; did you mean {' or '.join(near[:3])}?" if near else ""
+        raise ValueError(f"{error.args[0]}{hint} (--break list has all names)") from None
     rule = violation.rule
     standard = "RFC 7692" if rule.deflate else "RFC 6455"
     yield f"# {violation.name}, sent by a {violation.sender} ({standard}, {rule.section})"
