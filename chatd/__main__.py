@@ -102,7 +102,10 @@ def invite(options: Namespace) -> int:
 
 def revoke(options: Namespace) -> int:
     """Make all invitations void that somebody has had so far."""
-    _find_invitations(options).revoke(options.name, time.time())
+    try:
+        _find_invitations(options).revoke(options.name, time.time())
+    except OSError as error:
+        raise StartError(f"{options.name} is not revoked: {error}") from None
     print(f"all invitations for {options.name} are void from now on")
     return 0
 
@@ -140,10 +143,12 @@ def export(options: Namespace) -> int:
         sys.stdout.flush()
     except LogError as error:
         raise StartError(printable(str(error))) from None
-    except BrokenPipeError:
+    except OSError as error:
         # What is left in the buffer must not fail once more at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        if isinstance(error, BrokenPipeError):
+            return 1
+        raise StartError(f"cannot write: {error.strerror}") from None
     return 0
 
 
@@ -211,9 +216,7 @@ def _open_invitations(options: Namespace) -> Invitations:
         return Invitations(directory)
     except OSError as error:
         reason = error.strerror or error
-        raise StartError(
-            f"cannot keep the secret of invitations in {directory}: {reason}"
-        ) from None
+        raise StartError(f"cannot use the secret of invitations in {directory}: {reason}") from None
 
 
 def _listen(chat: Chat, options: Namespace, context: ssl.SSLContext | None) -> str:

@@ -227,6 +227,8 @@ class Chat:
             else:
                 peer.send(wire.pong(said.t))
         except wire.WireError as wrong:
+            if wrong.code == "unauthorized":
+                self._visits.note_uninvited(peer, wrong.room or "", wrong.message)
             peer.send(wire.error(wrong))
 
     def _on_close(self, peer: Peer) -> None:
@@ -288,7 +290,7 @@ class Chat:
     def _deliver(self, said: Said, result: Sequence[Stored] | LogError) -> None:
         """Deliver what the log has stored, in its order; tell senders of what it has not."""
         if isinstance(result, LogError):
-            logger.error("%s", result)
+            self._note_failure(result)
             for peer, entry in said:
                 self._refuse(peer, entry)
         else:
@@ -325,12 +327,21 @@ class Chat:
 
         def answer(result: Slice | LogError) -> None:
             if isinstance(result, LogError):
-                peer.send(wire.error(_log_failed(result, said.room)))
+                self._tell_unreadable(peer, said.room, result)
             else:
                 messages, cut = _newest_within(result.messages, MAX_ANSWER_TEXT)
                 peer.send(wire.history(said.room, messages, more=result.more or cut))
 
         self._log.before(said.room, said.before, said.limit, answer)
+
+    def _tell_unreadable(self, peer: Peer, room: str, error: LogError) -> None:
+        self._note_failure(error)
+        reason = "the log cannot be read; try again later"
+        peer.send(wire.error(wire.WireError("log_failed", reason, room=room)))
+
+    def _note_failure(self, error: LogError) -> None:
+        self._metrics.log_failures += 1
+        logger.error("%s", error)
 
     # Rooms.
 
@@ -387,7 +398,7 @@ class Chat:
                 hall.chat.discard(peer)  # it may have been there before
                 peer.state.leave(room)
                 self._halls.give_up(hall, seat)
-                peer.send(wire.error(_log_failed(result, room)))
+                self._tell_unreadable(peer, room, result)
             else:
                 messages, cut = _newest_within(result.messages, MAX_ANSWER_TEXT)
                 gap = after is not None and (result.gap or result.more or cut)
@@ -440,7 +451,7 @@ class Chat:
         try:
             self._log.trim()
         except LogError as error:
-            logger.error("%s", error)
+            self._note_failure(error)
         self.server.call_later(TRIM_INTERVAL, self._trim)
 
 
@@ -456,8 +467,3 @@ def _newest_within(
         if size > limit:
             return messages[index + 1 :], True
     return messages, False
-
-
-def _log_failed(error: LogError, room: str) -> wire.WireError:
-    logger.error("%s", error)
-    return wire.WireError("log_failed", "the log cannot be read; try again later", room=room)

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import hmac
 import json
+import logging
 import os
 import secrets
 from collections.abc import Sequence
@@ -23,9 +24,15 @@ SECRET_NAME = "secret"  # of the file
 SECRET_SIZE = 32  # bytes: as many as the hash gives
 DAY = 86400.0  # seconds
 
+logger = logging.getLogger("chatd")
+
 
 class Unauthorized(Exception):
     """An invitation is missing, forged, expired or revoked; the text is for a person."""
+
+
+class Unchecked(Unauthorized):
+    """Nobody can say whether an invitation holds: the list of the revoked is not readable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,8 @@ class Invitation:
 class Invitations:
     """Issues, checks and revokes invitations; `directory` holds its two files.
 
-    Raises `OSError` if the secret can be neither read nor made.
+    Raises `OSError` if the secret can be neither read nor made, or the list of the
+    revoked not read.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -53,6 +61,8 @@ class Invitations:
         self._secret = _load_secret(self._secret_path)
         self._revoked: dict[str, float] = {}
         self._revoked_version: tuple[int, int] | None = None
+        self._trouble = ""  # with that list, as was logged
+        self._revoked_names()
 
     def issue(self, name: str, rooms: Sequence[str], days: float, now: float) -> str:
         """Return a token for `name`, good for some days from `now` (seconds of the epoch)."""
@@ -61,7 +71,7 @@ class Invitations:
         return f"{payload}.{self._sign(payload)}"
 
     def check(self, token: str | None, now: float) -> Invitation:
-        """Return what a token grants at `now`. Raises `Unauthorized`."""
+        """Return what a token grants at `now`. Raises `Unauthorized`, perhaps `Unchecked`."""
         if not token:
             raise Unauthorized("this chat is by invitation only; open the link that you were sent")
         payload, _, signature = token.partition(".")
@@ -72,34 +82,66 @@ class Invitations:
         fields = json.loads(_unbase64(payload))
         if now >= fields["expires"]:
             raise Unauthorized("the invitation has expired; ask for a new link")
-        revoked = self._revoked_names().get(fields["name"].casefold())
+        try:
+            revoked = self._revoked_names().get(fields["name"].casefold())
+        except OSError as error:
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                logger.error("nobody with an invitation is let in: %s", error)
+            raise Unchecked(
+                "invitations cannot be checked at the moment; tell whoever runs this chat"
+            ) from None
         if revoked is not None and fields["issued"] <= revoked:
             raise Unauthorized("the invitation was revoked; ask whoever runs this chat")
         return Invitation(fields["name"], tuple(fields["rooms"]))
 
     def revoke(self, name: str, now: float) -> None:
-        """Make all invitations void that were issued to `name` until `now`."""
+        """Make all invitations void that were issued to `name` until `now`.
+
+        Raises `OSError` if the list of the revoked cannot be read or written.
+        """
         with open(self._secret_path) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be at it, too
             revoked = {**self._revoked_names(), name.casefold(): now}
             temporary = self._revoked_path.with_name("revoked.new")
             temporary.write_text(json.dumps(revoked))
+            # Whoever runs the server reads it, whoever revokes.
+            owner = os.fstat(lock.fileno())
+            os.chown(temporary, owner.st_uid, owner.st_gid)
+            temporary.chmod(owner.st_mode & 0o777)
             temporary.replace(self._revoked_path)
 
     def _sign(self, payload: str) -> str:
         return _base64(hmac.digest(self._secret, payload.encode(), hashlib.sha256))
 
     def _revoked_names(self) -> dict[str, float]:
-        """Return when names were revoked, read again if another process has written."""
+        """Return when names were revoked, read again if another process has written.
+
+        Raises `OSError`.
+        """
         try:
             found = self._revoked_path.stat()
         except FileNotFoundError:
             return {}
         version = (found.st_mtime_ns, found.st_ino)
         if version != self._revoked_version:
-            self._revoked = json.loads(self._revoked_path.read_text())
+            self._revoked = _read_revoked(self._revoked_path)
             self._revoked_version = version
+            self._trouble = ""
         return self._revoked
+
+
+def _read_revoked(path: Path) -> dict[str, float]:
+    try:
+        revoked = json.loads(path.read_text())
+        return {name: float(when) for name, when in revoked.items()}
+    except OSError as error:
+        raise OSError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, TypeError, AttributeError):
+        raise OSError(
+            f"{path}, the list of the revoked, is damaged; put a backup in its place, or remove"
+            " it and revoke again whom it named"
+        ) from None
 
 
 def _load_secret(path: Path) -> bytes:

@@ -71,7 +71,8 @@ class Batches:
 
     def _stored(self, said: Said, result: Sequence[Stored] | LogError) -> None:
         self._storing = False
-        self._metrics.commits.observe(time.monotonic() - self._given_at)
+        if not isinstance(result, LogError):
+            self._metrics.commits.observe(time.monotonic() - self._given_at)
         self._deliver(said, result)
         waiting, self._waiting = self._waiting, []
         for read in waiting:

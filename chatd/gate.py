@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from http import HTTPStatus
 
-from chatd.auth import Invitation, Invitations, Unauthorized
+from chatd.auth import Invitation, Invitations, Unauthorized, Unchecked
 from chatd.origin import OriginPolicy
 from chatd.wire import WireError
 from wsproto_min import HandshakeError, Request
@@ -68,6 +68,8 @@ class Gate:
         assert self._invitations is not None
         try:
             self._invitations.check(token, time.time())
+        except Unchecked:
+            return None  # who is in stays until that can be said again
         except Unauthorized as reason:
             return str(reason)
         return None

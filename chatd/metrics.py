@@ -45,11 +45,12 @@ class Histogram:
 class Metrics:
     """What is counted while the chat runs."""
 
-    __slots__ = ("closes", "commits", "delivered", "received", "refused", "turns")
+    __slots__ = ("closes", "commits", "delivered", "log_failures", "received", "refused", "turns")
 
     def __init__(self) -> None:
         self.received = 0  # messages
         self.delivered = 0  # messages, each once for everyone who got it
+        self.log_failures = 0
         self.closes: Counter[tuple[str, ...]] = Counter()  # by code and by whom
         self.refused: Counter[tuple[str, ...]] = Counter()  # by status and reason
         self.turns = Histogram()

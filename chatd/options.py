@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -13,6 +14,9 @@ from chatd.proxy import Proxy, parse_proxy
 from chatd.rooms import is_room_name
 from chatd.sqlite import MEMORY
 from chatd.wire import MAX_ID, WireError, clean_name
+
+# A hundred years, for what counts in days.
+MAX_DAYS = 36500
 
 
 class _Parser(argparse.ArgumentParser):
@@ -90,6 +94,7 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
         "--allow-host",
         action="append",
         default=[],
+        type=_host,
         metavar="NAME",
         help="a name that this server goes by; repeatable",
     )
@@ -97,6 +102,7 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
         "--allow-origin",
         action="append",
         default=[],
+        type=_site,
         metavar="URL",
         help="another site whose pages may connect, like https://example.org; repeatable",
     )
@@ -163,6 +169,7 @@ def _add_inviting(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--url",
+        type=_page,
         default="http://127.0.0.1:8765/",
         help="where the chat is reached (default: %(default)s)",
     )
@@ -181,7 +188,9 @@ def _count(text: str) -> int:
 
 
 def _cap(text: str) -> int:
-    return 0 if text == "0" else _count(text)
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 up")
+    return min(int(text), MAX_ID)
 
 
 def _rate(text: str) -> float:
@@ -195,10 +204,31 @@ def _rate(text: str) -> float:
 
 
 def _positive(text: str) -> float:
-    number = _rate(text)
-    if not 0 < number <= 36500:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days over 0")
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= MAX_DAYS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of days, up to {MAX_DAYS}")
     return number
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name like chat.example.org")
+    return text
+
+
+def _site(text: str) -> str:
+    if not re.fullmatch(r"(?i:https?://[^/?#@\s]+)/?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a site like https://example.org")
+    return text
+
+
+def _page(text: str) -> str:
+    if not re.fullmatch(r"(?i:https?://[^/?#@\s]+)(?:/[^?#\s]*)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a page like https://example.org/")
+    return text
 
 
 def _name(text: str) -> str:

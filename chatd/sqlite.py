@@ -83,6 +83,7 @@ class SQLiteLog:
     ) -> None:
         self._keep_messages = keep_messages
         self._keep_days = keep_days
+        self._path = path
         self._lock: int | None = None
         try:
             if path != MEMORY:
@@ -95,9 +96,13 @@ class SQLiteLog:
         except (sqlite3.Error, OSError) as error:
             self._unlock()
             reason = getattr(error, "strerror", None) or error
+            # SQLite's word for whatever the system has refused.
+            if isinstance(error, OSError) or "unable to open" in str(error):
+                advice = "its directory must exist and be writable"
+            else:
+                advice = "see what `chatd check` says of it, or put a backup in its place"
             raise LogError(
-                f"the log {path} cannot be used: {reason}; its directory must exist and be"
-                " writable; choose another with --db"
+                f"the log {path} cannot be used: {reason}; {advice}; or choose another with --db"
             ) from error
         self._grown = set(last)  # rooms that have had messages since the last trim
         self._last_id = max(last.values(), default=0)
@@ -114,7 +119,7 @@ class SQLiteLog:
         try:
             stored = self._append(entries, time)
         except sqlite3.Error as error:
-            done(LogError(f"the log failed: {error}"))
+            done(LogError(f"the log failed: {error} ({self._path})"))
             return
         done(stored)
 
@@ -180,7 +185,7 @@ class SQLiteLog:
                 "SELECT 1 FROM trimmed WHERE room = ? AND id > ?", (room, seen)
             ).fetchone()
         except sqlite3.Error as error:
-            done(LogError(f"the log failed: {error}"))
+            done(LogError(f"the log failed: {error} ({self._path})"))
             return
         done(_slice(rows, limit, gap=is_foreign or trimmed is not None))
 
@@ -194,7 +199,7 @@ class SQLiteLog:
                 (room, self._last_id + 1 if end is None else end, limit + 1),
             ).fetchall()
         except sqlite3.Error as error:
-            done(LogError(f"the log failed: {error}"))
+            done(LogError(f"the log failed: {error} ({self._path})"))
             return
         done(_slice(rows, limit, gap=False))
 

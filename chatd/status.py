@@ -53,7 +53,7 @@ def check_reader(request: Request, address: str, allowed: Sequence[Proxy]) -> No
         raise HandshakeError(
             HTTPStatus.FORBIDDEN,
             "metrics are for programs on this machine; if others should read them, start"
-            " chatd with --metrics-from and their address",
+            " chatd with --metrics-from and their address, or unix for the Unix socket",
         )
 
 
@@ -109,6 +109,10 @@ def metrics_page(
         ("chatd_turn_seconds",): (
             "How long turns of the loop take, without the time that they wait.",
             metrics.turns,
+        ),
+        ("chatd_log_failures_total",): (
+            "What the log could not store, read or trim.",
+            metrics.log_failures,
         ),
         ("chatd_log_commit_seconds",): (
             "How long the log takes to store what was said in a turn.",

@@ -69,6 +69,11 @@ class Visits:
         if visit.place.refused is not None:
             raise visit.place.refused
 
+    def note_uninvited(self, peer: Peer, room: str, why: str) -> None:
+        """Count and note that somebody was not let into a room in chat mode."""
+        self._metrics.refused["none", "unauthorized"] += 1
+        logger.info("join refused", extra=fields(address=peer.address, room=room, why=why))
+
     def depart(self, visit: Visit, peer: Peer, mode: str, rooms: Sequence[str]) -> None:
         """Count and note how a connection has ended."""
         self._caps.leave(visit.place)

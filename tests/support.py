@@ -283,8 +283,11 @@ class Daemon:
 
 
 def troubles(errors: str) -> str:
-    """Return what a daemon wrote, without the lines of connections that came and went."""
-    return "".join(line for line in errors.splitlines(True) if " info connection " not in line)
+    """Return what a daemon wrote, without the lines on who came and went."""
+    usual = (" info connection ", " info join ")
+    return "".join(
+        line for line in errors.splitlines(True) if not any(each in line for each in usual)
+    )
 
 
 def command(module: str, *arguments: str) -> list[str]:

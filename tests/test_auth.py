@@ -20,6 +20,7 @@ from chatd import app, auth
 from chatd.auth import DAY, Invitation, Invitations, Unauthorized
 from tests.chat import Talker, chatting, open_client
 from tests.support import PATIENCE, ROOT, command, connect, daemon, handshake, poll
+from tests.test_options import fails
 from wsproto_min import ConnectionClosed, HandshakeError
 from wsproto_min.client import Client
 
@@ -372,7 +373,9 @@ def test_a_token_of_a_room_that_one_has_left_is_not_asked_for_any_more(
         ann.say("cellar", "still here")
 
 
+@pytest.mark.parametrize("damage", ["{", "[]", '{"ann": null}', "null", '{"ann": "x"}'])
 def test_a_list_of_the_revoked_that_cannot_be_read_lets_nobody_in_and_the_look_goes_on(
+    damage: str,
     invitations: Invitations,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -382,11 +385,63 @@ def test_a_list_of_the_revoked_that_cannot_be_read_lets_nobody_in_and_the_look_g
     token = invitations.issue("Ann", [], 7, time.time())
     with chatting(invitations=invitations) as chat, Talker(chat.address) as ann:
         ann.join("lobby", "Ann", token=token)
-        (tmp_path / "revoked").write_text("{")
-        poll(lambda: len(caplog.records) >= 2, "two failed looks are logged")
+        (tmp_path / "revoked").write_text(damage)
+        poll(lambda: len(caplog.records) >= 1, "a failed look is logged")
+        with Talker(chat.address) as ben:
+            refused = ben.refusal(type="join", room="lobby", name="Ann", token=token)
+            assert refused["code"] == "unauthorized"
+            assert "cannot be checked at the moment; tell whoever runs" in refused["message"]
+        ann.say("lobby", "still here")
+        (told,) = {record.getMessage() for record in caplog.records}
+        assert told.startswith("nobody with an invitation is let in: ")
+        assert "revoked, the list of the revoked, is damaged; put a backup in its place" in told
         (tmp_path / "new").write_text(json.dumps({"ann": time.time()}))
         (tmp_path / "new").replace(tmp_path / "revoked")
         assert ann.hear_next("error")["code"] == "banned"
+
+
+def test_a_list_that_the_system_does_not_let_read_is_named_once(
+    invitations: Invitations, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = invitations.issue("Ann", [], 7, NOW)
+    (tmp_path / "revoked").mkdir()
+    for _ in range(3):
+        assert "cannot be checked" in reason(invitations, token)
+    (record,) = caplog.records
+    assert f"cannot read {tmp_path / 'revoked'}: Is a directory" in record.getMessage()
+    (tmp_path / "revoked").rmdir()
+    assert invitations.check(token, NOW).name == "Ann"
+
+
+def test_with_a_damaged_list_neither_server_nor_revoke_starts(tmp_path: Path) -> None:
+    (tmp_path / "chat.db").touch()
+    invitations = Invitations(tmp_path)
+    (tmp_path / "revoked").write_text("{")
+    damaged = f"{tmp_path / 'revoked'}, the list of the revoked, is damaged; put a backup"
+    for arguments in (["--invite-only", "--port", "0"], ["revoke", "Ann"], ["invite", "Ann"]):
+        line = fails(*arguments, "--db", str(tmp_path / "chat.db"))
+        assert damaged in line
+    with pytest.raises(OSError, match="is damaged"):
+        invitations.revoke("Ann", NOW)
+
+
+def test_whoever_runs_the_server_may_read_what_another_user_has_revoked(
+    invitations: Invitations, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    if os.geteuid() == 0:
+        os.chown(secret, 65534, 65534)
+    before = os.umask(0o077)
+    try:
+        invitations.revoke("Ann", NOW)
+    finally:
+        os.umask(before)
+    found, owner = (tmp_path / "revoked").stat(), secret.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode) == (
+        owner.st_uid,
+        owner.st_gid,
+        owner.st_mode,
+    )
 
 
 def test_who_is_still_in_the_handshake_is_not_asked_for_an_invitation(

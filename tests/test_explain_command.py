@@ -155,23 +155,21 @@ def test_a_limit_that_is_none_is_refused(limit: str, capsys: Output) -> None:
     assert f"{limit!r} is not a whole number, 1 or more" in capsys.readouterr().err
 
 
-def test_who_starts_it_at_a_terminal_is_told_that_it_waits() -> None:
+def test_who_starts_it_at_a_terminal_is_told_that_it_waits(
+    monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
     typing, terminal = os.openpty()
     try:
         os.write(typing, b"89 00\n\x04")
-        explained = subprocess.run(
-            command("wsproto_min", "explain"),
-            cwd=ROOT,
-            stdin=terminal,
-            capture_output=True,
-            timeout=PATIENCE,
-            check=True,
-        )
+        with open(terminal, closefd=False) as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            assert main(["explain"]) == 0
     finally:
         os.close(typing)
         os.close(terminal)
-    assert explained.stderr == b"type or paste hex or a handshake, then Ctrl-D in a new line\n"
-    assert b"VALID: 1 frame, 0 messages" in explained.stdout
+    output, errors = capsys.readouterr()
+    assert errors == "type or paste hex or a handshake, then Ctrl-D in a new line\n"
+    assert "VALID: 1 frame, 0 messages" in output
 
 
 @given(st.binary())

@@ -211,3 +211,20 @@ def test_a_pipe_that_was_closed_is_no_trouble_at_the_exit_either(
     monkeypatch.setattr("os.dup2", lambda new, old: replaced.append(old))
     assert main(["export", "--db", path]) == 1
     assert len(replaced) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_an_output_that_is_full_is_told_in_one_line(path: str) -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            command("chatd", "export", "--db", path),
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+        )
+    assert (result.returncode, result.stderr) == (
+        2,
+        "chatd: cannot write: No space left on device\n",
+    )

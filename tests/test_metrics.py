@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.app import Chat
+from chatd.auth import Invitations
 from chatd.metrics import BOUNDS, Histogram, Metrics, exposition
 from chatd.proxy import parse_proxy
 from chatd.status import check_reader
 from tests.chat import Talker, chatting, open_log
 from tests.support import Address, Client, connect, exchange, poll, reset, serving
+from tests.test_app import FailingLog
 from wsproto_min import CloseCode, HandshakeError, Request
 from wsproto_min.http import Headers
 
@@ -139,6 +141,27 @@ def test_messages_are_counted_as_they_come_and_once_for_each_who_gets_them() -> 
     assert samples["chatd_turn_seconds_count"] > 3
     assert samples["chatd_received_bytes_total"] > 4 * 150
     assert samples["chatd_sent_bytes_total"] > 4 * 100
+
+
+def test_what_the_log_fails_at_is_counted_and_is_no_commit() -> None:
+    log = FailingLog()
+    with chatting(log) as chat, Talker(chat.address) as ann, Talker(chat.address) as ben:
+        ann.join("tea", "Ann")
+        ann.say("tea", "one", key="a")
+        log.fails = True
+        assert ann.refusal(type="say", room="tea", text="two", key="b")["code"] == "log_failed"
+        assert ben.refusal(type="join", room="tea", name="Ben")["code"] == "log_failed"
+        samples = scrape(chat.address)
+    assert samples["chatd_log_failures_total"] == 2
+    assert samples["chatd_log_commit_seconds_count"] == 1
+
+
+def test_a_join_without_an_invitation_is_counted(tmp_path: Path) -> None:
+    with chatting(invitations=Invitations(tmp_path)) as chat, Talker(chat.address) as ann:
+        for _ in range(2):
+            assert ann.refusal(type="join", room="tea", name="Ann")["code"] == "unauthorized"
+        samples = scrape(chat.address)
+    assert samples['chatd_refused_total{status="none",reason="unauthorized"}'] == 2
 
 
 def test_ends_are_counted_by_code_and_by_who_ended_it() -> None:

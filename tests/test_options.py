@@ -82,6 +82,20 @@ NUMBERS = ["", "x", "-1", "nan", "inf", "1e999", "٣x"]
             ([f"--port={value}"], "--port")
             for value in ("", "65536", "-1", "http", "٣", "9" * 5000)
         ),
+        *(
+            ([f"--{which}={value}"], f"--{which}")
+            for which in ("max-peers", "max-per-address")
+            for value in ("", "x", "-1", "1.5", "٣")
+        ),
+        *((["--allow-host", name], name) for name in ("http://a/", "a:80", "a b", "ä")),
+        *(
+            (["--allow-origin", site], "is not a site like https://example.org")
+            for site in ("example.org", "https://a/path", "ftp://a", "https://", "null", "")
+        ),
+        *(
+            (["invite", "Ann", "--url", page], "is not a page like https://example.org/")
+            for page in ("example.org", "ftp://a/", "https://a/#b", "https://a/?b", "/")
+        ),
         (["--db="], "--db"),
         (["invite", "Ann", "--db", ""], "--db"),
         (["invite"], "NAME"),
@@ -134,8 +148,10 @@ def test_a_second_daemon_on_a_file_is_refused_in_one_line_and_the_first_serves_o
 def test_a_file_that_is_no_log_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "letter"
     path.write_text("Dear Ann, " * 1000)
-    assert "file is not a database" in fails("--port", "0", "--db", str(path))
-    assert "No such file" in fails("--port", "0", "--db", str(tmp_path / "no" / "chat.db"))
+    line = fails("--port", "0", "--db", str(path))
+    assert "file is not a database; see what `chatd check` says of it, or put a backup" in line
+    line = fails("--port", "0", "--db", str(tmp_path / "no" / "chat.db"))
+    assert "No such file or directory; its directory must exist and be writable" in line
 
 
 def test_a_state_directory_that_cannot_be_made_is_told_in_one_line(
