@@ -654,7 +654,31 @@ def test_a_server_that_never_closes_is_left_at_the_deadline_even_if_it_talks_on(
             assert client.recv() == "Hello"
 
 
-def test_a_server_that_pings_but_never_reads_does_not_hold_up_closing() -> None:
+@pytest.mark.parametrize("wait", ["recv", "ping"])
+def test_a_server_that_talks_without_a_pause_does_not_move_the_deadline(wait: str) -> None:
+    stop = threading.Event()
+
+    def script(sock: socket.socket) -> None:
+        upgrade(sock)
+        with suppress(OSError):
+            while not stop.is_set():
+                sock.sendall(encode_frame(Opcode.PONG, b"x" * 125) * 1000)
+
+    with scripted(script) as address:
+        client = connect(address, close_timeout=0.1)
+        started = time.monotonic()
+        with pytest.raises(TimeoutError, match="nothing came in time"):
+            getattr(client, wait)(timeout=0.3)
+        assert 0.3 <= time.monotonic() - started < 5
+        client.close()
+        stop.set()
+        assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("close_timeout", [0.5, 0.0])
+def test_a_server_that_pings_but_never_reads_does_not_hold_up_closing(
+    close_timeout: float,
+) -> None:
     stop = threading.Event()
 
     def script(sock: socket.socket) -> None:
@@ -664,7 +688,7 @@ def test_a_server_that_pings_but_never_reads_does_not_hold_up_closing() -> None:
                 sock.sendall(encode_frame(Opcode.PING, b"x" * 125) * 100)
 
     with scripted(script) as address:
-        client = connect(address, close_timeout=0.5)
+        client = connect(address, close_timeout=close_timeout)
         # So that little goes out before it waits.
         sock = socket.socket(fileno=socket.dup(client.fileno()))
         with sock:

@@ -178,8 +178,9 @@ class Client:
         if self._kept:
             return self._kept.popleft()
         deadline = None if timeout is None else time.monotonic() + timeout
+        again = False
         while (message := self._next_message()) is None:
-            self._receive(deadline)
+            again = self._receive(deadline, again=again)
         return message
 
     def ping(self, timeout: float | None = 10.0) -> float:
@@ -189,13 +190,14 @@ class Client:
         """
         self._awaited_pong = os.urandom(8)
         sent = time.monotonic()
+        deadline = None if timeout is None else sent + timeout
         self.connection.ping(self._awaited_pong)
         self._send_or_raise()
-        while True:
+        self._keep_messages()
+        again = False
+        while self._awaited_pong is not None:
+            again = self._receive(deadline, again=again)
             self._keep_messages()
-            if self._awaited_pong is None:
-                break
-            self._receive(None if timeout is None else sent + timeout)
         return time.monotonic() - sent
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
@@ -209,18 +211,25 @@ class Client:
             self._flush(deadline)
             self._keep_messages(deadline)
             # Section 7.1.1: the server is the one to close the TCP connection.
-            while data := self._read(deadline):
+            # One that talks without a pause leaves something to read after the deadline, too.
+            while time.monotonic() < deadline and (data := self._read(deadline)):
                 self.receive_data(data)
                 self._keep_messages(deadline)
         self.connection.receive_eof()
 
-    def _receive(self, deadline: float | None) -> None:
-        """Wait for bytes and act on them."""
+    def _receive(self, deadline: float | None, *, again: bool) -> bool:
+        """Wait for bytes and act on them; return True.
+
+        Raises `TimeoutError` if none come; `again` also if only the deadline has passed,
+        for a server that talks without a pause always has some.
+        """
+        if again and deadline is not None and time.monotonic() >= deadline:
+            raise TimeoutError("nothing came in time")
         if self.connection.state is not State.CLOSED:
             data = self._read(deadline)
             if data:
                 self.receive_data(data)
-                return
+                return True
             self.connection.receive_eof()
         self._socket.close()
         if self.connection.error is not None:
@@ -235,11 +244,9 @@ class Client:
         _set_timeout(self._socket, deadline)
         try:
             return self._socket.recv(RECEIVE_SIZE)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            raise TimeoutError("nothing came in time") from None
         except OSError as error:
             if _is_deadline(error):
-                raise
+                raise TimeoutError("nothing came in time") from None
             return b""
 
     def receive_data(self, data: bytes) -> None:
@@ -351,7 +358,12 @@ def _first_line(sock: socket.socket, deadline: float, headers: Headers, body: by
 
 
 def _is_deadline(error: OSError) -> bool:
-    """Return whether the socket's timeout has passed; the kernel's own says ETIMEDOUT."""
+    """Return whether the deadline of `_set_timeout` has passed, during a call or before it.
+
+    The kernel's own time limit says ETIMEDOUT.
+    """
+    if isinstance(error, BlockingIOError | ssl.SSLWantReadError | ssl.SSLWantWriteError):
+        return True
     return isinstance(error, TimeoutError) and error.errno is None
 
 
