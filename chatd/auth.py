@@ -20,7 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SECRET_NAME = "secret"  # of the file
+# Of the files.
+SECRET_NAME = "secret"
+REVOKED_NAME = "revoked"
+NEW_REVOKED_NAME = "revoked.new"  # until it is written whole
 SECRET_SIZE = 32  # bytes: as many as the hash gives
 DAY = 86400.0  # seconds
 
@@ -56,12 +59,12 @@ class Invitations:
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._revoked_path = directory / "revoked"
+        self._revoked_path = directory / REVOKED_NAME
         self._secret_path = directory / SECRET_NAME
         self._secret = _load_secret(self._secret_path)
         self._revoked: dict[str, float] = {}
         self._revoked_version: tuple[int, int] | None = None
-        self._trouble = ""  # with that list, as was logged
+        self._trouble: str | None = None  # with that list, as was logged
         self._revoked_names()
 
     def issue(self, name: str, rooms: Sequence[str], days: float, now: float) -> str:
@@ -103,7 +106,7 @@ class Invitations:
         with open(self._secret_path) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be at it, too
             revoked = {**self._revoked_names(), name.casefold(): now}
-            temporary = self._revoked_path.with_name("revoked.new")
+            temporary = self._revoked_path.with_name(NEW_REVOKED_NAME)
             temporary.write_text(json.dumps(revoked))
             # Whoever runs the server reads it, whoever revokes.
             owner = os.fstat(lock.fileno())
@@ -127,7 +130,7 @@ class Invitations:
         if version != self._revoked_version:
             self._revoked = _read_revoked(self._revoked_path)
             self._revoked_version = version
-            self._trouble = ""
+            self._trouble = None
         return self._revoked
 
 

@@ -406,7 +406,9 @@ def test_a_list_that_the_system_does_not_let_read_is_named_once(
     token = invitations.issue("Ann", [], 7, NOW)
     (tmp_path / "revoked").mkdir()
     for _ in range(3):
-        assert "cannot be checked" in reason(invitations, token)
+        assert reason(invitations, token) == (
+            "invitations cannot be checked at the moment; tell whoever runs this chat"
+        )
     (record,) = caplog.records
     assert f"cannot read {tmp_path / 'revoked'}: Is a directory" in record.getMessage()
     (tmp_path / "revoked").rmdir()
@@ -417,12 +419,16 @@ def test_with_a_damaged_list_neither_server_nor_revoke_starts(tmp_path: Path) ->
     (tmp_path / "chat.db").touch()
     invitations = Invitations(tmp_path)
     (tmp_path / "revoked").write_text("{")
-    damaged = f"{tmp_path / 'revoked'}, the list of the revoked, is damaged; put a backup"
+    damaged = (
+        f"{tmp_path / 'revoked'}, the list of the revoked, is damaged; put a backup in its place,"
+        " or remove it and revoke again whom it named"
+    )
     for arguments in (["--invite-only", "--port", "0"], ["revoke", "Ann"], ["invite", "Ann"]):
         line = fails(*arguments, "--db", str(tmp_path / "chat.db"))
         assert damaged in line
-    with pytest.raises(OSError, match="is damaged"):
+    with pytest.raises(OSError, match="is damaged") as caught:
         invitations.revoke("Ann", NOW)
+    assert str(caught.value) == damaged
 
 
 def test_whoever_runs_the_server_may_read_what_another_user_has_revoked(
