@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import selectors
+import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from types import SimpleNamespace
@@ -139,6 +141,49 @@ def test_a_call_from_another_thread_wakes_a_loop_that_waits(loop: Loop) -> None:
     loop.call_soon_threadsafe(called.set)
     assert called.wait(PATIENCE), "the loop was not woken"
     thread.join(PATIENCE)
+
+
+@pytest.fixture
+def usr1(loop: Loop) -> Iterator[list[str]]:
+    """Note in a list that the loop has run what the handler of SIGUSR1 asked it to."""
+    handled: list[str] = []
+
+    def handle(*_: object) -> None:
+        loop.call_soon_threadsafe(lambda: handled.append("handled"))
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    yield handled
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_signal_is_handled_at_once_even_if_it_interrupts_no_system_call(
+    loop: Loop, usr1: list[str]
+) -> None:
+    def signal_this_thread_while_the_loop_waits() -> None:
+        time.sleep(0.05)
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    loop.call_later(PATIENCE, lambda: usr1.append("too late"))
+    thread = threading.Thread(target=signal_this_thread_while_the_loop_waits)
+    thread.start()
+    with loop.woken_by_signals():
+        while not usr1:
+            loop.turn()
+    thread.join(PATIENCE)
+    assert usr1 == ["handled"]
+
+
+def test_signals_wake_whom_they_woke_before_when_the_loop_has_ended(loop: Loop) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.setblocking(False)
+        before = signal.set_wakeup_fd(theirs.fileno())
+        try:
+            with loop.woken_by_signals():
+                assert signal.set_wakeup_fd(theirs.fileno()) != theirs.fileno()
+            assert signal.set_wakeup_fd(theirs.fileno()) == theirs.fileno()
+        finally:
+            signal.set_wakeup_fd(before)
 
 
 def test_any_number_of_wake_ups_neither_blocks_nor_gets_lost(loop: Loop) -> None:

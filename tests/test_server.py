@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import stat
 import sys
@@ -750,6 +751,27 @@ def test_who_does_not_take_its_answer_holds_up_the_end_for_a_moment_only(
             peer.sock.close()
             running.thread.join(PATIENCE)
             assert not running.thread.is_alive(), "one who was answered is waited for"
+
+
+def test_a_signal_that_another_thread_has_got_stops_the_server_at_once() -> None:
+    server = Server(on_message=send_back)
+    server.listen("127.0.0.1", 0)
+    server.call_later(PATIENCE, lambda: late.append("stopped too late"))
+    late: list[str] = []
+
+    def signal_this_thread() -> None:
+        time.sleep(0.05)  # the server waits by now, and this interrupts no wait of its thread
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: server.stop())
+    try:
+        thread = threading.Thread(target=signal_this_thread)
+        thread.start()
+        server.run()
+        thread.join(PATIENCE)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert late == []
 
 
 def test_a_second_stop_can_make_the_end_come_earlier() -> None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import heapq
 import math
 import selectors
+import signal
 import socket
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Protocol
 
@@ -89,6 +91,24 @@ class Loop:
         # it fails otherwise, the loop is closed, as when a signal comes late.
         with suppress(OSError):
             self._wake_sender.send(b"\0")
+
+    @contextmanager
+    def woken_by_signals(self) -> Iterator[None]:
+        """Let every signal end the wait, so that its handler runs at once.
+
+        A signal interrupts no wait that is only about to begin, nor that of another
+        thread than it was sent to, and Python would run its handler whenever
+        something else happens. So it has to leave a byte for the loop as well.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield  # handlers never run in this one
+            return
+        descriptor = self._wake_sender.fileno()
+        before = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
 
     def on_ready(self, events: int) -> None:
         """Take back the bytes that woke the loop."""

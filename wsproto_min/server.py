@@ -203,18 +203,22 @@ class Server:
     def run(self) -> None:
         """Serve until `stop`; then release every socket. A server runs once."""
         try:
-            while not (self._stopping and not self._service.peers):
-                self._loop.turn()
-                self._end_turn()
-                if self._on_turn_done is not None:
-                    self._call(self._on_turn_done, time.monotonic() - self._loop.woke_at)
-                if self._stopping and self._listeners and not self._has_connections():
-                    self._begin_stop(LAST_ANSWERS, accepting=False)
+            with self._loop.woken_by_signals():
+                self._take_turns()
         finally:
             self._close_listeners()
             for peer in self.peers:
                 peer.abort()
             self._loop.close()
+
+    def _take_turns(self) -> None:
+        while not (self._stopping and not self._service.peers):
+            self._loop.turn()
+            self._end_turn()
+            if self._on_turn_done is not None:
+                self._call(self._on_turn_done, time.monotonic() - self._loop.woke_at)
+            if self._stopping and self._listeners and not self._has_connections():
+                self._begin_stop(LAST_ANSWERS, accepting=False)
 
     def stop(self, grace: float = 1.0, *, accepting: bool = False) -> None:
         """Make `run` return; any thread or signal handler may ask for it.
