@@ -17,7 +17,7 @@ from chatd.app import Chat
 from chatd.auth import SECRET_NAME, Invitations
 from chatd.caps import DEFAULT_MAX_PEERS, descriptors_for
 from chatd.inspection import check_log, count, export_log, reading
-from chatd.journal import writing
+from chatd.journal import Note, writing
 from chatd.log import LogError
 from chatd.options import parse_arguments
 from chatd.origin import OriginPolicy
@@ -53,11 +53,11 @@ class StartError(Exception):
 
 def serve(options: Namespace) -> int:
     """Serve until SIGINT or SIGTERM."""
-    with writing(sys.stderr, options.log_format):
-        return _serve(options)
+    with writing(sys.stderr, options.log_format) as journal:
+        return _serve(options, journal.note)
 
 
-def _serve(options: Namespace) -> int:
+def _serve(options: Namespace, note: Note) -> int:
     path = _prepare_log(options)
     invitations = _open_invitations(options) if options.invite_only else None
     context = _load_certificate(options)
@@ -77,6 +77,7 @@ def _serve(options: Namespace) -> int:
             max_peers=_cap_peers(options.max_peers),
             max_per_address=options.max_per_address,
             metrics_readers=options.metrics_from,
+            note=note,
         )
         ready = _listen(chat, options, context)
         _drain_at_signals(chat, options.drain_timeout)

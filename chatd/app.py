@@ -22,6 +22,7 @@ from chatd.batches import Batches, Said
 from chatd.caps import DEFAULT_MAX_PEERS, Caps
 from chatd.gate import Gate
 from chatd.halls import Hall, Halls
+from chatd.journal import Note, note_in_log
 from chatd.limits import TokenBucket
 from chatd.log import Entry, Log, LogError, Slice, Stored
 from chatd.metrics import Metrics
@@ -102,7 +103,8 @@ class Chat:
     `compression` is whether to agree to it. Whom `trusted_proxies` pass on has
     the address that they forward (see `proxy`). `max_peers` and
     `max_per_address` bound the connections (see `caps`), and `metrics_readers`
-    are who else than this machine may read `/metrics` (see `status`).
+    are who else than this machine may read `/metrics` (see `status`). `note` is
+    what is told of each connection (see `visits`).
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class Chat:
         max_peers: int = DEFAULT_MAX_PEERS,
         max_per_address: int | None = None,
         metrics_readers: Sequence[Proxy] = (),
+        note: Note = note_in_log,
     ) -> None:
         self._metrics = Metrics()
         self.server = Server(
@@ -138,7 +141,7 @@ class Chat:
         self._burst = burst
         self._deflate = WITHOUT_TAKEOVER if compression else None
         caps = Caps(max_peers, max_per_address, trusted_proxies)
-        self._visits = Visits(caps, self._metrics, trusted_proxies)
+        self._visits = Visits(caps, self._metrics, trusted_proxies, note)
         self._metrics_readers = metrics_readers
         self._page = load_page()
         self._batches = Batches(log, self._metrics, self._deliver)

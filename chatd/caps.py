@@ -12,9 +12,10 @@ from __future__ import annotations
 import resource
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from http import HTTPStatus
 
-from chatd.proxy import Proxy, host_of, is_trusted
+from chatd.proxy import Proxy, host_of, host_part, is_trusted
 from wsproto_min import HandshakeError
 
 DEFAULT_MAX_PEERS = 10_000
@@ -68,6 +69,7 @@ class Caps:
         )
         self._spares_loopback = max_per_address is None
         self._trusted = trusted
+        self._key_of_host = lru_cache(1024)(self._find_key)
         self._all = 0
         self._by_key: Counter[bytes] = Counter()
         self._spare = 0
@@ -82,6 +84,8 @@ class Caps:
 
     def move(self, place: Place, address: str) -> Place:
         """Return the place instead, where the request has told the client's address."""
+        if place.refused is None and place.key == self._key(address):
+            return place
         self.leave(place)
         return self._take(address)
 
@@ -125,10 +129,13 @@ class Caps:
 
     def _key(self, address: str) -> bytes | None:
         """Return under what an address counts, None if it has no cap."""
-        host = host_of(address)
-        if not self._max_per_address or host is None or host == "unix":
+        return self._key_of_host(host_part(address)) if self._max_per_address else None
+
+    def _find_key(self, text: str) -> bytes | None:
+        host = host_of(text)
+        if host is None or isinstance(host, str) or is_trusted(host, self._trusted):
             return None
-        if is_trusted(host, self._trusted) or (self._spares_loopback and host.is_loopback):
+        if self._spares_loopback and host.is_loopback:
             return None
         return host.packed if host.version == 4 else host.packed[:8]
 

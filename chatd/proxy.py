@@ -40,6 +40,8 @@ def client_address(address: str, headers: Headers, trusted: Sequence[Proxy]) -> 
     >>> client_address("198.51.100.1:4321", entries, [parse_proxy("unix")])
     '198.51.100.1:4321'
     """
+    if not trusted:
+        return address
     host = host_of(address)
     entries = [
         entry.strip(" \t")
@@ -59,18 +61,21 @@ def host_of(address: str) -> Host | None:
     >>> host_of("[2001:db8::7]:4321"), host_of("203.0.113.7")
     (IPv6Address('2001:db8::7'), IPv4Address('203.0.113.7'))
     """
-    if address == "unix":
-        return "unix"
+    host = host_part(address)
+    return "unix" if host == "unix" else _parse_host(host.strip("[]"))
+
+
+def host_part(address: str) -> str:
+    """Return an address without its port, one of IPv6 still in brackets."""
     bracket = address.rfind("]")
-    host = address[:bracket] if bracket >= 0 else address.partition(":")[0]
-    return _parse_host(host.strip("["))
+    return address[: bracket + 1] if bracket >= 0 else address.partition(":")[0]
 
 
 def is_trusted(host: Host, trusted: Sequence[Proxy]) -> bool:
     """Return whether what a host forwards is believed."""
-    if host == "unix":
-        return "unix" in trusted
-    return any(proxy != "unix" and host in proxy for proxy in trusted)
+    if isinstance(host, str):
+        return host in trusted
+    return any(not isinstance(proxy, str) and host in proxy for proxy in trusted)
 
 
 def _parse_entry(text: str) -> IPv4Address | IPv6Address | None:

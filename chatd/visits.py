@@ -7,21 +7,18 @@ the target of a request.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from http import HTTPStatus
 
 from chatd.caps import Caps, Place, Refused
-from chatd.journal import fields
+from chatd.journal import Note
 from chatd.metrics import Metrics
 from chatd.proxy import Proxy, client_address
 from wsproto_min import Close, CloseCode, Peer, Request
 
 # Rooms that a line names.
 MAX_NAMED_ROOMS = 8
-
-logger = logging.getLogger("chatd")
 
 
 class Visit:
@@ -38,11 +35,12 @@ class Visit:
 class Visits:
     """Lets connections in as far as the caps allow, and notes how they end.
 
-    While `draining`, nobody is let in.
+    While `draining`, nobody is let in. `note` is what writes the log line.
     """
 
-    def __init__(self, caps: Caps, metrics: Metrics, trusted: Sequence[Proxy]) -> None:
+    def __init__(self, caps: Caps, metrics: Metrics, trusted: Sequence[Proxy], note: Note) -> None:
         self.draining = False
+        self._note = note
         self._caps = caps
         self._metrics = metrics
         self._trusted = trusted
@@ -72,7 +70,7 @@ class Visits:
     def note_uninvited(self, peer: Peer, room: str, why: str) -> None:
         """Count and note that somebody was not let into a room in chat mode."""
         self._metrics.refused["none", "unauthorized"] += 1
-        logger.info("join refused", extra=fields(address=peer.address, room=room, why=why))
+        self._note("join refused", address=peer.address, room=room, why=why)
 
     def depart(self, visit: Visit, peer: Peer, mode: str, rooms: Sequence[str]) -> None:
         """Count and note how a connection has ended."""
@@ -82,7 +80,8 @@ class Visits:
             code, by, why = how_it_ended(peer)
             self._metrics.count_close(code, by)
             more = ["..."] if len(rooms) > MAX_NAMED_ROOMS else []
-            told = fields(
+            self._note(
+                "connection ended",
                 address=peer.address,
                 mode=mode,
                 room=",".join([*rooms[:MAX_NAMED_ROOMS], *more]),
@@ -91,19 +90,18 @@ class Visits:
                 by=by,
                 why=why,
             )
-            logger.info("connection ended", extra=told)
         elif refusal is not None:
             reason = HTTPStatus(refusal.status).name.lower()
             if isinstance(refusal, Refused):
                 reason = refusal.cause
             self._metrics.refused[str(refusal.status), reason] += 1
-            told = fields(
+            self._note(
+                "connection refused",
                 address=peer.address,
                 seconds=round(time.monotonic() - visit.since, 3),
                 status=int(refusal.status),
                 why=refusal.reason,
             )
-            logger.info("connection refused", extra=told)
         elif not visit.asked:
             self._metrics.refused["none", "no_request"] += 1
 

@@ -120,6 +120,40 @@ def test_what_is_handed_out_is_counted_in_bytes_whoever_gets_what() -> None:
     assert outbox.bytes_sent == sum(len(data) for member in members for data in member.writes)
 
 
+def test_one_alone_can_be_written_to_before_the_others_unless_a_group_may_come_first() -> None:
+    outbox = Outbox()
+    hurried, other = FakePeer("hurried"), FakePeer("other")
+    group = group_of(outbox, hurried, other)
+    for member in (hurried, other):
+        outbox.post(member, b"1")
+    outbox.post(hurried, b"2")
+    outbox.deliver_to(hurried)
+    assert (hurried.writes, other.writes) == ([b"12"], [])
+    group.send("3")
+    outbox.post(hurried, b"4")
+    outbox.deliver_to(hurried)
+    assert hurried.writes == [b"12"], "overtook what its group was sent before"
+    outbox.deliver()
+    assert hurried.writes[1:] == [text("3") + b"4"]
+    assert other.writes == [b"1" + text("3")]
+    outbox.deliver_to(hurried)
+    outbox.deliver()
+    assert len(hurried.writes) == 2, "written twice"
+
+
+def test_an_outbox_is_true_while_there_is_something_to_write() -> None:
+    outbox = Outbox()
+    member = FakePeer()
+    group = group_of(outbox, member)
+    assert not outbox
+    outbox.post(member, b"to one")
+    assert outbox
+    outbox.deliver()
+    assert not outbox
+    group.send("to all")
+    assert outbox
+
+
 def test_last_words_may_be_empty_but_are_written_all_the_same() -> None:
     # By this write a peer learns that nothing more will come.
     outbox = Outbox()

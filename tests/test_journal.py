@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -16,21 +17,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd import journal
-from chatd.journal import fields, writing
+from chatd.journal import Journal, note_in_log, writing
 from tests.support import PATIENCE, poll
 
 logger = logging.getLogger("chatd.test")
 
 
-def written(form: str, note: Callable[[], object]) -> str:
-    """Return what stands in the stream after `note` has logged something."""
+def written(form: str, tell: Callable[[Journal], object]) -> str:
+    """Return what stands in the stream after `tell` has told something."""
     stream = io.StringIO()
-    with writing(stream, form):
-        note()
+    with writing(stream, form) as opened:
+        tell(opened)
     return stream.getvalue()
 
 
-def trouble() -> None:
+def trouble(_: Journal) -> None:
     """Log an exception in whose text a terminal would see a colour, and a second line."""
     try:
         raise ValueError("\x1b[31mred\nline")
@@ -40,8 +41,8 @@ def trouble() -> None:
 
 def test_a_text_line_has_time_level_message_and_fields() -> None:
     why = 'say "no"\x1b[0m'
-    note = fields(address="127.0.0.1:5", room="", seconds=1.25, why=why, name="Jürgen")
-    line = written("text", lambda: logger.info("connection ended", extra=note))
+    told = {"address": "127.0.0.1:5", "room": "", "seconds": 1.25, "why": why, "name": "Jürgen"}
+    line = written("text", lambda journal: journal.note("connection ended", **told))
     assert re.fullmatch(
         r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z info connection ended address=127\.0\.0\.1:5"
         r' room="" seconds=1\.25 why="say \\"no\\"\\u001b\[0m" name="J\\u00fcrgen"\n',
@@ -50,9 +51,8 @@ def test_a_text_line_has_time_level_message_and_fields() -> None:
 
 
 def test_a_json_line_has_the_same_as_one_object() -> None:
-    told = json.loads(
-        written("json", lambda: logger.warning("that's %d", 5, extra=fields(code=1000, why="\x1b")))
-    )
+    extra = {"fields": {"code": 1000, "why": "\x1b"}}
+    told = json.loads(written("json", lambda _: logger.warning("that's %d", 5, extra=extra)))
     time = told.pop("time")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time), time
     assert told == {"level": "warning", "message": "that's 5", "code": 1000, "why": "\x1b"}
@@ -71,9 +71,28 @@ def test_a_traceback_follows_its_line_in_text_and_is_a_field_in_json() -> None:
 @given(st.text(st.characters(blacklist_categories=["Cs"])))
 def test_whatever_comes_from_the_network_stays_in_its_line_and_prints(text: str) -> None:
     for form in ("text", "json"):
-        line = written(form, lambda: logger.info("said %s", text, extra=fields(why=text)))
+        line = written(form, lambda journal: journal.note(f"said {text}", why=text))
         assert line.endswith("\n")
         assert line[:-1].isprintable(), line
+
+
+def test_what_is_logged_and_what_is_noted_look_alike_and_keep_their_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moment = 1793612345.9996
+    monkeypatch.setattr(time, "time", lambda: moment)
+    numbers = range(3 * journal.LINES_AT_ONCE)
+
+    def tell(opened: Journal) -> None:
+        for number in numbers:
+            how = (opened.note, note_in_log)[number % 2]
+            how("number", it=number, message="in a field", self="")
+
+    expected = [
+        f'2026-11-02T09:39:05.999Z info number it={number} message="in a field" self=""'
+        for number in numbers
+    ]
+    assert written("text", tell).splitlines() == expected
 
 
 def test_what_is_below_information_is_not_written_and_afterwards_nothing() -> None:
@@ -156,7 +175,7 @@ def test_a_reader_that_has_gone_or_stands_still_does_not_hold_up_the_end(
 
 def test_a_writer_may_be_closed_twice() -> None:
     stream = io.StringIO()
-    writer = journal.Writer(stream, journal.Text())
+    writer = Journal(stream, "text")
     writer.emit(logging.makeLogRecord({"msg": "once", "levelname": "INFO"}))
     writer.close()
     writer.close()

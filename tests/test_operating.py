@@ -149,10 +149,11 @@ def test_an_invitation_stands_in_no_line_whatever_becomes_of_it(
         with Talker(chat.address) as ann:
             assert ann.refusal(type="join", room="tea", name="Ann", token=token)
         chat.wait_for_peers(0)
-    assert [record.getMessage() for record in caplog.records] == [
+    # A connection's line comes when its turn has ended, perhaps after a later one's join.
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        "connection ended",
         "connection refused",
         "join refused",
-        "connection ended",
     ]
     for record in caplog.records:
         assert token[:20] not in str(record.__dict__)

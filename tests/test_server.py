@@ -356,6 +356,40 @@ def test_what_is_sent_when_the_turn_ends_or_when_one_leaves_goes_out_in_the_same
         assert client.receive() == "somebody left"
 
 
+def test_what_is_sent_when_one_has_gone_does_not_wait_for_something_else() -> None:
+    server = Server(
+        on_message=send_back,
+        on_open=lambda peer: group.add(peer),
+        on_gone=lambda peer: group.send("somebody has gone"),
+    )
+    group = server.group()
+    with serving(server=server) as running, Client(running.address) as client:
+        with Client(running.address):
+            pass
+        assert client.receive() == "somebody has gone"
+
+
+def test_a_handshake_is_answered_before_the_rest_of_its_turn() -> None:
+    opened: list[Peer] = []
+    answered = threading.Event()
+    waited: list[bool] = []
+
+    def on_turn_end() -> None:
+        if opened and not waited:
+            waited.append(answered.wait(PATIENCE))
+
+    def on_open(peer: Peer) -> None:
+        opened.append(peer)
+        peer.send("welcome")
+
+    with serving(on_open=on_open, on_turn_end=on_turn_end) as running:
+        with Client(running.address) as client:
+            assert client.receive() == "welcome"
+            answered.set()
+        poll(lambda: waited, "the turn has ended")
+    assert waited == [True]
+
+
 def test_who_is_lost_in_writing_is_reported_before_the_loop_waits_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

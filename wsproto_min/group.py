@@ -54,6 +54,10 @@ class Outbox:
         self._direct: dict[Member, list[tuple[int, bytes]]] = {}
         self._groups: dict[Group, None] = {}
 
+    def __bool__(self) -> bool:
+        """Return whether there is something to write."""
+        return bool(self._direct or self._groups)
+
     def post(self, member: Member, data: bytes) -> None:
         """Send one peer encoded frames, after all that it was sent before."""
         self._direct.setdefault(member, []).append((next(self._numbers), data))
@@ -66,6 +70,11 @@ class Outbox:
         """Return a number for a frame that `group` will hand over in `deliver`."""
         self._groups[group] = None
         return next(self._numbers)
+
+    def deliver_to(self, member: Member) -> None:
+        """Write now what one peer was sent in this turn, unless a group's frames may be in it."""
+        if not self._groups:
+            self._write(member, self._direct.pop(member, []))
 
     def deliver(self) -> None:
         """Write what was posted, one write a peer, in the order of posting."""
@@ -93,15 +102,19 @@ class Outbox:
             self.bytes_sent += plains * len(plain) + deflations * len(deflated)
             group.clear_frames()
         for member, frames in merged.items():
-            if len(frames) == 1:
-                data = frames[0][1]
-            elif frames:
-                frames.sort()  # no two numbers are equal, so frames are never compared
-                data = b"".join([frame for _, frame in frames])
-            else:  # one to whom only its own messages went
-                continue
-            self.bytes_sent += len(data)
-            member.write(data)
+            self._write(member, frames)
+
+    def _write(self, member: Member, frames: list[tuple[int, bytes]]) -> None:
+        """Write numbered frames to one peer, in the order of their numbers."""
+        if len(frames) == 1:
+            data = frames[0][1]
+        elif frames:
+            frames.sort()  # no two numbers are equal, so frames are never compared
+            data = b"".join([frame for _, frame in frames])
+        else:  # one to whom only its own messages went
+            return
+        self.bytes_sent += len(data)
+        member.write(data)
 
 
 class Group:

@@ -70,9 +70,9 @@ def accept(
         raise bad_request("a WebSocket handshake needs HTTP/1.1")
     if headers.get("Host") is None:
         raise bad_request("header Host is missing")
-    if not any(token.lower() == "websocket" for token in headers.tokens("Upgrade")):
+    if not headers.lists("Upgrade", "websocket"):
         raise bad_request("header Upgrade must include 'websocket'")
-    if not any(token.lower() == "upgrade" for token in headers.tokens("Connection")):
+    if not headers.lists("Connection", "upgrade"):
         raise bad_request("header Connection must include 'Upgrade'")
     if headers.get("Sec-WebSocket-Version") != VERSION:
         raise HandshakeError(
@@ -161,8 +161,9 @@ def check_response(
     require(status == HTTPStatus.SWITCHING_PROTOCOLS, f"the server answered {status}")
     upgrade = [token.lower() for token in headers.tokens("Upgrade")]
     require(upgrade == ["websocket"], "the answer's Upgrade must be 'websocket'")
-    connection = [token.lower() for token in headers.tokens("Connection")]
-    require("upgrade" in connection, "the answer's Connection must include 'Upgrade'")
+    require(
+        headers.lists("Connection", "upgrade"), "the answer's Connection must include 'Upgrade'"
+    )
     require(
         headers.values("Sec-WebSocket-Accept") == [accept_key(key)],
         "the answer's Sec-WebSocket-Accept does not fit the key",

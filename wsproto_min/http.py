@@ -33,10 +33,17 @@ class Headers:
     __slots__ = ("_values", "fields")
 
     def __init__(self, fields: Sequence[tuple[str, str]] = ()) -> None:
-        self.fields = tuple((name.lower(), value) for name, value in fields)
+        self.fields = tuple([(name.lower(), value) for name, value in fields])
         self._values: dict[str, list[str]] = {}
         for name, value in self.fields:
-            self._values.setdefault(name, []).append(value)
+            if name in self._values:
+                self._values[name].append(value)
+            else:
+                self._values[name] = [value]
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether there is a field of that name."""
+        return name.lower() in self._values
 
     def values(self, name: str) -> list[str]:
         """Return every value of a field, in order."""
@@ -48,15 +55,22 @@ class Headers:
         Raises `HandshakeError` 400 if it stands there more than once: which of
         them counts is how two parsers come to disagree.
         """
-        values = self.values(name)
+        values = self._values.get(name.lower())
+        if values is None:
+            return None
         if len(values) > 1:
             raise HandshakeError(HTTPStatus.BAD_REQUEST, f"header {name} must not be repeated")
-        return values[0] if values else None
+        return values[0]
 
     def tokens(self, name: str) -> list[str]:
         """Return the items of a comma-separated list, gathered over repeated lines."""
-        items = (item.strip(" \t") for value in self.values(name) for item in value.split(","))
+        lines = self._values.get(name.lower(), ())
+        items = [item.strip(" \t") for value in lines for item in value.split(",")]
         return [item for item in items if item]
+
+    def lists(self, name: str, token: str) -> bool:
+        """Return whether an item of that list is `token`, which is in lower case, in any case."""
+        return token in [item.lower() for item in self.tokens(name)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +90,11 @@ class Request:
     @property
     def wants_websocket(self) -> bool:
         """Whether this is an opening handshake, a faulty one included."""
-        names = {name for name, _ in self.headers.fields}
-        return not names.isdisjoint(("sec-websocket-key", "sec-websocket-version")) or any(
-            token.lower() == "websocket" for token in self.headers.tokens("Upgrade")
+        headers = self.headers
+        return (
+            "sec-websocket-key" in headers
+            or "sec-websocket-version" in headers
+            or headers.lists("Upgrade", "websocket")
         )
 
 
@@ -193,18 +209,14 @@ def _parse_head(head: bytes) -> tuple[str, Headers]:
         # requests get smuggled past a proxy (RFC 9112, sections 5.1 and 5.2).
         if not colon or not is_token(name):
             raise bad_request("a header line is not 'Name: value'")
-        fields.append((name, _clean(value.strip(" \t"))))
-    return _clean(first), Headers(fields)
-
-
-def _clean(text: str) -> str:
-    """Return `text` if no control character but TAB is in it (RFC 9110, section 5.5)."""
-    if _has_control_character(text):
-        raise bad_request("the head contains a control character")
-    return text
+        fields.append((name, value.strip(" \t")))
+    if _has_control_character("".join([first, *[value for _, value in fields]])):
+        raise bad_request("the head contains a control character")  # RFC 9110, section 5.5
+    return first, Headers(fields)
 
 
 def _has_control_character(text: str) -> bool:
+    """Return whether there is a control character but TAB."""
     return not text.isprintable() and any((c < " " and c != "\t") or c == "\x7f" for c in text)
 
 
@@ -214,7 +226,7 @@ def encode_head(first: str, fields: Sequence[tuple[str, str]]) -> bytes:
     Raises `ValueError` for a control character: a line break would begin a
     header that nobody meant to send.
     """
-    lines = [first, *(f"{name}: {value}" for name, value in fields), "", ""]
-    if any(_has_control_character(line) for line in lines):
+    lines = [first, *[f"{name}: {value}" for name, value in fields]]
+    if _has_control_character("".join(lines)):
         raise ValueError("a head cannot hold a control character")
-    return "\r\n".join(lines).encode("latin-1")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")

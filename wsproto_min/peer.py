@@ -341,6 +341,8 @@ class Peer:
             self._call(self._service.on_open)
             if rest and self.connection is not None:
                 self._act_on(self.connection, self.connection.receive_data(rest))
+        # At once, for nothing else is due to it: whoever connects next waits for less.
+        self._service.outbox.deliver_to(self)
 
     def _refuse(self, error: HandshakeError) -> Response:
         """Return the answer to a handshake that cannot be completed."""

@@ -68,7 +68,8 @@ class Server:
       before anything is read (`peer.abort()` turns it away), and when it is
       closed; for every peer, one that never opens included.
     - `on_turn_end()`: after all that was ready has been read, before what was
-      sent in the turn goes out; the place to act on a turn's messages together.
+      sent in the turn goes out (but the answer to a handshake, and what `on_open`
+      sends, may be gone); the place to act on a turn's messages together.
     - `on_turn_done(seconds)`: after all that, with the time that the turn took
       since it had something to do.
 
@@ -260,11 +261,12 @@ class Server:
             for peer in left:
                 self._call(self._on_close, peer)
             gone, self._service.gone = self._service.gone, []
-            for peer in gone:
-                self._call(self._on_gone, peer)
             self._call(self._on_turn_end)
             self._service.outbox.deliver()
-            if not self._service.left and not self._service.gone:  # nobody was lost in writing
+            for peer in gone:  # last, for nobody waits for this
+                self._call(self._on_gone, peer)
+            # Unless somebody was lost in writing, or is to be told something more.
+            if not (self._service.left or self._service.gone or self._service.outbox):
                 return
 
     def _call(self, callback: Callable[..., None], *arguments: object) -> None:
