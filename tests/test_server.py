@@ -698,6 +698,22 @@ def test_stopping_says_1001_after_what_was_sent_and_tells_the_application() -> N
             connect(running.address)
 
 
+def test_what_has_arrived_when_it_is_stopped_is_acted_on() -> None:
+    received: list[str | bytes] = []
+
+    def on_message(peer: Peer, message: str | bytes) -> None:
+        received.append(message)
+        if message == "first":
+            client.sock.sendall(frame(Opcode.TEXT, b"last"))
+            server.stop()
+
+    server = Server(on_message=on_message)
+    with serving(server=server) as running, Client(running.address) as client:
+        client.send("first")
+        assert client.receive_all() == [Close(1001, "the server is stopping")]
+    assert received == ["first", "last"]
+
+
 def test_stopping_waits_no_longer_than_the_grace_for_those_who_do_not_answer() -> None:
     left: list[Peer] = []
     with (

@@ -224,12 +224,15 @@ class Server:
     def stop(self, grace: float = 1.0, *, accepting: bool = False) -> None:
         """Make `run` return; any thread or signal handler may ask for it.
 
-        Nobody is accepted any more, peers are sent Close 1001 after what they
-        were sent before, and whoever has not answered in `grace` seconds is cut;
-        called again, it can only end earlier. While `accepting`, sockets are
-        accepted until the last peer has gone, for `on_request` to refuse them.
+        What has arrived by then is still acted on. Then nobody is accepted any
+        more, peers are sent Close 1001 after what they were sent before, and whoever
+        has not answered in `grace` seconds is cut; called again, it can only end
+        earlier. While `accepting`, sockets are accepted until the last peer has gone,
+        for `on_request` to refuse them.
         """
-        self._loop.call_soon_threadsafe(lambda: self._begin_stop(grace, accepting))
+        begin = partial(self._begin_stop, grace, accepting)
+        # A turn later than it could be: what has arrived by now is read first.
+        self._loop.call_soon_threadsafe(partial(self._loop.call_soon_threadsafe, begin))
 
     def _begin_stop(self, grace: float, accepting: bool) -> None:
         if not self._stopping:
