@@ -37,6 +37,9 @@ from wsproto_min.tls import TLSSocket
 BACKLOG = 1024
 # New connections that a turn accepts at the most, so that none starves the rest.
 ACCEPTS_PER_TURN = 64
+# To ask for another in vain takes a tenth of a handshake's time. So a turn accepts
+# one alone, unless so many turns before it have found one.
+SINGLE_ACCEPTS = 4
 # Without descriptors or memory, accepting is retried after this many seconds.
 ACCEPT_PAUSE = 0.5
 # What an HTTP client has left, in seconds, to take its answer when all peers have gone.
@@ -289,16 +292,18 @@ class Listener:
         self._ssl_context = ssl_context
         self._service = service
         self._socket = sock
+        self._in_a_row = 0  # turns that have found whom they could accept
         self._paused = False
         self._closed = False
         service.loop.register(sock, EVENT_READ, self)
 
     def on_ready(self, events: int) -> None:
         """Accept those who wait, up to a number."""
-        for _ in range(ACCEPTS_PER_TURN):
+        for _ in range(1 if self._in_a_row < SINGLE_ACCEPTS else ACCEPTS_PER_TURN):
             try:
                 sock, address = self._socket.accept()
             except BlockingIOError:
+                self._in_a_row = 0
                 return
             except OSError as error:
                 if error.errno in _EXHAUSTED:
@@ -314,6 +319,7 @@ class Listener:
                 continue
             # A request that has come already is answered a turn earlier.
             peer.on_ready(EVENT_READ)
+        self._in_a_row += 1
 
     def _pause(self, error: OSError) -> None:
         """Stop accepting for a while: a ready listener must not spin the loop."""
