@@ -22,7 +22,8 @@ from tests.benchmarks.measure import (
     Wrong,
     measure,
 )
-from tests.benchmarks.servers import Program, chatd, echo, floor, run, serving
+from tests.benchmarks.servers import Program, chatd, echo, floor, probe, run, serving
+from tests.needs import need
 
 # The same room, but the sender hears itself: one delivery a message too many.
 ECHOES_TO_ITS_SENDER = """
@@ -70,7 +71,7 @@ def test_a_codec_that_loses_a_message_has_no_speed() -> None:
         ("fanout", chatd(), SMALL),
         ("fanout", chatd(), {**SMALL, "chat": True}),
         ("fanout", chatd(), {**SMALL, "rooms": 2, "per_delivery": True}),
-        ("fanout", floor(), SMALL),
+        ("fanout", probe(), SMALL),
         ("latency", chatd(), {"peers": 10, "rate": 500, "seconds": 0.2}),
         ("memory", chatd(), {"peers": 30}),
         ("idle", chatd(), {"peers": 5, "seconds": 0.2}),
@@ -83,6 +84,22 @@ def test_a_small_load_loses_nothing(
     module: str, program: Program, arguments: dict[str, Any]
 ) -> None:
     assert run(program, module, **arguments).value >= 0
+
+
+@needs_linux
+@pytest.mark.parametrize("task", ["chat", "echo"])
+def test_the_floor_in_c_does_its_work(task: str) -> None:
+    need(floor(task).is_there(), "a C compiler", "apt-get install gcc libc6-dev")
+    if task == "chat":
+        # So many messages that they come in pieces, and turns have several senders.
+        loads: dict[str, dict[str, Any]] = {
+            "fanout": {**SMALL, "senders": 4, "window": 4000},
+            "handshakes": {"seconds": 0.1},
+        }
+    else:
+        loads = {"echo": {"peers": 3, "seconds": 0.1}}
+    for module, arguments in loads.items():
+        assert run(floor(task), module, **arguments).value >= 0
 
 
 @needs_linux

@@ -8,7 +8,7 @@ import time
 from tests.benchmarks.client import PATIENCE, Clock, connect, masked_frame
 from tests.benchmarks.measure import Benchmark, Wrong
 from tests.benchmarks.room import TEXT_FRAME, numbered
-from tests.benchmarks.servers import contender, echo, rivals
+from tests.benchmarks.servers import contender, echo, floor, rivals
 
 WARM_UP = 0.1  # of the measured time
 SECONDS = 2.0
@@ -61,7 +61,7 @@ def benchmarks(*, quick: bool = False) -> list[Benchmark]:
             "round trips/s",
             [
                 contender(program, "echo", peers=peers, seconds=seconds)
-                for program in (echo(), *rivals("echo"))
+                for program in (echo(), *rivals("echo"), floor("echo"))
             ],
         )
         for peers in PEERS

@@ -19,7 +19,7 @@ from typing import Any
 from tests.benchmarks.client import Clock
 from tests.benchmarks.measure import TO_THE_FIRST, Benchmark, Wrong
 from tests.benchmarks.room import Room, numbered
-from tests.benchmarks.servers import chatd, contender, floor, rivals
+from tests.benchmarks.servers import chatd, contender, floor, probe, rivals
 
 WARM_UP = 0.1  # of the measured time
 SECONDS = 2.0
@@ -95,7 +95,7 @@ def benchmarks(*, quick: bool = False) -> list[Benchmark]:
                 ),
                 *(
                     contender(program, "fanout", seconds=seconds, **arguments)
-                    for program in (*rivals("chat"), floor())
+                    for program in (*rivals("chat"), floor("chat"), probe())
                 ),
             ],
         )
@@ -108,11 +108,11 @@ def benchmarks(*, quick: bool = False) -> list[Benchmark]:
             "CPU for a delivery, by peers",
             "s/million",
             [
-                # The probe shows how much of the growth is the kernel's.
+                # The floor shows how much of the growth is the kernel's.
                 contender(program, "fanout", f"{name}, {peers:,} peers", peers=peers, **alone)
                 for program, name, numbers in (
                     (chatd(), "chatd", PEERS),
-                    (floor(), "bare probe", (PEERS[0], PEERS[-1])),
+                    (floor("chat"), "C floor", (PEERS[0], PEERS[-1])),
                 )
                 for peers in numbers
             ],

@@ -6,7 +6,7 @@ import time
 
 from tests.benchmarks.client import Clock, connect
 from tests.benchmarks.measure import Benchmark
-from tests.benchmarks.servers import chatd, contender, floor, rivals
+from tests.benchmarks.servers import chatd, contender, floor, probe, rivals
 
 WARM_UP = 0.1  # of the measured time
 SECONDS = 2.0
@@ -31,7 +31,7 @@ def _open_until(port: int, end: float) -> int:
 def benchmarks(*, quick: bool = False) -> list[Benchmark]:
     """Return the benchmark; a `quick` one is shorter."""
     seconds = QUICK_SECONDS if quick else SECONDS
-    programs = [chatd(), *rivals("chat"), floor()]
+    programs = [chatd(), *rivals("chat"), floor("chat"), probe()]
     return [
         Benchmark(
             "handshakes, one after the other",

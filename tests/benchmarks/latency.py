@@ -17,7 +17,7 @@ from typing import Any
 from tests.benchmarks.client import Clock
 from tests.benchmarks.measure import Benchmark
 from tests.benchmarks.room import TEXT_SIZE, Room
-from tests.benchmarks.servers import chatd, contender, floor, rivals
+from tests.benchmarks.servers import chatd, contender, floor, probe, rivals
 
 PEERS = 200
 RATE = 600
@@ -88,7 +88,7 @@ def benchmarks(*, quick: bool = False) -> list[Benchmark]:
                 contender(chatd(), "latency", "chatd, chat mode", chat=True, **arguments),
                 *(
                     contender(program, "latency", **arguments)
-                    for program in (*rivals("chat"), floor())
+                    for program in (*rivals("chat"), floor("chat"), probe())
                 ),
             ],
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from tests.benchmarks.client import resident_bytes
 from tests.benchmarks.measure import Benchmark
 from tests.benchmarks.room import Room
-from tests.benchmarks.servers import chatd, contender, floor, rivals
+from tests.benchmarks.servers import chatd, contender, probe, rivals
 
 PEERS = 5_000
 QUICK_PEERS = 500
@@ -38,7 +38,7 @@ def benchmarks(*, quick: bool = False) -> list[Benchmark]:
                 contender(chatd(), "memory", peers=peers),
                 contender(chatd(), "memory", "chatd, joined in chat mode", peers=peers, chat=True),
                 *(contender(program, "memory", peers=peers) for program in rivals("chat")),
-                contender(floor(), "memory", peers=peers),
+                contender(probe(), "memory", peers=peers),
             ],
         )
     ]

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import select
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from tests.benchmarks.measure import Absent, Contender, Sample, Wrong
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 INSTALL = "not installed: pip install '.[bench]'"
+INSTALL_CC = "needs a C compiler: apt-get install gcc libc6-dev"
 INSTALL_WS = (
     "not installed: npm install --prefix DIRECTORY ws, then NODE_PATH=DIRECTORY/node_modules"
 )
@@ -66,9 +68,16 @@ def rivals(task: str) -> list[Program]:
     ]
 
 
-def floor() -> Program:
+def probe() -> Program:
     """Return the least that a Python server can do: one write a turn and peer, no checks."""
     return Program("bare probe", (sys.executable, "-m", "tests.benchmarks.probe"))
+
+
+def floor(task: str) -> Program:
+    """Return the same in C, for `chat` or `echo`: what is left is the kernel's."""
+    build = f"cc -O2 -o floor {shlex.quote(str(HERE / 'floor.c'))}"
+    command = ("sh", "-c", f"{build} && exec ./floor {task}")
+    return Program("C floor", command, lambda: shutil.which("cc") is not None, INSTALL_CC)
 
 
 def _python_rival(name: str, rival: str, task: str, packages: Sequence[str]) -> Program:

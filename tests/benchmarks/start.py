@@ -7,7 +7,7 @@ from functools import partial
 
 from tests.benchmarks.client import connect
 from tests.benchmarks.measure import Benchmark, Contender, Sample
-from tests.benchmarks.servers import Program, chatd, floor, rivals, serving
+from tests.benchmarks.servers import Program, chatd, probe, rivals, serving
 
 
 def run(program: Program) -> Sample:
@@ -19,7 +19,7 @@ def run(program: Program) -> Sample:
 
 def benchmarks(*, quick: bool = False) -> list[Benchmark]:
     """Return the benchmark, which is short."""
-    programs = [chatd(), *rivals("chat"), floor()]
+    programs = [chatd(), *rivals("chat"), probe()]
     return [
         Benchmark(
             "start to first answer",
