@@ -72,8 +72,9 @@ class Halls:
     def forget_if_empty(self, hall: Hall) -> None:
         """Let go of a room that nobody is in any more."""
         if hall.is_empty:
-            self._halls.pop(hall.room.name, None)
             self._changed.pop(hall, None)
+            if self.find(hall.room.name) is hall:  # another may have been opened since
+                del self._halls[hall.room.name]
 
     def _sweep(self) -> None:
         """Free the seats that nobody has come back to."""

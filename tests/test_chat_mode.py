@@ -14,6 +14,7 @@ import pytest
 
 from chatd import app, halls, rooms
 from chatd.log import Entry
+from tests import support
 from tests.chat import Talker, Told, chatting, open_client, open_log
 from tests.support import PATIENCE, RunningServer, daemon, poll
 from wsproto_min import ConnectionClosed
@@ -341,6 +342,23 @@ def test_empty_rooms_are_forgotten_when_their_reservations_have_run_out(
             plain.send("a word")
         poll(lambda: chat.ask(lambda: list(seen[0])) == [], "all rooms are forgotten")
     assert set(opened) == {"room-0", "room-1", "room-2", "plain"}
+
+
+def test_a_room_that_is_opened_anew_in_the_turn_that_empties_it_is_one_room(
+    chat: RunningServer,
+) -> None:
+    with Talker(chat.address) as ben, Talker(chat.address) as cy, Talker(chat.address) as dora:
+        silent = support.Client(chat.address, "/r/tea")
+        ben.join("tea", "Ben")
+        cy.settle()
+        with one_turn(chat):  # whose events are acted on in the order in which they came
+            silent.sock.close()
+            ben.tell(type="leave", room="tea")
+            cy.tell(type="join", room="tea", name="Cy")
+        cy.hear_next("joined")
+        assert dora.join("tea", "Dora")["members"] == ["Cy", "Dora"]
+        cy.say("tea", "hello")
+        assert texts(dora.messages()) == ["hello"]
 
 
 def test_a_session_goes_on_in_another_connection_and_the_old_one_is_told(

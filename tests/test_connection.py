@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -266,6 +267,21 @@ def test_any_chunking_of_damaged_traffic_has_the_same_outcome(
     damaged = data.draw(nearly_valid(role is SERVER))
     chunks = data.draw(chunkings(damaged))
     assert outcome(role, chunks) == outcome(role, [damaged])
+
+
+def test_a_failed_connection_lets_go_of_an_unfinished_message() -> None:
+    server = Connection(Role.SERVER)
+    tracemalloc.start()
+    try:
+        begin = encode_frame(Opcode.BINARY, bytes(500_000), fin=False, mask=bytes(4))
+        list(server.receive_data(begin))
+        del begin
+        assert tracemalloc.get_traced_memory()[0] > 500_000
+        list(server.receive_data(b"\x8f"))  # no opcode
+        assert server.error is not None
+        assert tracemalloc.get_traced_memory()[0] < 50_000
+    finally:
+        tracemalloc.stop()
 
 
 @given(st.binary(max_size=200), st.sampled_from(Role))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from contextlib import suppress
 from selectors import EVENT_READ, EVENT_WRITE
 from types import SimpleNamespace
 from typing import Any
+from weakref import ref
 
 import pytest
 from hypothesis import given, settings
@@ -1105,6 +1107,51 @@ def test_a_paused_peer_may_end_in_any_way(bench: Workbench) -> None:
     assert far.has_ended()
     assert far.events == [Close(1008, "enough")]
     assert heard(bench) == ["pause", "pause"]
+
+
+def test_one_that_is_paused_as_it_opens_is_not_heard_before_its_time(bench: Workbench) -> None:
+    bench.service.on_open = lambda peer: peer.pause(5.0)
+    peer, theirs = bench.accept()
+    theirs.sendall(handshake() + text("early") + text("birds"))
+    bench.turn()
+    bench.turn(ahead=4.9)
+    assert (peer.is_open, heard(bench)) == (True, [])
+    bench.turn(ahead=0.2)
+    assert heard(bench) == ["early", "birds"]
+
+
+def test_one_that_is_paused_does_not_hold_up_its_end(bench: Workbench) -> None:
+    peer, far = bench.open()
+    peer.pause(5.0)
+    peer.close(1001, "good night")
+    far.sock.sendall(text("ignored") + close(1001))
+    bench.turn_until(lambda: peer not in bench.service.peers, "its Close is read")
+    assert heard(bench) == []
+
+
+def test_who_was_refused_is_kept_alive_by_nothing(bench: Workbench) -> None:
+    def refuse(peer: Peer, request: Request) -> Response:
+        try:
+            raise KeyError
+        except KeyError:
+            raise HandshakeError(401, "who are you?") from None
+
+    bench.service.on_request = refuse
+    peer, theirs = bench.accept()
+    theirs.sendall(handshake())
+    bench.turn()
+    assert theirs.recv(12) == b"HTTP/1.1 401"
+    theirs.close()
+    bench.turn_until(lambda: not bench.service.peers, "it is gone")
+    bench.service.gone.clear()
+    known = ref(peer)
+    gc.collect()
+    gc.disable()
+    try:
+        del peer
+        assert known() is None, "it waits for the garbage collector"
+    finally:
+        gc.enable()
 
 
 def test_a_paused_peer_is_not_cut_for_its_silence(keeper: Workbench) -> None:

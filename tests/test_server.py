@@ -698,20 +698,95 @@ def test_stopping_says_1001_after_what_was_sent_and_tells_the_application() -> N
             connect(running.address)
 
 
-def test_what_has_arrived_when_it_is_stopped_is_acted_on() -> None:
-    received: list[str | bytes] = []
+def test_what_has_arrived_when_it_is_stopped_is_acted_on_and_reaches_the_others() -> None:
+    said: list[str] = []
 
     def on_message(peer: Peer, message: str | bytes) -> None:
-        received.append(message)
+        said.append(str(message))
         if message == "first":
             client.sock.sendall(frame(Opcode.TEXT, b"last"))
             server.stop()
 
-    server = Server(on_message=on_message)
-    with serving(server=server) as running, Client(running.address) as client:
+    def on_turn_end() -> None:
+        while said:
+            group.send(said.pop(0))
+
+    server = Server(
+        on_message=on_message, on_open=lambda peer: group.add(peer), on_turn_end=on_turn_end
+    )
+    group = server.group()
+    with (
+        serving(server=server) as running,
+        Client(running.address) as client,
+        Client(running.address) as other,
+    ):
         client.send("first")
+        for end in (client, other):
+            assert end.receive_all() == ["first", "last", Close(1001, "the server is stopping")]
+
+
+def test_who_is_given_no_time_is_told_the_end_all_the_same() -> None:
+    with serving() as running, Client(running.address) as client:
+        running.server.stop(0)
         assert client.receive_all() == [Close(1001, "the server is stopping")]
-    assert received == ["first", "last"]
+
+
+def test_of_everyone_it_is_told_that_they_have_gone_those_cut_at_the_end_included() -> None:
+    accepted: list[Peer] = []
+    gone: list[Peer] = []
+    with (
+        serving(on_accept=accepted.append, on_gone=gone.append) as running,
+        Client(running.address) as client,
+        connect(running.address),
+    ):
+        running.wait_for_peers(2)
+        running.server.stop(PATIENCE, accepting=True)
+        client.receive_all()
+        client.sock.close()
+        running.thread.join(PATIENCE)
+        assert not running.thread.is_alive()
+    assert len(accepted) == 2
+    assert set(gone) == set(accepted)
+
+
+def test_nobody_is_told_to_have_gone_before_it_is_told_to_have_left() -> None:
+    told: list[tuple[str, int]] = []
+    peers: list[Peer] = []
+
+    def on_close(peer: Peer) -> None:
+        told.append(("left", peers.index(peer)))
+        for other in peers:
+            other.abort()
+
+    def on_gone(peer: Peer) -> None:
+        told.append(("gone", peers.index(peer)))
+
+    with (
+        serving(on_open=peers.append, on_close=on_close, on_gone=on_gone) as running,
+        Client(running.address) as first,
+        Client(running.address),
+    ):
+        running.wait_for_peers(2)
+        first.sock.close()
+        poll(lambda: len(told) == 4, "both are told to have gone")
+    assert told == [("left", 0), ("gone", 0), ("left", 1), ("gone", 1)]
+
+
+def test_a_socket_that_cannot_be_watched_is_closed_and_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    register = Loop.register
+
+    def fail_once(*arguments: Any) -> None:
+        monkeypatch.setattr(Loop, "register", register)
+        raise OSError(errno.ENOSPC, "no watch is left")
+
+    with serving() as running:
+        running.ask(lambda: monkeypatch.setattr(Loop, "register", fail_once))
+        with connect(running.address) as refused, suppress(ConnectionResetError):
+            assert refused.recv(1) == b""
+        assert running.ask(lambda: running.server.peers) == frozenset()
+        assert is_served(running.address)
 
 
 def test_stopping_waits_no_longer_than_the_grace_for_those_who_do_not_answer() -> None:

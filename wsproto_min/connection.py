@@ -242,6 +242,7 @@ class Connection:
             self._send_close(code, reason)
         self.state = _CLOSED
         self._decoder.discard()
+        self._assembler = None
 
     def data_to_send(self) -> bytes:
         """Return the bytes queued since the last call, to be sent in this order."""

@@ -2,7 +2,7 @@
 
 One `turn` waits until something is ready, lets each ready socket's handler
 act, runs what other threads asked for and what has fallen due. It knows
-nothing of WebSocket. A blocked system call is the only place where it waits.
+nothing of WebSocket. It waits in one system call, but see `SPIN`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A `Peer` reads what is there, lets `http` and `Connection` say what it means,
 calls the application, and writes what the socket takes. What it does not take
 is kept, up to a limit, and only then is the socket watched for writing. An
-idle peer has no buffer, no queue and no timer of its own.
+idle peer has no buffer and no queue, and one entry among the loop's deadlines.
 """
 
 from __future__ import annotations
@@ -151,8 +151,8 @@ class Peer:
         self._pong_due = False
         self._pinged = 0.0  # when that Ping was sent; 0 once its Pong has come
         self._due = self._alarm = math.inf
-        service.peers.add(self)
         service.loop.register(sock, EVENT_READ, self)
+        service.peers.add(self)
         self._set_deadline(service.open_timeout)
         self._call(service.on_accept)
 
@@ -174,7 +174,10 @@ class Peer:
         return 0 if self._backlog is None else self._backlog.size
 
     def send(self, message: str | bytes) -> None:
-        """Send a text or binary message when the turn ends; nothing if not open."""
+        """Send a text or binary message, in `on_open` at once, else when the turn ends.
+
+        Does nothing if the peer is not open.
+        """
         if self.connection is not None and self.connection.state is _CONNECTED:
             self.connection.send(message)
             self._post_outgoing(self.connection)
@@ -340,13 +343,18 @@ class Peer:
         if self._stage is _OPEN:
             self._call(self._service.on_open)
             if rest and self.connection is not None:
-                self._act_on(self.connection, self.connection.receive_data(rest))
+                received = self.connection.receive_data(rest)
+                if self._paused_until:
+                    self._received = received
+                else:
+                    self._act_on(self.connection, received)
         # At once, for nothing else is due to it: whoever connects next waits for less.
         self._service.outbox.deliver_to(self)
 
     def _refuse(self, error: HandshakeError) -> Response:
         """Return the answer to a handshake that cannot be completed."""
-        self.refusal = error.with_traceback(None)  # which would keep this peer alive
+        error.__context__ = None  # for tracebacks would keep this peer alive
+        self.refusal = error.with_traceback(None)
         return error_response(error)
 
     def _answer(self, response: Response, *, head_only: bool = False) -> None:
@@ -446,6 +454,8 @@ class Peer:
         self._stage = stage
         if stage in (_CLOSING, _ENDING):
             self._set_deadline(self._service.close_timeout)
+            if self._paused_until:
+                self.pause(0)  # what it says now can only be its Close
 
     def _write_backlog(self) -> None:
         """Send what is queued; stop watching for writability once it is all gone."""

@@ -6,8 +6,8 @@
     server.listen("127.0.0.1", 8080)
     server.run()
 
-A turn of `run` waits until sockets are ready, reads and answers each once,
-and writes at its end whatever was sent in it (see `group`). The callbacks run
+A turn of `run` waits until sockets are ready, reads each once, and writes at its
+end whatever was sent in it (see `group`), but for the answers to handshakes. The callbacks run
 in the thread of `run`, one at a time; none of them may block.
 """
 
@@ -74,7 +74,7 @@ class Server:
       sent in the turn goes out (but the answer to a handshake, and what `on_open`
       sends, may be gone); the place to act on a turn's messages together.
     - `on_turn_done(seconds)`: after all that, with the time that the turn took
-      since it had something to do.
+      since it had something to do; what is sent here waits for the next turn.
 
     Limits: `max_message_size` bytes and `max_fragments` for what a peer sends
     in one message (see `MessageAssembler`); `max_queue` bytes that may wait for
@@ -223,21 +223,23 @@ class Server:
                 self._call(self._on_turn_done, time.monotonic() - self._loop.woke_at)
             if self._stopping and self._listeners and not self._has_connections():
                 self._begin_stop(LAST_ANSWERS, accepting=False)
+        self._end_turn()  # of those who were cut last
 
     def stop(self, grace: float = 1.0, *, accepting: bool = False) -> None:
         """Make `run` return; any thread or signal handler may ask for it.
 
-        What has arrived by then is still acted on. Then nobody is accepted any
-        more, peers are sent Close 1001 after what they were sent before, and whoever
-        has not answered in `grace` seconds is cut; called again, it can only end
-        earlier. While `accepting`, sockets are accepted until the last peer has gone,
-        for `on_request` to refuse them.
+        What has arrived by then is acted on first, as far as one read of each peer
+        goes. Then nobody is accepted any more, peers are sent Close 1001 after what
+        they were sent before, and whoever has not answered in `grace` seconds is cut;
+        called again, it can only end earlier. While `accepting`, sockets are accepted
+        until the last peer has gone, for `on_request` to refuse them.
         """
         begin = partial(self._begin_stop, grace, accepting)
         # A turn later than it could be: what has arrived by now is read first.
         self._loop.call_soon_threadsafe(partial(self._loop.call_soon_threadsafe, begin))
 
     def _begin_stop(self, grace: float, accepting: bool) -> None:
+        self._end_turn()  # for what it has read is answered before the Close
         if not self._stopping:
             self._stopping = True
             self._service.close_timeout = grace  # all of it, to take what is queued
@@ -246,6 +248,7 @@ class Server:
         for peer in self.peers:
             if peer.connection is not None or not accepting:
                 peer.go_away("the server is stopping")
+        self._end_turn()  # without any grace there is no other moment to write it
         self._loop.call_later(grace, self._abort_all)
 
     def _has_connections(self) -> bool:
@@ -263,10 +266,11 @@ class Server:
     def _end_turn(self) -> None:
         """Tell the application who has left, let it act on the turn, then write."""
         while True:
+            # In this order, for whoever `on_close` aborts has yet to be told to have left.
+            gone, self._service.gone = self._service.gone, []
             left, self._service.left = self._service.left, []
             for peer in left:
                 self._call(self._on_close, peer)
-            gone, self._service.gone = self._service.gone, []
             self._call(self._on_turn_end)
             self._service.outbox.deliver()
             for peer in gone:  # last, for nobody waits for this

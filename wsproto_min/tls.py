@@ -3,7 +3,8 @@
 A TLS stream may have to write before it can read on, or read before it can
 write on, and holds bytes of its own that no selector sees. `TLSSocket` settles
 all that and otherwise behaves like a plain non-blocking socket: it raises
-`BlockingIOError`, and `waits_for` names the readiness that it needs then.
+`BlockingIOError`, and `read_waits_for` and `write_waits_for` name the readiness that
+it needs then.
 """
 
 from __future__ import annotations
