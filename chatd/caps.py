@@ -77,10 +77,15 @@ class Caps:
     def enter(self, address: str) -> Place | None:
         """Return a place for a connection just accepted, None if there is not even a spare one."""
         place = self._take(address)
-        if place.refused is not None and self._spare > SPARE_PLACES:
+        if place.refused is not None and self.is_crowded:
             self.leave(place)
             return None
         return place
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more are over a cap than there are spare places."""
+        return self._spare > SPARE_PLACES
 
     def move(self, place: Place, address: str) -> Place:
         """Return the place instead, where the request has told the client's address."""

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from queue import SimpleQueue
-from typing import Any, NamedTuple, Protocol, TextIO
+from typing import NamedTuple, Protocol, TextIO
 
 from wsproto_min import printable
 
@@ -112,7 +112,9 @@ class Journal(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Have a record written."""
-        fields: Any = getattr(record, "fields", {})
+        fields = getattr(record, "fields", None)
+        if not isinstance(fields, Mapping):  # another module's extra may have that name
+            fields = {}
         traceback = _formatter.formatException(record.exc_info) if record.exc_info else ""
         level = record.levelname.lower()
         self._put(Event(record.created, level, record.getMessage(), fields, traceback))
@@ -120,9 +122,9 @@ class Journal(logging.Handler):
     def close(self) -> None:
         """Stop, once what waits is written or `LAST_LINES` seconds are over."""
         if not self._closing.is_set():
-            self._closing.set()
             self._tell_lost()
-            self._events.put(None)  # wakes the thread
+            self._events.put(None)  # the last
+            self._closing.set()
             self._thread.join(LAST_LINES)
         super().close()
 
@@ -142,7 +144,8 @@ class Journal(logging.Handler):
             self._lost = 0
 
     def _run(self) -> None:
-        while not (self._closing.is_set() and self._events.empty()):
+        events: list[Event | None] = []
+        while None not in events:
             events = [self._events.get()]
             # To take turns with this thread for each of many lines would slow the loop.
             self._closing.wait(GATHER)
@@ -152,10 +155,17 @@ class Journal(logging.Handler):
                 if number % LINES_AT_ONCE == 0:
                     time.sleep(0)
                 if event is not None:
-                    lines.append(f"{self._line(event)}\n")
+                    lines.append(self._make_line(event))
             with suppress(OSError, ValueError):  # whoever read them has gone
                 self._stream.write("".join(lines))
                 self._stream.flush()
+
+    def _make_line(self, event: Event) -> str:
+        try:
+            return f"{self._line(event)}\n"
+        except Exception as error:  # a field's; one odd event must not silence the others
+            odd = f"no line can be made of {event.message!r}: {error!r}"
+            return f"{self._line(Event(event.moment, 'error', odd))}\n"
 
 
 @contextmanager

@@ -18,6 +18,9 @@ from wsproto_min import Headers
 Proxy = IPv4Network | IPv6Network | Literal["unix"]
 """A trusted network, or whoever may connect to the Unix socket."""
 
+# The longest form of an address, one of IPv4 in IPv6.
+MAX_ADDRESS = 45
+
 Host = IPv4Address | IPv6Address | Literal["unix"]
 
 
@@ -84,7 +87,7 @@ def _parse_entry(text: str) -> IPv4Address | IPv6Address | None:
     What stands behind a '%' would name an interface of another machine, in
     whatever characters.
     """
-    return None if "%" in text else _parse_host(text)
+    return None if "%" in text or len(text) > MAX_ADDRESS else _parse_host(text)
 
 
 @lru_cache(1024)

@@ -43,12 +43,15 @@ def check_reader(request: Request, address: str, allowed: Sequence[Proxy]) -> No
     """
     check_method(request)
     host = host_of(address)
-    if host is None or host == "unix":
-        may = "unix" in allowed and not _is_forwarded(request)
-    elif is_trusted(host, allowed):
-        may = True
+    if host is None:
+        may = False
+    elif isinstance(host, str):
+        may = host in allowed and not _is_forwarded(request)
+    elif host.is_loopback:
+        told_apart = is_trusted(host, allowed) or _is_for_loopback(request)
+        may = told_apart and not _is_forwarded(request)
     else:
-        may = host.is_loopback and not _is_forwarded(request) and _is_for_loopback(request)
+        may = is_trusted(host, allowed)
     if not may:
         raise HandshakeError(
             HTTPStatus.FORBIDDEN,
@@ -83,7 +86,7 @@ def metrics_page(
             "Open WebSocket connections, in chat mode or in plain mode.",
             {(mode,): number for mode, number in modes.items()},
         ),
-        ("chatd_rooms",): ("Rooms in use.", rooms),
+        ("chatd_rooms",): ("Rooms where somebody is or a seat is kept.", rooms),
         ("chatd_queue_bytes",): (
             "Bytes that wait for peers who read slowly.",
             sum(peer.queued for peer in peers),

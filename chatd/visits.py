@@ -17,8 +17,9 @@ from chatd.metrics import Metrics
 from chatd.proxy import Proxy, client_address
 from wsproto_min import Close, CloseCode, Peer, Request
 
-# Rooms that a line names.
+# Rooms that a line names, and characters of why a connection was refused.
 MAX_NAMED_ROOMS = 8
+MAX_WHY = 300
 
 
 class Visit:
@@ -60,11 +61,16 @@ class Visits:
         peer.address = client_address(peer.address, request.headers, self._trusted)
 
     def admit(self, visit: Visit, peer: Peer) -> None:
-        """Give a peer a place of its own, where its address counts. Raises `Refused`."""
+        """Give a peer a place of its own, where its address counts.
+
+        Raises `Refused`, and has cut the peer if all spare places are taken.
+        """
         if self.draining:
             raise Refused("draining", "the server is stopping; try again when it is back")
         visit.place = self._caps.move(visit.place, peer.address)
         if visit.place.refused is not None:
+            if self._caps.is_crowded:
+                peer.abort()
             raise visit.place.refused
 
     def note_uninvited(self, peer: Peer, room: str, why: str) -> None:
@@ -100,7 +106,7 @@ class Visits:
                 address=peer.address,
                 seconds=round(time.monotonic() - visit.since, 3),
                 status=int(refusal.status),
-                why=refusal.reason,
+                why=refusal.reason[:MAX_WHY],
             )
         elif not visit.asked:
             self._metrics.refused["none", "no_request"] += 1

@@ -180,6 +180,19 @@ def test_behind_a_trusted_proxy_the_clients_are_capped_each_and_the_proxy_is_not
             assert sock.recv(12) == b"HTTP/1.1 101"
 
 
+def test_behind_a_trusted_proxy_too_only_so_many_are_told_that_they_are_too_many() -> None:
+    request = handshake()[:-2] + b"X-Forwarded-For: 198.51.100.1\r\n\r\n"
+    proxies = [parse_proxy("127.0.0.1")]
+    with chatting(max_per_address=1, trusted_proxies=proxies) as chat, ExitStack() as stack:
+        told = []
+        for _ in range(1 + SPARE_PLACES + 3):
+            sock = stack.enter_context(connect(chat.address))
+            sock.sendall(request)
+            with suppress(ConnectionResetError):
+                told.append(sock.recv(12))
+        assert told == [b"HTTP/1.1 101", *[b"HTTP/1.1 503"] * SPARE_PLACES, b"", b"", b""]
+
+
 # Descriptors.
 
 

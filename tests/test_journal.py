@@ -95,6 +95,27 @@ def test_what_is_logged_and_what_is_noted_look_alike_and_keep_their_order(
     assert written("text", tell).splitlines() == expected
 
 
+class Odd:
+    """What no line can be made of."""
+
+    def __str__(self) -> str:
+        raise ValueError("on purpose")
+
+
+def test_one_odd_event_does_not_silence_the_others() -> None:
+    def tell(opened: Journal) -> None:
+        logger.warning("of another module", extra={"fields": "are none"})
+        opened.note("odd", it=Odd())
+        opened.note("usual", it=1)
+
+    lines = [line.partition(" ")[2] for line in written("text", tell).splitlines()]
+    assert lines == [
+        "warning of another module",
+        """error no line can be made of 'odd': ValueError('on purpose')""",
+        "info usual it=1",
+    ]
+
+
 def test_what_is_below_information_is_not_written_and_afterwards_nothing() -> None:
     stream = io.StringIO()
     root = logging.getLogger()

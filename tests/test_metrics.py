@@ -245,6 +245,9 @@ LOCAL = ["Host: localhost"]
         ("unix", LOCAL, ["unix"], True),
         ("unix", [*LOCAL, "X-Forwarded-For: 198.51.100.1"], ["unix"], False),
         ("127.0.0.1:5", ["Host: chat.example"], ["unix"], False),
+        ("127.0.0.1:5", ["Host: chat.example"], ["127.0.0.1"], True),
+        ("127.0.0.1:5", [*LOCAL, "X-Forwarded-For: 198.51.100.1"], ["127.0.0.1"], False),
+        ("nowhere", LOCAL, ["unix"], False),
     ],
 )
 def test_metrics_are_for_this_machine_and_those_whom_the_operator_names(

@@ -205,7 +205,7 @@ def parse_extensions(headers: Headers) -> list[tuple[str, Parameters]]:
                 # comma or semicolon can have been cut in the middle of it.
                 value = value[1:-1].replace("\\", "")
             if not is_token(key) or (equals and not is_token(value)):
-                raise bad_request(f"extension {name!r} has an ill-formed parameter")
+                raise bad_request(f"extension {name[:50]!r} has an ill-formed parameter")
             parameters.append((key, value if equals else None))
         if not is_token(name):
             raise bad_request("header Sec-WebSocket-Extensions is ill-formed")
