@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -673,6 +673,81 @@ def test_a_server_that_talks_without_a_pause_does_not_move_the_deadline(wait: st
         client.close()
         stop.set()
         assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("wait", ["recv", "ping"])
+def test_a_server_that_does_not_read_does_not_move_the_deadline_and_gets_whole_frames_later(
+    wait: str,
+) -> None:
+    number = 50_000  # more Pongs than wait in two sockets
+    reads = threading.Event()
+    heard: list[Opcode] = []
+
+    def read(sock: socket.socket) -> None:
+        reads.wait(PATIENCE)
+        decoder = FrameDecoder(masked=True)
+        decoder.receive_data(until_close(sock))
+        while (frame := decoder.next_frame()) is not None:
+            heard.append(frame.opcode)
+
+    def script(sock: socket.socket) -> None:
+        upgrade(sock)
+        reader = threading.Thread(target=read, args=[sock], daemon=True)
+        reader.start()
+        sock.sendall(encode_frame(Opcode.PING, b"x" * 125) * number + HELLO)
+        reader.join(PATIENCE)
+
+    with scripted(script) as address, connect(address, deflate=None) as client:
+        started = time.monotonic()
+        with pytest.raises(TimeoutError, match="the server did not read in time"):
+            getattr(client, wait)(timeout=0.3)
+        assert 0.3 <= time.monotonic() - started < 5
+        reads.set()
+        assert client.recv(PATIENCE) == "Hello"
+    assert heard.count(Opcode.PONG) == number
+    assert heard[-1] is Opcode.CLOSE
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+@pytest.mark.parametrize(("look_up", "addresses"), [(0.4, 1), (0.0, 2)])
+def test_all_must_be_open_in_time_the_look_up_and_every_address_included(
+    scheme: str, look_up: float, addresses: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
+        for _ in range(3):  # from then on the kernel lets the newcomers wait
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+
+        def resolve(*_: object, **options: object) -> list[Any]:
+            time.sleep(look_up)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", full.getsockname())] * addresses
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            connect(f"{scheme}://full.example/", open_timeout=0.3)
+        assert time.monotonic() - started < 0.3 + look_up + 0.25
+
+
+def test_the_next_address_is_tried_where_one_refuses_and_the_last_refusal_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        nobody = free.getsockname()
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", nobody)]
+    with scripted(speaks(HELLO)) as address:
+        port = int(address.rstrip("/").rpartition(":")[2])
+        found.append((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        with connect("ws://two.example/") as client:
+            assert client.recv(PATIENCE) == "Hello"
+        found.pop()
+        with pytest.raises(ConnectionRefusedError):
+            connect("ws://two.example/")
+        found.pop()
+        with pytest.raises(OSError, match=r"two\.example has no address"):
+            connect("ws://two.example/")
 
 
 @pytest.mark.parametrize("close_timeout", [0.5, 0.0])

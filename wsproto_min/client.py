@@ -134,6 +134,7 @@ class Client:
         self._close_timeout = close_timeout
         self._trace = trace
         self._kept: deque[str | bytes] = deque()
+        self._unsent = b""
         self._events: Iterator[Event] = iter(())
         self._awaited_pong: bytes | None = None
 
@@ -164,7 +165,10 @@ class Client:
         return self._socket.fileno()
 
     def send(self, message: str | bytes) -> None:
-        """Send a text or binary message. Raises `ConnectionClosed`."""
+        """Send a text or binary message, however long the server takes to read it.
+
+        Raises `ConnectionClosed`.
+        """
         self.connection.send(message)
         self._send_or_raise()
 
@@ -175,13 +179,13 @@ class Client:
         limit), `ConnectionClosed` when none can come any more, with 1006 if no
         Close frame came either, and `ProtocolError` if the server broke a rule.
         """
-        if self._kept:
-            return self._kept.popleft()
         deadline = None if timeout is None else time.monotonic() + timeout
         again = False
-        while (message := self._next_message()) is None:
-            again = self._receive(deadline, again=again)
-        return message
+        while not self._kept:
+            self._act(deadline, whole=False)
+            if not self._kept:
+                again = self._receive(deadline, again=again)
+        return self._kept.popleft()
 
     def ping(self, timeout: float | None = 10.0) -> float:
         """Send a Ping; return the seconds until its Pong.
@@ -192,12 +196,12 @@ class Client:
         sent = time.monotonic()
         deadline = None if timeout is None else sent + timeout
         self.connection.ping(self._awaited_pong)
-        self._send_or_raise()
-        self._keep_messages()
+        self._send_or_raise(deadline)
+        self._act(deadline)
         again = False
         while self._awaited_pong is not None:
             again = self._receive(deadline, again=again)
-            self._keep_messages()
+            self._act(deadline)
         return time.monotonic() - sent
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
@@ -209,12 +213,12 @@ class Client:
         self.connection.close(code, reason)
         with suppress(OSError), self._socket:
             self._flush(deadline)
-            self._keep_messages(deadline)
+            self._act(deadline)
             # Section 7.1.1: the server is the one to close the TCP connection.
             # One that talks without a pause leaves something to read after the deadline, too.
             while time.monotonic() < deadline and (data := self._read(deadline)):
                 self.receive_data(data)
-                self._keep_messages(deadline)
+                self._act(deadline)
         self.connection.receive_eof()
 
     def _receive(self, deadline: float | None, *, again: bool) -> bool:
@@ -255,44 +259,45 @@ class Client:
             self._trace(Role.SERVER, data)
         self._events = self.connection.receive_data(data)
 
-    def _next_message(self, deadline: float | None = None) -> str | bytes | None:
-        """Act on received frames up to the next message; None if there is none yet."""
+    def _act(self, deadline: float | None, *, whole: bool = True) -> None:
+        """Act on all received frames, or up to the next message; messages are kept for `recv`."""
         for event in self._events:
-            self._flush(deadline)
             if isinstance(event, str | bytes):
-                return event
-            if isinstance(event, Pong) and event.payload == self._awaited_pong:
+                self._kept.append(event)
+            elif isinstance(event, Pong) and event.payload == self._awaited_pong:
                 self._awaited_pong = None
+            self._flush(deadline)
+            if self._kept and not whole:
+                return
         self._flush(deadline)  # a violation ends the events and has its Close to send
-        return None
 
-    def _keep_messages(self, deadline: float | None = None) -> None:
-        """Act on all received frames, keeping their messages for `recv`."""
-        while (message := self._next_message(deadline)) is not None:
-            self._kept.append(message)
-
-    def _send_or_raise(self) -> None:
+    def _send_or_raise(self, deadline: float | None = None) -> None:
         """Send what the connection has to say; raise `ConnectionClosed` if nobody hears it."""
-        if not self._flush():
+        if not self._flush(deadline):
             raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, "the server is gone")
 
     def _flush(self, deadline: float | None = None) -> bool:
-        """Send what the connection has to say, whole: half a frame would be the end.
+        """Send what the connection has to say. Raises `TimeoutError`.
 
         Returns whether that went well. If the server is gone, what it said
-        before is still to be read, and the stream's end after it.
+        before is still to be read, and the stream's end after it. What a server that
+        does not read has not taken in time goes first the next time: half a frame
+        would be the end.
         """
         data = self.connection.data_to_send()
-        if data:
-            if self._trace is not None:
-                self._trace(Role.CLIENT, data)
+        if data and self._trace is not None:
+            self._trace(Role.CLIENT, data)
+        self._unsent += data
+        while self._unsent:
             _set_timeout(self._socket, deadline)
             try:
-                self._socket.sendall(data)
+                sent = self._socket.send(self._unsent)
             except OSError as error:
                 if _is_deadline(error):
-                    raise
+                    raise TimeoutError("the server did not read in time") from None
+                self._unsent = b""
                 return False
+            self._unsent = self._unsent[sent:]
         return True
 
 
@@ -303,23 +308,48 @@ def _open_socket(
     if address.scheme == "ws+unix":
         sock = socket.socket(socket.AF_UNIX)
         try:
-            _set_timeout(sock, deadline)
+            sock.settimeout(_remaining(deadline))
             sock.connect(address.host)
         except BaseException:
             sock.close()
             raise
         return sock
-    sock = socket.create_connection((address.host, address.port), deadline - time.monotonic())
+    sock = _connect(address.host, address.port, deadline)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if address.scheme == "wss":
             context = ssl_context or ssl.create_default_context()
-            _set_timeout(sock, deadline)
+            sock.settimeout(_remaining(deadline))
             sock = context.wrap_socket(sock, server_hostname=address.host)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _connect(host: str, port: int, deadline: float) -> socket.socket:
+    """Return a TCP connection to the first of a host's addresses that takes one."""
+    failure = OSError(f"{host} has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM
+    ):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(_remaining(deadline))
+            sock.connect(address)
+            return sock
+        except OSError as error:
+            sock.close()
+            failure = error
+    raise failure
+
+
+def _remaining(deadline: float) -> float:
+    """Return the seconds until a deadline. Raises `TimeoutError` if it has passed."""
+    remaining = deadline - time.monotonic()
+    if remaining <= 0:
+        raise TimeoutError("the connection was not open in time")
+    return remaining
 
 
 def _receive_head(sock: socket.socket, deadline: float) -> tuple[bytes, bytes]:
