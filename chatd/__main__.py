@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import itertools
 import os
 import signal
@@ -10,7 +11,8 @@ import ssl
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from chatd.app import Chat
@@ -40,11 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "check": check,
         "export": export,
     }
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name of a file may be in any script
+            stream.reconfigure(errors="backslashreplace")
     try:
         return commands[options.command](options)
     except StartError as error:
         print(f"chatd: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read what a command prints has seen enough
+        return 1
+    except KeyboardInterrupt:  # before it serves; from then on it ends in good order
+        return 128 + signal.SIGINT
 
 
 class StartError(Exception):
@@ -82,10 +91,15 @@ def _serve(options: Namespace, note: Note) -> int:
         ready = _listen(chat, options, context)
         _drain_at_signals(chat, options.drain_timeout)
         kept = "memory only" if path == MEMORY else path
-        print(f"chatd is ready: {ready} (messages in {kept}; Ctrl-C stops it)", flush=True)
-        if options.unix is None and invitations is None and not options.host.startswith(LOOPBACK):
-            who = "whoever can reach this machine at that address can read and write here"
-            print(f"chatd: {who}; --invite-only lets in only whom you invite", flush=True)
+        is_open = options.unix is None and invitations is None
+        try:
+            with _output():
+                print(f"chatd is ready: {ready} (messages in {kept}; Ctrl-C stops it)")
+                if is_open and not options.host.startswith(LOOPBACK):
+                    who = "whoever can reach this machine at that address can read and write here"
+                    print(f"chatd: {who}; --invite-only lets in only whom you invite")
+        except BrokenPipeError as error:
+            raise StartError(f"cannot write to standard output: {error.strerror}") from None
         chat.server.run()
     finally:
         log.close()
@@ -115,7 +129,7 @@ def check(options: Namespace) -> int:
     """Say whether a log is sound; return 1 if it is not."""
     path = str(options.db or default_path())
     try:
-        with reading(path) as database:
+        with reading(path) as database, _output():
             wrong = list(itertools.islice(check_log(database), MAX_TOLD + 1))
             for each in wrong[:MAX_TOLD]:
                 print(each)
@@ -136,21 +150,28 @@ def check(options: Namespace) -> int:
 
 
 def export(options: Namespace) -> int:
-    """Write the messages as JSON lines; return 1 if whoever reads them stops early."""
+    """Write the messages as JSON lines."""
     try:
-        with reading(str(options.db or default_path())) as database:
+        with reading(str(options.db or default_path())) as database, _output():
             for line in export_log(database, options.room):
                 print(line)
-        sys.stdout.flush()
     except LogError as error:
         raise StartError(printable(str(error))) from None
+    return 0
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    """Have what the block prints written. Raises `StartError`, or `BrokenPipeError` as it is."""
+    try:
+        yield
+        sys.stdout.flush()
     except OSError as error:
         # What is left in the buffer must not fail once more at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
-            return 1
-        raise StartError(f"cannot write: {error.strerror}") from None
-    return 0
+            raise
+        raise StartError(f"cannot write to standard output: {error.strerror}") from None
 
 
 def _drain_at_signals(chat: Chat, timeout: float) -> None:

@@ -55,6 +55,8 @@ JOIN_TIMEOUT = 10.0
 # Seconds between two looks at whether invitations still hold, and at retention.
 RECHECK_INTERVAL = 2.0
 TRIM_INTERVAL = 60.0
+# The same while there is more to remove, so that the chat goes on in between.
+TRIM_PAUSE = 0.02
 # Rooms that one connection may be in: each costs memory for all.
 MAX_ROOMS = 100
 # An application's own close code (RFC 6455, section 7.4.2).
@@ -145,7 +147,7 @@ class Chat:
         self._metrics_readers = metrics_readers
         self._page = load_page()
         self._batches = Batches(log, self._metrics, self._deliver)
-        self.server.call_later(TRIM_INTERVAL, self._trim)
+        self.server.call_later(0, self._trim)
         if self._gate.asks:
             self.server.call_later(RECHECK_INTERVAL, self._recheck)
 
@@ -287,8 +289,7 @@ class Chat:
 
     def _say(self, peer: Peer, state: ChatPeer, said: wire.Say) -> None:
         seat, _ = self._seat(state, said.room, key=said.key)
-        if said.text:
-            self._batches.add(peer, Entry(said.room, seat.name, said.text, said.key))
+        self._batches.add(peer, Entry(said.room, seat.name, said.text, said.key))
 
     def _deliver(self, said: Said, result: Sequence[Stored] | LogError) -> None:
         """Deliver what the log has stored, in its order; tell senders of what it has not."""
@@ -375,11 +376,10 @@ class Chat:
                 name, session, peer, time.monotonic(), proven=invitation is not None
             )
         except NameTaken:
-            raise wire.WireError(
-                "name_taken",
-                f"the name {name} is taken in the room {said.room}; choose another",
-                room=said.room,
-            ) from None
+            reason = f"the name {name} is taken in the room {said.room}; choose another"
+            if invitation is not None:
+                reason = f"{name} is in the room {said.room} already; leave it there first"
+            raise wire.WireError("name_taken", reason, room=said.room) from None
         self._halls.note_change(hall)
         if former_seat is not None and former_seat is not seat:
             hall.room.give_up(former_seat)
@@ -427,7 +427,10 @@ class Chat:
         """Take a seat from a connection whose session has come back over another."""
         peer.state.leave(room)
         self._halls.open(room).chat.discard(peer)
-        if not peer.state.seats:
+        if peer.state.seats:
+            reason = f"your session in the room {room} goes on in another connection"
+            peer.send(wire.error(wire.WireError("taken_over", reason, room=room)))
+        else:
             peer.close(TAKEN_OVER, "your session goes on in another connection")
 
     def _require_joined(self, peer: Peer) -> None:
@@ -451,11 +454,12 @@ class Chat:
                     break
 
     def _trim(self) -> None:
+        more = False
         try:
-            self._log.trim()
+            more = self._log.trim()
         except LogError as error:
             self._note_failure(error)
-        self.server.call_later(TRIM_INTERVAL, self._trim)
+        self.server.call_later(TRIM_PAUSE if more else TRIM_INTERVAL, self._trim)
 
 
 def _newest_within(

@@ -48,7 +48,9 @@ def reading(path: str) -> Iterator[sqlite3.Connection]:
             raise LogError(f"{path} is empty; choose another with --db")
         yield database
     except sqlite3.Error as error:
-        raise LogError(f"the log {path} cannot be read: {error}") from error
+        raise LogError(
+            f"the log {path} cannot be read: {error}; if it was a log, put a backup in its place"
+        ) from error
     finally:
         database.close()
 

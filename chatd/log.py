@@ -67,8 +67,11 @@ class Log(Protocol):
     ) -> None:
         """Give `done` the newest messages before the id `end`, or of all if it is None."""
 
-    def trim(self) -> None:
-        """Remove what retention no longer keeps. Raises `LogError`."""
+    def trim(self) -> bool:
+        """Remove some of what retention no longer keeps; return whether there is more.
+
+        Raises `LogError`.
+        """
 
     def close(self) -> None:
         """Write out what is left to write, and let go of the file."""

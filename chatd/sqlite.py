@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from chatd.log import Entry, LogError, Slice, Stored
 from chatd.wire import Message
@@ -23,8 +24,12 @@ from chatd.wire import Message
 MEMORY = ":memory:"
 SCHEMA_VERSION = 1
 CHECKPOINT_AFTER = 1000  # messages, about a quarter of a megabyte
+# Messages of a room that are removed at once, which takes 1 ms: the chat waits for it.
+TRIM_AT_ONCE = 500
 
 logger = logging.getLogger("chatd")
+
+T = TypeVar("T")
 
 _SCHEMA = """
 CREATE TABLE messages (
@@ -45,19 +50,29 @@ CREATE TABLE trimmed (
 
 _SELECT = "SELECT id, time, name, text FROM messages"
 
-# The last id that each room has used, by a look at the end of each: a scan of all
-# messages would make the start slower with every one of them.
-_LAST_IDS = """
+# The rooms, from one to the next: a scan of all messages would take longer with every
+# one of them.
+_ROOMS = """
 WITH RECURSIVE rooms (room) AS (
     SELECT min(room) FROM messages
     UNION ALL
     SELECT (SELECT min(room) FROM messages WHERE room > rooms.room) FROM rooms
     WHERE room IS NOT NULL
 )
+"""
+# The last id that each has used.
+_LAST_IDS = f"""{_ROOMS}
 SELECT room, (SELECT max(id) FROM messages WHERE messages.room = rooms.room) FROM rooms
 WHERE room IS NOT NULL
 UNION
 SELECT room, id FROM trimmed WHERE room NOT IN (SELECT room FROM rooms WHERE room IS NOT NULL)
+"""
+
+
+# Those whose first message is older than a time.
+_OLD = f"""{_ROOMS}
+SELECT room FROM rooms WHERE ? >
+    (SELECT time FROM messages WHERE messages.room = rooms.room ORDER BY id LIMIT 1)
 """
 
 
@@ -116,12 +131,7 @@ class SQLiteLog:
     ) -> None:
         """Store entries in one transaction."""
         time = _timestamp(datetime.now(UTC))
-        try:
-            stored = self._append(entries, time)
-        except sqlite3.Error as error:
-            done(LogError(f"the log failed: {error} ({self._path})"))
-            return
-        done(stored)
+        done(self._attempt(lambda: self._append(entries, time)))
 
     def _append(self, entries: Sequence[Entry], time: str) -> list[Stored]:
         first = self._last_id + 1
@@ -144,11 +154,15 @@ class SQLiteLog:
                 for _, number, time, name, text, _ in rows
             ]
         self._grown.update(each.room for each in entries)
-        self._since_checkpoint += len(entries)
+        self._note_written(len(entries))
+        return stored
+
+    def _note_written(self, number: int) -> None:
+        """Have the file checkpointed after so many messages more."""
+        self._since_checkpoint += number
         if self._checkpointer is not None and self._since_checkpoint >= CHECKPOINT_AFTER:
             self._since_checkpoint = 0
             self._checkpointer.wanted.set()
-        return stored
 
     def _append_one_by_one(self, entries: Sequence[Entry], time: str) -> list[Stored]:
         stored = []
@@ -176,7 +190,8 @@ class SQLiteLog:
         is_foreign = seen > self._last_id
         if is_foreign:
             seen = 0
-        try:
+
+        def read() -> Slice:
             rows = self._database.execute(
                 f"{_SELECT} WHERE room = ? AND id > ? ORDER BY id DESC LIMIT ?",
                 (room, seen, limit + 1),
@@ -184,54 +199,88 @@ class SQLiteLog:
             trimmed = self._database.execute(
                 "SELECT 1 FROM trimmed WHERE room = ? AND id > ?", (room, seen)
             ).fetchone()
-        except sqlite3.Error as error:
-            done(LogError(f"the log failed: {error} ({self._path})"))
-            return
-        done(_slice(rows, limit, gap=is_foreign or trimmed is not None))
+            return _slice(rows, limit, gap=is_foreign or trimmed is not None)
+
+        done(self._attempt(read))
 
     def before(
         self, room: str, end: int | None, limit: int, done: Callable[[Slice | LogError], None]
     ) -> None:
         """Read a room's newest messages before an id."""
-        try:
+
+        def read() -> Slice:
             rows = self._database.execute(
                 f"{_SELECT} WHERE room = ? AND id < ? ORDER BY id DESC LIMIT ?",
                 (room, self._last_id + 1 if end is None else end, limit + 1),
             ).fetchall()
-        except sqlite3.Error as error:
-            done(LogError(f"the log failed: {error} ({self._path})"))
-            return
-        done(_slice(rows, limit, gap=False))
+            return _slice(rows, limit, gap=False)
 
-    def trim(self) -> None:
-        """Remove what is over its number or its days, in the rooms that have grown."""
-        rooms, self._grown = self._grown, set()
+        done(self._attempt(read))
+
+    def _attempt(self, action: Callable[[], T]) -> T | LogError:
+        """Return what an action on the file returns, or what has gone wrong there."""
         try:
-            self._trim(rooms)
+            return action()
+        except sqlite3.Error as error:
+            return LogError(f"the log failed: {error} ({self._path})")
+
+    def trim(self) -> bool:
+        """Remove some of what is over its number, in the rooms that have grown, or its days.
+
+        Returns whether there is more to remove.
+        """
+        rooms, self._grown = self._grown, set()
+        left: set[str] = set()
+        try:
+            with self._database:
+                if self._keep_days is not None:
+                    left |= self._trim_by_days(self._keep_days)
+                if self._keep_messages is not None:
+                    left |= self._trim_by_number(rooms, self._keep_messages)
         except sqlite3.Error as error:
             self._grown |= rooms
             raise LogError(f"the log cannot be trimmed: {error}") from error
+        self._grown |= left
+        return bool(left)
 
-    def _trim(self, rooms: set[str]) -> None:
-        with self._database:
-            if self._keep_days is not None:
-                oldest = _timestamp(datetime.now(UTC) - timedelta(days=self._keep_days))
-                for room, last in self._database.execute(
-                    "SELECT room, max(id) FROM messages WHERE time < ? GROUP BY room", (oldest,)
-                ).fetchall():
-                    self._remove(room, last)
-            if self._keep_messages is not None:
-                for room in rooms:
-                    row = self._database.execute(
-                        "SELECT id FROM messages WHERE room = ? ORDER BY id DESC LIMIT 1 OFFSET ?",
-                        (room, self._keep_messages),
-                    ).fetchone()
-                    if row is not None:
-                        self._remove(room, row[0])
+    def _trim_by_days(self, days: float) -> set[str]:
+        """Remove what is older; return the rooms in which more is."""
+        oldest = _timestamp(datetime.now(UTC) - timedelta(days=days))
+        first = "SELECT id, time FROM messages WHERE room = ? ORDER BY id LIMIT ?"
+        left = set()
+        for (room,) in self._database.execute(_OLD, (oldest,)).fetchall():
+            (last,) = self._database.execute(
+                f"SELECT max(id) FROM ({first}) WHERE time < ?", (room, TRIM_AT_ONCE + 1, oldest)
+            ).fetchone()
+            if self._remove(room, last):
+                left.add(room)
+        return left
 
-    def _remove(self, room: str, last: int) -> None:
-        self._database.execute("DELETE FROM messages WHERE room = ? AND id <= ?", (room, last))
-        self._database.execute("INSERT OR REPLACE INTO trimmed VALUES (?, ?)", (room, last))
+    def _trim_by_number(self, rooms: set[str], number: int) -> set[str]:
+        """Remove what is over a number in some rooms; return those in which more is."""
+        left = set()
+        for room in rooms:
+            row = self._database.execute(
+                "SELECT id FROM messages WHERE room = ? ORDER BY id DESC LIMIT 1 OFFSET ?",
+                (room, number),
+            ).fetchone()
+            if row is not None and self._remove(room, row[0]):
+                left.add(room)
+        return left
+
+    def _remove(self, room: str, last: int) -> bool:
+        """Remove a room's messages up to an id, or the first; return whether some are left."""
+        row = self._database.execute(
+            "SELECT id FROM messages WHERE room = ? AND id <= ? ORDER BY id LIMIT 1 OFFSET ?",
+            (room, last, TRIM_AT_ONCE - 1),
+        ).fetchone()
+        end = last if row is None else row[0]
+        removed = self._database.execute(
+            "DELETE FROM messages WHERE room = ? AND id <= ?", (room, end)
+        )
+        self._database.execute("INSERT OR REPLACE INTO trimmed VALUES (?, ?)", (room, end))
+        self._note_written(removed.rowcount)
+        return end < last
 
     def close(self) -> None:
         """Close the file; SQLite moves the write-ahead log into it."""

@@ -8,6 +8,7 @@ Nothing here knows of rooms, peers or sockets.
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ MAX_KEY = 64  # characters
 MAX_TOKEN = 4096  # characters
 MAX_HISTORY = 200  # messages in one answer
 MAX_ID = (1 << 63) - 1  # as the log can count
+
+# What shows nothing, though Unicode takes it for a letter, a mark or a symbol, and what
+# only chooses between two looks of the character before it.
+_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0]")
+_VARIATION = re.compile("[\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
 
 class WireError(Exception):
@@ -104,17 +110,18 @@ class Message(NamedTuple):
 
 
 def clean_name(name: str) -> str:
-    """Return a name as it is shown: NFKC, trimmed.
+    """Return a name as it is shown: NFKC, without variation selectors, trimmed.
 
     Raises `WireError` for one of no or over 32 characters, or with characters
-    that are invisible or turn the text around them.
+    that are invisible or turn the text around them, or of nothing but marks.
     """
-    cleaned = unicodedata.normalize("NFKC", name).strip()
+    cleaned = _VARIATION.sub("", unicodedata.normalize("NFKC", name)).strip()
     if not 1 <= len(cleaned) <= MAX_NAME:
         raise WireError("bad_message", f"name must be 1 to {MAX_NAME} characters")
     # Not so: control, format (bidirectional overrides among them), surrogate, private
     # use, unassigned, and separators other than the space.
-    if not cleaned.isprintable():
+    only_marks = all(unicodedata.category(character)[0] == "M" for character in cleaned)
+    if not cleaned.isprintable() or _BLANK.search(cleaned) or only_marks:
         raise WireError("bad_message", "name must not contain invisible or control characters")
     return cleaned
 
@@ -122,8 +129,8 @@ def clean_name(name: str) -> str:
 def parse(text: str) -> Said:
     """Read one message of a client.
 
-    Raises `WireError`: `bad_message` with the field that is wrong, `too_long`
-    for a text of over 4,000 characters.
+    Raises `WireError`, with the room that is meant if one is: `bad_message` with the
+    field that is wrong, `too_long` for a text of over 4,000 characters.
     """
     try:
         fields = json.loads(text)
@@ -135,7 +142,13 @@ def parse(text: str) -> Said:
     parser = _PARSERS.get(kind) if isinstance(kind, str) else None
     if parser is None:
         raise WireError("bad_message", f"type must be one of {', '.join(_PARSERS)}")
-    return parser(fields)
+    try:
+        return parser(fields)
+    except WireError as error:
+        room = fields.get("room")
+        if isinstance(room, str) and is_room_name(room):
+            error.room = room
+        raise
 
 
 def _parse_join(fields: Mapping[str, Any]) -> Join:
@@ -151,20 +164,21 @@ def _parse_join(fields: Mapping[str, Any]) -> Join:
 
 def _parse_say(fields: Mapping[str, Any]) -> Say:
     key = _optional_string(fields, "key", MAX_KEY)
+    if key == "":  # what many would share is nobody's own id
+        raise WireError("bad_message", f"key must be 1 to {MAX_KEY} characters")
     try:
-        room = _room(fields)
-        return Say(room, check_text(_string(fields, "text", None)), key)
+        room, text = _room(fields), _string(fields, "text", None)
+        if not text:
+            raise WireError("bad_message", "text must not be empty")
+        if len(text) > MAX_TEXT:
+            raise WireError(
+                "too_long",
+                f"a message has at most {MAX_TEXT:,} characters, this one {len(text):,}",
+            )
     except WireError as error:
-        raise WireError(error.code, error.message, key=key) from None
-
-
-def check_text(text: str) -> str:
-    """Return a message's text. Raises `WireError` `too_long` beyond 4,000 characters."""
-    if len(text) > MAX_TEXT:
-        raise WireError(
-            "too_long", f"a message has at most {MAX_TEXT:,} characters, this one {len(text):,}"
-        )
-    return text
+        error.key = key
+        raise
+    return Say(room, text, key)
 
 
 def _parse_history(fields: Mapping[str, Any]) -> History:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from chatd import app
+from chatd import app, sqlite
 from chatd.app import Chat
 from chatd.log import Entry, LogError, Slice, Stored
 from tests.chat import Talker, Told, chatting, open_client, open_log
@@ -50,11 +50,11 @@ class FailingLog:
     ) -> None:
         self._ask(lambda done: self.log.before(room, end, limit, done), done)
 
-    def trim(self) -> None:
+    def trim(self) -> bool:
         self.trims += 1
         if self.fails:
             raise LogError("the log cannot be trimmed: the disk is full")
-        self.log.trim()
+        return self.log.trim()
 
     def close(self) -> None:
         self.log.close()
@@ -142,6 +142,28 @@ def test_trimming_goes_on_after_it_failed(
     }
 
 
+def test_what_is_too_much_when_it_starts_is_removed_bit_by_bit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sqlite, "TRIM_AT_ONCE", 3)
+    log = open_log(keep_messages=2)
+    log.append([Entry("tea", "Ann", str(number), None) for number in range(30)], lambda _: None)
+    with chatting(log) as chat, Talker(chat.address) as ben:
+
+        def kept() -> list[str]:
+            return [told["text"] for told in ben.join("tea", "Ben")["messages"]]
+
+        numbers: list[int] = []
+
+        def two_are_left() -> bool:
+            numbers.append(len(kept()))
+            return numbers[-1] == 2
+
+        poll(two_are_left, "two are left")
+        assert numbers == sorted(numbers, reverse=True)
+        assert kept() == ["28", "29"]
+
+
 def test_a_full_disk_refuses_messages_until_there_is_room_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -226,8 +248,8 @@ class LaterLog:
         self.log.before(room, end, limit, answers.append)
         self._later(lambda: done(answers[0]))
 
-    def trim(self) -> None:
-        pass
+    def trim(self) -> bool:
+        return False
 
     def close(self) -> None:
         self.log.close()

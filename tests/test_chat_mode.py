@@ -117,7 +117,7 @@ def test_a_message_said_again_is_acknowledged_again_and_reaches_nobody_else(
         assert [plain.recv(PATIENCE) for _ in range(3)] == ["once", "twice", "end"]
 
 
-def test_an_empty_text_is_ignored(chat: RunningServer) -> None:
+def test_an_empty_text_is_refused_where_that_can_be_told(chat: RunningServer) -> None:
     with (
         Talker(chat.address) as ann,
         Talker(chat.address) as ben,
@@ -126,8 +126,14 @@ def test_an_empty_text_is_ignored(chat: RunningServer) -> None:
         ann.join("lobby", "Ann")
         ben.join("lobby", "Ben")
         plain.send("")
-        ann.tell(type="say", room="lobby", text="", key="k")
-        assert ann.messages() == []
+        refused = ann.refusal(type="say", room="lobby", text="", key="k")
+        assert refused == {
+            "type": "error",
+            "code": "bad_message",
+            "message": "text must not be empty",
+            "key": "k",
+            "room": "lobby",
+        }
         ann.say("lobby", "not empty")
         assert texts(ben.messages()) == ["not empty"]
 
@@ -375,6 +381,8 @@ def test_a_session_goes_on_in_another_connection_and_the_old_one_is_told(
         ben.settle()
         assert new.join("one", "Ann", session=sessions["one"])["members"] == ["Ben", "Ann"]
         assert ben.settle() == [], "nobody came and nobody went"
+        told = old.hear_next("error")
+        assert (told["code"], told["room"]) == ("taken_over", "one")
         assert old.refusal(type="say", room="one", text="x")["code"] == "not_joined"
         old.say("two", "still in two")
         ben.say("one", "to the new one")

@@ -214,10 +214,12 @@ def test_a_pipe_that_was_closed_is_no_trouble_at_the_exit_either(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
-def test_an_output_that_is_full_is_told_in_one_line(path: str) -> None:
+@pytest.mark.parametrize("verb", ["export", "check", "serve"])
+def test_an_output_that_is_full_is_told_in_one_line(path: str, verb: str) -> None:
+    words = [verb, "--db", path] if verb != "serve" else ["--port", "0", "--db", path]
     with open("/dev/full", "w") as full:
         result = subprocess.run(
-            command("chatd", "export", "--db", path),
+            command("chatd", *words),
             cwd=ROOT,
             stdout=full,
             stderr=subprocess.PIPE,
@@ -226,5 +228,37 @@ def test_an_output_that_is_full_is_told_in_one_line(path: str) -> None:
         )
     assert (result.returncode, result.stderr) == (
         2,
-        "chatd: cannot write: No space left on device\n",
+        "chatd: cannot write to standard output: No space left on device\n",
     )
+
+
+def test_a_server_whose_ready_line_nobody_can_read_says_so_and_ends(path: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        result = subprocess.run(
+            command("chatd", "--port", "0", "--db", path),
+            cwd=ROOT,
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+        )
+    assert (result.returncode, result.stderr) == (
+        2,
+        "chatd: cannot write to standard output: Broken pipe\n",
+    )
+
+
+def test_what_the_terminal_has_no_letters_for_is_written_all_the_same(tmp_path: Path) -> None:
+    result = subprocess.run(
+        command("chatd", "check", "--db", str(tmp_path / "é.db")),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert result.returncode == 1
+    assert "\\xe9.db cannot be read: No such file or directory" in result.stderr
+    assert result.stderr.count("\n") == 1

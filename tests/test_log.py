@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given, settings
@@ -266,6 +266,27 @@ def test_messages_are_kept_for_days_in_rooms_that_are_quiet_too(
         now += timedelta(days=10)
         log.trim()
         assert (texts(after(log)), after(log, first.message.id).gap) == ([], True)
+
+
+@pytest.mark.parametrize("options", [{"keep_messages": 3}, {"keep_days": 1.0}])
+def test_much_is_removed_in_parts_the_oldest_first(
+    options: dict[str, Any], path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "TRIM_AT_ONCE", 4)
+    with opened(path, **options) as log:
+        with monkeypatch.context() as patch:
+            patch.setattr(log_module, "_timestamp", lambda _: "2024-03-01T12:00:00.000Z")
+            append(log, *map(entry, "abcdefghi"), entry("p", room="y"))
+        append(log, *map(entry, "jkl"))
+        assert log.trim() is True
+        assert texts(after(log)) == list("efghijkl")
+        assert after(log).gap
+        assert log.trim() is True
+        assert texts(after(log)) == list("ijkl")
+        assert log.trim() is False
+        assert texts(after(log)) == list("jkl")
+        assert texts(after(log, room="y")) == ([] if "keep_days" in options else ["p"])
+        assert log.trim() is False
 
 
 def test_what_a_former_run_left_is_trimmed_too(path: str) -> None:

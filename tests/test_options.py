@@ -21,6 +21,17 @@ from tests.support import PATIENCE, ROOT, command, daemon, need_ipv6
 SERVE = ("keep_messages", "keep_days", "rate_limit", "allow_host", "allow_origin", "db")
 
 
+def test_ctrl_c_before_it_serves_ends_it_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("chatd.__main__.SQLiteLog", interrupt)
+    assert main(["--db", ":memory:"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
 def test_without_options_it_serves_this_machine_alone_and_keeps_all() -> None:
     options = parse_arguments([])
     assert options.command == "serve"

@@ -70,7 +70,7 @@ def refusal(text: str) -> WireError:
             Join("x", "Ann", 0, None, None),
         ),
         ({"type": "say", "room": "x", "text": "hi"}, Say("x", "hi", None)),
-        ({"type": "say", "room": "x", "text": "", "key": None}, Say("x", "", None)),
+        ({"type": "say", "room": "x", "text": " ", "key": None}, Say("x", " ", None)),
         ({"type": "say", "room": "x", "text": " \n\0é😀", "key": "k"}, Say("x", " \n\0é😀", "k")),
         ({"type": "history", "room": "x"}, History("x", None, 200)),
         ({"type": "history", "room": "x", "before": 9, "limit": 1}, History("x", 9, 1)),
@@ -141,7 +141,8 @@ IDS: tuple[Any, ...] = (-1, 2**63, 10**400, 1.0, "1", True, False, *EMPTY)
         *(({**JOIN, "session": value}, "session") for value in (1, *EMPTY, "s" * 65, "\udfff")),
         *(({**JOIN, "token": value}, "token") for value in (1, *EMPTY, "t" * 4097, "\ud800")),
         *(({**SAY, "text": value}, "text") for value in (None, 1, False, *EMPTY, "a\ud83d")),
-        *(({**SAY, "key": value}, "key") for value in (1, True, *EMPTY, "k" * 65, "\ude00")),
+        ({**SAY, "text": ""}, "text"),
+        *(({**SAY, "key": value}, "key") for value in (1, True, *EMPTY, "", "k" * 65, "\ude00")),
         *(({**HISTORY, "before": number}, "before") for number in IDS),
         *(
             ({**HISTORY, "limit": limit}, "limit")
@@ -210,6 +211,14 @@ def test_what_is_wrong_with_a_say_is_told_with_its_key(field: str) -> None:
     assert refusal(json.dumps({**SAY, field: 1, "key": 5})).key is None
 
 
+def test_what_is_wrong_is_told_with_the_room_that_it_is_about() -> None:
+    for wrong in ({**SAY, "text": 1}, {**SAY, "key": 5}, {**JOIN, "name": ""}):
+        assert refusal(json.dumps(wrong)).room == "x"
+    for room in (1, "", "no room"):
+        assert refusal(json.dumps({**SAY, "room": room})).room is None
+    assert refusal(json.dumps({"type": "shout", "room": "x"})).room is None
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -235,7 +244,7 @@ def check(text: str) -> None:
         assert told["type"] == "error"
         assert told["code"] in ("bad_message", "too_long")
         assert told["message"]
-        assert told.keys() <= {"type", "code", "message", "key"}
+        assert told.keys() <= {"type", "code", "message", "key", "room"}
     else:
         assert isinstance(said, SAID)
         repr(said).encode()  # no half surrogate pair is in it
@@ -277,6 +286,10 @@ def test_any_text_gives_a_value_or_an_error_that_can_be_told(
         ("  " + "x" * 32 + "  ", "x" * 32),
         ("张伟 ☂ 😀", "张伟 ☂ 😀"),
         ("Weiß", "Weiß"),
+        ("ann\ufe0f", "ann"),
+        ("❤\ufe0f", "❤"),
+        ("葛\U000e0100", "葛"),
+        ("\u0928\u0940", "\u0928\u0940"),  # a letter with its vowel sign
     ],
 )
 def test_a_name_is_normalised_and_trimmed_before_it_is_measured(name: str, cleaned: str) -> None:
@@ -294,8 +307,10 @@ def test_a_name_is_normalised_and_trimmed_before_it_is_measured(name: str, clean
             (f"a{character}b", "invisible")
             for character in "\0\x1b\n\x7f\x85\xad\u061c\u200b\u200d\u200e\u200f\u2028\u2029"
             "\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff\ue000\uffff"
-            "\U000e0041\U0010ffff\u1680"
+            "\U000e0041\U0010ffff\u1680\u034f\u115f\u17b4\u2800\u3164\uffa0"
         ),
+        ("\u0301", "invisible"),
+        ("\u0301\u20dd", "invisible"),
     ],
 )
 def test_a_name_that_deceives_the_eye_is_refused(name: str, word: str) -> None:
