@@ -6,9 +6,12 @@ import importlib
 import json
 import pkgutil
 import re
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -75,6 +78,29 @@ def test_the_chat_client_says_its_text_once_and_shows_what_is_said() -> None:
                 assert first_line(client) == "Bob: Hi\n"
             finally:
                 client.terminate()
+
+
+def test_the_chat_client_misses_nothing_while_the_server_is_away(tmp_path: Path) -> None:
+    code = example("chat client")
+    texts = [f"number {number}" for number in range(60)]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"ws://127.0.0.1:{port}/"
+    options = ("--port", str(port), "--db", str(tmp_path / "chat.db"), "--rate-limit", "0")
+    with ExitStack() as stack:
+        with daemon("chatd", *options) as running:
+            client = stack.enter_context(run(code, url, "Ann", "Hello"))
+            stack.callback(client.terminate)
+            timer = Timer(2 * PATIENCE, client.kill)  # a line that never comes ends then
+            timer.start()
+            stack.callback(timer.cancel)
+            assert first_line(client) == "Ann: Hello\n"
+            running.stop()
+        with daemon("chatd", *options), connect(url, subprotocols=["chat.v1"]) as other:
+            other.send(json.dumps({"type": "join", "room": "tea", "name": "Bob"}))
+            for text in texts:
+                other.send(json.dumps({"type": "say", "room": "tea", "text": text, "key": text}))
+            assert [first_line(client) for _ in texts] == [f"Bob: {text}\n" for text in texts]
 
 
 def test_the_server_sends_every_message_back() -> None:
