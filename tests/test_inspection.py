@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -213,41 +214,34 @@ def test_a_pipe_that_was_closed_is_no_trouble_at_the_exit_either(
     assert len(replaced) == 1
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
-@pytest.mark.parametrize("verb", ["export", "check", "serve"])
-def test_an_output_that_is_full_is_told_in_one_line(path: str, verb: str) -> None:
-    words = [verb, "--db", path] if verb != "serve" else ["--port", "0", "--db", path]
-    with open("/dev/full", "w") as full:
-        result = subprocess.run(
-            command("chatd", *words),
-            cwd=ROOT,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=PATIENCE,
-        )
-    assert (result.returncode, result.stderr) == (
-        2,
-        "chatd: cannot write to standard output: No space left on device\n",
+def said_to(stream: IO[str], *words: str) -> tuple[int, str]:
+    """Run chatd with a standard output; return the status and what it says of that."""
+    result = subprocess.run(
+        command("chatd", *words),
+        cwd=ROOT,
+        stdout=stream,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
     )
+    return result.returncode, result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+@pytest.mark.parametrize("words", [["export"], ["check"], ["--port", "0"]], ids=" ".join)
+def test_an_output_that_is_full_is_told_in_one_line(path: str, words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        status, errors = said_to(full, *words, "--db", path)
+    told = "chatd: cannot write to standard output: No space left on device\n"
+    assert (status, errors) == (2, told)
 
 
 def test_a_server_whose_ready_line_nobody_can_read_says_so_and_ends(path: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as closed:
-        result = subprocess.run(
-            command("chatd", "--port", "0", "--db", path),
-            cwd=ROOT,
-            stdout=closed,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=PATIENCE,
-        )
-    assert (result.returncode, result.stderr) == (
-        2,
-        "chatd: cannot write to standard output: Broken pipe\n",
-    )
+        status, errors = said_to(closed, "--port", "0", "--db", path)
+    assert (status, errors) == (2, "chatd: cannot write to standard output: Broken pipe\n")
 
 
 def test_what_the_terminal_has_no_letters_for_is_written_all_the_same(tmp_path: Path) -> None:
