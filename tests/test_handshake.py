@@ -465,6 +465,12 @@ def test_a_list_of_extensions_that_breaks_the_grammar_is_400_and_fails_a_client(
     assert raised.value.headers[-1] == (EXTENSIONS.lower(), line)
 
 
+def test_of_the_name_of_an_ill_formed_extension_no_more_than_its_beginning_is_repeated() -> None:
+    with pytest.raises(HandshakeError) as raised:
+        parse_extensions(Headers([(EXTENSIONS, f"{'a' * 49}bc; =")]))
+    assert raised.value.reason == f"extension '{'a' * 49}b' has an ill-formed parameter"
+
+
 @pytest.mark.parametrize(
     ("lines", "agreed"),
     [
