@@ -188,8 +188,10 @@ def test_behind_a_trusted_proxy_too_only_so_many_are_told_that_they_are_too_many
         for _ in range(1 + SPARE_PLACES + 3):
             sock = stack.enter_context(connect(chat.address))
             sock.sendall(request)
-            with suppress(ConnectionResetError):
+            try:
                 told.append(sock.recv(12))
+            except ConnectionResetError:
+                told.append(b"")
         assert told == [b"HTTP/1.1 101", *[b"HTTP/1.1 503"] * SPARE_PLACES, b"", b"", b""]
 
 

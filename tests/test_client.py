@@ -712,7 +712,7 @@ def test_a_server_that_does_not_read_does_not_move_the_deadline_and_gets_whole_f
 
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
-@pytest.mark.parametrize(("look_up", "addresses"), [(0.4, 1), (0.0, 2)])
+@pytest.mark.parametrize(("look_up", "addresses"), [(0.6, 1), (0.0, 2)])
 def test_all_must_be_open_in_time_the_look_up_and_every_address_included(
     scheme: str, look_up: float, addresses: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -729,8 +729,8 @@ def test_all_must_be_open_in_time_the_look_up_and_every_address_included(
         monkeypatch.setattr(socket, "getaddrinfo", resolve)
         started = time.monotonic()
         with pytest.raises(TimeoutError):
-            connect(f"{scheme}://full.example/", open_timeout=0.3)
-        assert time.monotonic() - started < 0.3 + look_up + 0.25
+            connect(f"{scheme}://full.example/", open_timeout=0.5)
+        assert time.monotonic() - started < 0.5 + look_up + 0.45
 
 
 def test_the_next_address_is_tried_where_one_refuses_and_the_last_refusal_is_told(
