@@ -37,7 +37,7 @@ class FakePeer:
     def leave(self) -> None:
         self.is_open = False
         for group in self.groups:
-            group.discard(self)
+            group.discard(self, owed=not self.vanished)
 
 
 def text(message: str) -> bytes:
@@ -118,6 +118,22 @@ def test_what_is_handed_out_is_counted_in_bytes_whoever_gets_what() -> None:
     outbox.deliver()
     assert all(member.writes for member in members)
     assert outbox.bytes_sent == sum(len(data) for member in members for data in member.writes)
+
+
+def test_who_is_lost_in_writing_is_owed_nothing_more_by_any_group() -> None:
+    outbox = Outbox()
+    lost, other = members = FakePeer("lost"), FakePeer("other")
+    first, second = group_of(outbox, *members), group_of(outbox, *members)
+    only = group_of(outbox, lost_too := FakePeer("lost, too"))
+    lost.vanished = lost_too.vanished = True
+    for group in (first, second, only):
+        group.send("good night")
+    outbox.deliver()
+    assert (list(first), list(second), list(only)) == ([other], [other], [])
+    assert not outbox, "something is to be written again"
+    one, both = len(text("good night")), 2 * len(text("good night"))
+    assert outbox.bytes_sent == both + both + one
+    assert other.writes == [text("good night") * 2]
 
 
 def test_one_alone_can_be_written_to_before_the_others_unless_a_group_may_come_first() -> None:

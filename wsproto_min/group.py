@@ -158,12 +158,12 @@ class Group:
             if self._frames:
                 self._joined[member] = self._outbox.post_group(self)
 
-    def discard(self, member: Member) -> None:
-        """Let a peer go, if it is a member; it still gets what was sent before."""
+    def discard(self, member: Member, *, owed: bool = True) -> None:
+        """Let a peer go, if it is a member; it still gets what was sent before, if `owed`."""
         if member in self._members:
-            if self._frames:
+            if self._frames and owed:
                 self._outbox.post_numbered(member, self.frames_for(member))
-                self._joined.pop(member, None)
+            self._joined.pop(member, None)
             del self._members[member]
             others = tuple(group for group in member.groups if group is not self)
             member.groups = others[0].only if len(others) == 1 else others

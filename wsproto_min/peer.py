@@ -449,7 +449,7 @@ class Peer:
         """Enter a later stage; whoever was open leaves its groups, and the application."""
         if self._stage is _OPEN:
             for group in self.groups:
-                group.discard(self)
+                group.discard(self, owed=stage is not _GONE)
             self._service.left.append(self)
         self._stage = stage
         if stage in (_CLOSING, _ENDING):
