@@ -122,6 +122,7 @@ class SQLiteLog:
         self._grown = set(last)  # rooms that have had messages since the last trim
         self._last_id = max(last.values(), default=0)
         self._since_checkpoint = 0
+        self._removed = 0  # in a transaction that is not committed yet
         self._checkpointer = None if path == MEMORY else _Checkpointer(path)
 
     def append(
@@ -241,6 +242,8 @@ class SQLiteLog:
             self._grown |= rooms
             raise LogError(f"the log cannot be trimmed: {error}") from error
         self._grown |= left
+        self._note_written(self._removed)
+        self._removed = 0
         return bool(left)
 
     def _trim_by_days(self, days: float) -> set[str]:
@@ -279,7 +282,7 @@ class SQLiteLog:
             "DELETE FROM messages WHERE room = ? AND id <= ?", (room, end)
         )
         self._database.execute("INSERT OR REPLACE INTO trimmed VALUES (?, ?)", (room, end))
-        self._note_written(removed.rowcount)
+        self._removed += removed.rowcount
         return end < last
 
     def close(self) -> None:

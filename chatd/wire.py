@@ -110,12 +110,13 @@ class Message(NamedTuple):
 
 
 def clean_name(name: str) -> str:
-    """Return a name as it is shown: NFKC, without variation selectors, trimmed.
+    """Return a name as it is shown: without variation selectors, NFKC, trimmed.
 
     Raises `WireError` for one of no or over 32 characters, or with characters
     that are invisible or turn the text around them, or of nothing but marks.
     """
-    cleaned = _VARIATION.sub("", unicodedata.normalize("NFKC", name)).strip()
+    # In this order, for a selector can stand between a letter and its accent.
+    cleaned = unicodedata.normalize("NFKC", _VARIATION.sub("", name)).strip()
     if not 1 <= len(cleaned) <= MAX_NAME:
         raise WireError("bad_message", f"name must be 1 to {MAX_NAME} characters")
     # Not so: control, format (bidirectional overrides among them), surrogate, private

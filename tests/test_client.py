@@ -738,7 +738,11 @@ def test_the_next_address_is_tried_where_one_refuses_and_the_last_refusal_is_tol
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         nobody = free.getsockname()
-    found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", nobody)]
+    unknown = 12345  # a family that no machine has
+    found = [
+        (unknown, socket.SOCK_STREAM, 0, "", nobody),
+        (socket.AF_INET, socket.SOCK_STREAM, 0, "", nobody),
+    ]
     with scripted(speaks(HELLO)) as address:
         port = int(address.rstrip("/").rpartition(":")[2])
         found.append((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)))
@@ -747,6 +751,9 @@ def test_the_next_address_is_tried_where_one_refuses_and_the_last_refusal_is_tol
             assert client.recv(PATIENCE) == "Hello"
         found.pop()
         with pytest.raises(ConnectionRefusedError):
+            connect("ws://two.example/")
+        found.pop()
+        with pytest.raises(OSError, match="not supported"):
             connect("ws://two.example/")
         found.pop()
         with pytest.raises(OSError, match=r"two\.example has no address"):

@@ -287,6 +287,7 @@ def test_any_text_gives_a_value_or_an_error_that_can_be_told(
         ("张伟 ☂ 😀", "张伟 ☂ 😀"),
         ("Weiß", "Weiß"),
         ("ann\ufe0f", "ann"),
+        ("e\ufe0f\u0301", "\u00e9"),
         ("❤\ufe0f", "❤"),
         ("葛\U000e0100", "葛"),
         ("\u0928\u0940", "\u0928\u0940"),  # a letter with its vowel sign

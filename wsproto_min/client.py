@@ -333,7 +333,11 @@ def _connect(host: str, port: int, deadline: float) -> socket.socket:
     for family, kind, protocol, _, address in socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM
     ):
-        sock = socket.socket(family, kind, protocol)
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:  # this machine may not have IPv6, say
+            failure = error
+            continue
         try:
             sock.settimeout(_remaining(deadline))
             sock.connect(address)

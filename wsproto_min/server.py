@@ -7,8 +7,8 @@
     server.run()
 
 A turn of `run` waits until sockets are ready, reads each once, and writes at its
-end whatever was sent in it (see `group`), but for the answers to handshakes. The callbacks run
-in the thread of `run`, one at a time; none of them may block.
+end whatever was sent in it (see `group`), but for the answers to handshakes. The
+callbacks run in the thread of `run`, one at a time; none of them may block.
 """
 
 from __future__ import annotations
