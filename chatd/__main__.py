@@ -15,16 +15,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from chatd.access.connection_limits import DEFAULT_MAX_PEERS, descriptors_for
+from chatd.access.invitations import SECRET_NAME, Invitations
+from chatd.access.origin import OriginPolicy
 from chatd.app import Chat
-from chatd.auth import SECRET_NAME, Invitations
-from chatd.caps import DEFAULT_MAX_PEERS, descriptors_for
-from chatd.inspection import check_log, count, export_log, reading
-from chatd.journal import Note, writing
-from chatd.log import LogError
+from chatd.ops.log_handler import Note, writing
 from chatd.options import parse_arguments
-from chatd.origin import OriginPolicy
-from chatd.sqlite import MEMORY, SQLiteLog, default_path
-from wsproto_min import printable
+from chatd.storage.check import check_log, count, export_log, reading
+from chatd.storage.sqlite import MEMORY, SQLiteStore, default_path
+from chatd.storage.store import StoreError
+from wsproto_min.explain.style import printable
 
 # What is wrong with a log is told in so many lines at the most.
 MAX_TOLD = 100
@@ -71,8 +71,8 @@ def _serve(options: Namespace, note: Note) -> int:
     invitations = _open_invitations(options) if options.invite_only else None
     context = _load_certificate(options)
     try:
-        log = SQLiteLog(path, keep_messages=options.keep_messages, keep_days=options.keep_days)
-    except LogError as error:
+        log = SQLiteStore(path, keep_messages=options.keep_messages, keep_days=options.keep_days)
+    except StoreError as error:
         raise StartError(str(error)) from None
     try:
         chat = Chat(
@@ -137,7 +137,7 @@ def check(options: Namespace) -> int:
                 messages, rooms = count(database)
                 print(f"{path} is sound: {messages} messages in {rooms} rooms")
                 return 0
-    except LogError as error:
+    except StoreError as error:
         print(f"chatd: {printable(str(error))}", file=sys.stderr)
         return 1
     more = "at least " if len(wrong) > MAX_TOLD else ""
@@ -155,7 +155,7 @@ def export(options: Namespace) -> int:
         with reading(str(options.db or default_path())) as database, _output():
             for line in export_log(database, options.room):
                 print(line)
-    except LogError as error:
+    except StoreError as error:
         raise StartError(printable(str(error))) from None
     return 0
 

@@ -8,12 +8,12 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
-from chatd.caps import DEFAULT_MAX_PEERS, DEFAULT_MAX_PER_ADDRESS
-from chatd.journal import FORMATS
-from chatd.proxy import Proxy, parse_proxy
+from chatd.access.connection_limits import DEFAULT_MAX_PEERS, DEFAULT_MAX_PER_ADDRESS
+from chatd.access.trusted_networks import TrustedNetwork, parse_proxy
+from chatd.ops.log_handler import FORMATS
+from chatd.protocol import MAX_ID, ChatError, clean_name
 from chatd.rooms import is_room_name
-from chatd.sqlite import MEMORY
-from chatd.wire import MAX_ID, WireError, clean_name
+from chatd.storage.sqlite import MEMORY
 
 # A hundred years, for what counts in days.
 MAX_DAYS = 36500
@@ -234,7 +234,7 @@ def _page(text: str) -> str:
 def _name(text: str) -> str:
     try:
         return clean_name(text)
-    except WireError as error:
+    except ChatError as error:
         raise argparse.ArgumentTypeError(error.message) from None
 
 
@@ -252,7 +252,7 @@ def _room(text: str) -> str:
     return text
 
 
-def _proxy(text: str) -> Proxy:
+def _proxy(text: str) -> TrustedNetwork:
     try:
         return parse_proxy(text)
     except ValueError as error:

@@ -30,7 +30,7 @@ class NameTaken(Exception):
 
 
 @dataclass(slots=True)
-class Seat:
+class Member:
     """A member's place in a room, or the place kept for one who was cut off.
 
     `member` is None while the seat is only reserved, until `reserved_until`.
@@ -50,13 +50,13 @@ class Room:
     def __init__(self, name: str) -> None:
         self.name = name
         self.count = 0  # of members, reserved seats not included
-        self._seats: dict[str, Seat] = {}
+        self._seats: dict[str, Member] = {}
         self._guests = 0
         self._came: dict[str, None] = {}
         self._went: dict[str, None] = {}
         self._listed = False  # somebody was given the names since changes were told
 
-    def take_seat(
+    def join(
         self,
         name: str,
         session: str | None,
@@ -64,7 +64,7 @@ class Room:
         now: float,
         *,
         proven: bool = False,
-    ) -> tuple[Seat, Hashable | None]:
+    ) -> tuple[Member, Hashable | None]:
         """Give `member` a seat; return it, and the member that had it until now.
 
         The `session` that goes with a name takes it over, also from a
@@ -75,7 +75,7 @@ class Room:
         seat = self._seats.get(key)
         free = seat is None or (seat.member is None and (proven or seat.reserved_until <= now))
         if seat is None or free:
-            seat = self._seats[key] = Seat(name, secrets.token_urlsafe(16), None)
+            seat = self._seats[key] = Member(name, secrets.token_urlsafe(16), None)
         # As bytes, for what a client calls a session may be any text.
         elif session is None or not secrets.compare_digest(seat.session.encode(), session.encode()):
             raise NameTaken(name)
@@ -89,16 +89,16 @@ class Room:
         seat.name = name
         return seat, former
 
-    def take_guest_seat(self, member: Hashable, now: float) -> Seat:
+    def join_as_guest(self, member: Hashable, now: float) -> Member:
         """Give `member` a seat under the next free name of a guest."""
         while True:
             self._guests += 1
             try:
-                return self.take_seat(f"guest-{self._guests}", None, member, now)[0]
+                return self.join(f"guest-{self._guests}", None, member, now)[0]
             except NameTaken:
                 continue
 
-    def give_up(self, seat: Seat, *, reserve_at: float | None = None) -> None:
+    def give_up(self, seat: Member, *, reserve_at: float | None = None) -> None:
         """Free a member's seat, or reserve it from a moment on for its session."""
         seat.member = None
         if reserve_at is None:

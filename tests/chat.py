@@ -12,11 +12,11 @@ from typing import Any, Self
 from unittest.mock import patch
 
 from chatd.app import Chat
-from chatd.log import Log
-from chatd.sqlite import MEMORY, SQLiteLog
+from chatd.storage.sqlite import MEMORY, SQLiteStore
+from chatd.storage.store import Log
 from tests.support import PATIENCE, Address, RunningServer, serving
-from wsproto_min.client import Client, connect
 from wsproto_min.errors import ConnectionClosed
+from wsproto_min.net.client import Client, connect
 
 Told = dict[str, Any]
 
@@ -116,11 +116,11 @@ class Talker:
         raise AssertionError(f"the server said {told}")
 
 
-def open_log(path: str = MEMORY, **options: Any) -> SQLiteLog:
+def open_log(path: str = MEMORY, **options: Any) -> SQLiteStore:
     """Return a log for a chat that serves in a thread other than this."""
     anywhere = partial(sqlite3.connect, check_same_thread=False)
     with patch("sqlite3.connect", anywhere):
-        return SQLiteLog(path, **options)
+        return SQLiteStore(path, **options)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from tests.support import PATIENCE
 from wsproto_min import ConnectionClosed, HandshakeError
-from wsproto_min.client import Client, connect
+from wsproto_min.net.client import Client, connect
 
 
 class Seen(NamedTuple):
@@ -43,7 +43,7 @@ class Chatter:
         self.now: Client | None = None
         self.joined = False
         self.said = 0
-        self.outbox: dict[str, str] = {}  # key and text of what is not acknowledged
+        self.write_coalescer: dict[str, str] = {}  # key and text of what is not acknowledged
         self.acknowledged: dict[str, tuple[int, str]] = {}
         self.seen: list[Seen] = []
         self.renamed = 0
@@ -75,12 +75,12 @@ class Chatter:
 
     def say(self) -> None:
         key = self.random.randbytes(9).hex()
-        self.outbox[key] = f"{self.number} says {self.said}"
+        self.write_coalescer[key] = f"{self.number} says {self.said}"
         self.said += 1
-        self.tell(type="say", room=self.room, text=self.outbox[key], key=key)
+        self.tell(type="say", room=self.room, text=self.write_coalescer[key], key=key)
 
     def resend(self) -> None:
-        for key, text in self.outbox.items():
+        for key, text in self.write_coalescer.items():
             self.tell(type="say", room=self.room, text=text, key=key)
 
     def cut(self, how: str) -> Client | None:
@@ -148,7 +148,7 @@ class Chatter:
 
     def acknowledge(self, key: str, told: dict[str, Any]) -> None:
         answered = (told["id"], told["text"])
-        text = self.outbox.pop(key, None)
+        text = self.write_coalescer.pop(key, None)
         if text is not None:
             self.acknowledged[key] = answered
         if self.acknowledged[key] != answered or text not in (None, told["text"]):

@@ -13,20 +13,14 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from wsproto_min import (
-    CloseCode,
-    Connection,
-    HandshakeError,
-    HeadBuffer,
-    Opcode,
-    Pong,
-    Role,
-    accept,
-    encode_frame,
-    parse_request,
-)
-from wsproto_min.capture import parse_hex
-from wsproto_min.explain import Dissector, SeenFrame
+from wsproto_min.codes import CloseCode, Opcode
+from wsproto_min.connection import Connection, Pong, Role
+from wsproto_min.errors import HandshakeError
+from wsproto_min.explain.dissector import Dissector, FrameReport
+from wsproto_min.explain.hex_input import parse_hex
+from wsproto_min.frames import encode_frame
+from wsproto_min.handshake import accept
+from wsproto_min.http import HeadReader, parse_request
 
 KEY = bytes.fromhex("01 02 03 04")
 # What is wrong with each, the verdict of `explain` knows.
@@ -80,7 +74,7 @@ def check_predicted(codes: Sequence[str]) -> str | None:
     return "\n".join(wrong) or None
 
 
-def _frames(text: str, sender: Role) -> list[SeenFrame]:
+def _frames(text: str, sender: Role) -> list[FrameReport]:
     """Return the frames that are written in `text`. Raises `Complaint` if they are not valid."""
     try:
         data = parse_hex(text)
@@ -90,7 +84,7 @@ def _frames(text: str, sender: Role) -> list[SeenFrame]:
     seen = [*dissector.receive_data(data), *dissector.receive_eof()]
     if dissector.verdict.result != "valid":
         raise Complaint(f"{dissector.verdict.result}: {dissector.verdict.reason}")
-    return [each for each in seen if isinstance(each, SeenFrame)]
+    return [each for each in seen if isinstance(each, FrameReport)]
 
 
 def check_client(path: str, *, pings: bool) -> str | None:
@@ -136,7 +130,7 @@ def _accept(listener: socket.socket, client: subprocess.Popen[str]) -> socket.so
 
 def _serve(sock: socket.socket, pings: bool) -> None:
     """Be the server of one connection. Raises `Complaint`."""
-    buffer = HeadBuffer()
+    buffer = HeadReader()
     try:
         while (whole := buffer.receive_data(_receive(sock))) is None:
             pass

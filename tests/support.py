@@ -28,10 +28,10 @@ from typing import Any, Self, TypeVar
 
 from tests.needs import need
 from wsproto_min.connection import Connection, Event, Role
-from wsproto_min.handshake import check_response, upgrade_request
-from wsproto_min.http import HeadBuffer, parse_response
-from wsproto_min.peer import Peer
-from wsproto_min.server import Server
+from wsproto_min.handshake import upgrade_request, validate_response
+from wsproto_min.http import HeadReader, parse_response
+from wsproto_min.net.peer import Peer
+from wsproto_min.net.server import Server
 
 PATIENCE = 10.0
 ROOT = Path(__file__).parent.parent
@@ -126,13 +126,13 @@ class Client:
         self.sock.close()
 
     def _read_answer(self, key: str) -> bytes:
-        head = HeadBuffer()
+        head = HeadReader()
         while True:
             data = self.sock.recv(1 << 16)
             assert data, "the server ended the stream within its answer to the handshake"
             whole = head.receive_data(data)
             if whole is not None:
-                check_response(*parse_response(whole[0]), key)
+                validate_response(*parse_response(whole[0]), key)
                 return whole[1]
 
     def send(self, message: str | bytes) -> None:

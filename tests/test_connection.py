@@ -13,9 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests import strategies
+from wsproto_min.testing import strategies
 from tests.reference import reference_decode
-from tests.strategies import (
+from wsproto_min.codes import CloseCode, Opcode
+from wsproto_min.connection import Close, Connection, Event, Ping, Pong, Role, State
+from wsproto_min.deflate import DeflateParameters
+from wsproto_min.errors import ConnectionClosed
+from wsproto_min.frames import encode_frame
+from wsproto_min.testing.strategies import (
     DEFLATE_VIOLATIONS,
     MAX_FRAGMENTS,
     MAX_MESSAGE_SIZE,
@@ -31,11 +36,6 @@ from tests.strategies import (
     traffic,
     wire,
 )
-from wsproto_min.codes import CloseCode, Opcode
-from wsproto_min.connection import Close, Connection, Event, Ping, Pong, Role, State
-from wsproto_min.deflate import ANY, WITHOUT_TAKEOVER, Deflate
-from wsproto_min.errors import ConnectionClosed
-from wsproto_min.frames import encode_frame
 
 BOTH_ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
 SERVER, CLIENT = Role.SERVER, Role.CLIENT
@@ -65,10 +65,13 @@ def close_payload(code: int, reason: str = "") -> bytes:
     return code.to_bytes(2, "big") + reason.encode()
 
 
-def limited(role: Role, deflate: Deflate | None = None) -> Connection:
+def limited(role: Role, compression: DeflateParameters | None = None) -> Connection:
     """Return a connection with the limits that the VIOLATIONS presume."""
     return Connection(
-        role, max_message_size=MAX_MESSAGE_SIZE, max_fragments=MAX_FRAGMENTS, deflate=deflate
+        role,
+        max_message_size=MAX_MESSAGE_SIZE,
+        max_fragments=MAX_FRAGMENTS,
+        compression=compression,
     )
 
 
@@ -96,8 +99,10 @@ class Outcome:
     close_received: Close | None
 
 
-def outcome(role: Role, chunks: Iterable[bytes], deflate: Deflate | None = None) -> Outcome:
-    connection = limited(role, deflate)
+def outcome(
+    role: Role, chunks: Iterable[bytes], compression: DeflateParameters | None = None
+) -> Outcome:
+    connection = limited(role, compression)
     events = receive(connection, *chunks)
     error = connection.error
     return Outcome(
@@ -402,10 +407,10 @@ def test_a_message_as_large_as_its_budget_arrives(role: Role) -> None:
 
 # Compressed messages (RFC 7692)
 
-AGREED: dict[Compression | None, Deflate | None] = {
+AGREED: dict[Compression | None, DeflateParameters | None] = {
     None: None,
-    "alone": WITHOUT_TAKEOVER,
-    "taken over": ANY,
+    "alone": DeflateParameters.NO_CONTEXT_TAKEOVER,
+    "taken over": DeflateParameters.DEFAULT,
 }
 COMPRESSIONS = st.sampled_from(["alone", "taken over"])
 
@@ -415,15 +420,17 @@ def test_a_violation_in_compressed_messages_fails_the_connection_with_its_code_a
     violation: Violation,
 ) -> None:
     role = Role(violation.role)
-    early = outcome(role, [violation.data[:-1]], WITHOUT_TAKEOVER)
+    early = outcome(role, [violation.data[:-1]], DeflateParameters.NO_CONTEXT_TAKEOVER)
     assert (early.state, early.error) == (State.OPEN, None), "its last byte was not waited for"
 
-    whole = outcome(role, [violation.data], WITHOUT_TAKEOVER)
+    whole = outcome(role, [violation.data], DeflateParameters.NO_CONTEXT_TAKEOVER)
     assert whole.error is not None, f"{violation.data.hex(' ')} was taken"
     code, reason = whole.error
     assert code == violation.close_code, reason
     assert whole.said == [(Opcode.CLOSE, close_payload(code, reason))]
-    assert outcome(role, single_bytes(violation.data), WITHOUT_TAKEOVER) == whole
+    assert (
+        outcome(role, single_bytes(violation.data), DeflateParameters.NO_CONTEXT_TAKEOVER) == whole
+    )
 
 
 @BOTH_ROLES
@@ -443,7 +450,7 @@ def test_a_compressed_message_that_fits_its_budget_arrives_however_little_it_com
         payload = compressor.compress(noise) + compressor.flush(zlib.Z_SYNC_FLUSH)
         mask = bytes(4) if role is SERVER else None
         frame = encode_frame(Opcode.BINARY, payload[:-4], rsv1=True, mask=mask)
-        connection = limited(role, ANY)
+        connection = limited(role, DeflateParameters.DEFAULT)
         assert receive(connection, frame) == [noise], f"level {level}: {connection.error}"
 
 
@@ -453,48 +460,56 @@ def test_messages_are_compressed_from_the_size_that_was_told(
     role: Role, message: str | bytes
 ) -> None:
     for size, rsv in ((99, 1), (100, 1), (101, 0)):
-        connection = Connection(role, deflate=WITHOUT_TAKEOVER, compress_from=size)
+        connection = Connection(
+            role, compression=DeflateParameters.NO_CONTEXT_TAKEOVER, compression_threshold=size
+        )
         connection.send(message)
         connection.ping(b"x" * 125)
         # The reference decoder knows no extension: RSV1 is looked at by hand.
         data = connection.data_to_send()
         assert data[0] >> 6 & 1 == rsv, f"from {size}"
-        peer = Connection(SERVER if role is CLIENT else CLIENT, deflate=WITHOUT_TAKEOVER)
+        peer = Connection(
+            SERVER if role is CLIENT else CLIENT, compression=DeflateParameters.NO_CONTEXT_TAKEOVER
+        )
         assert receive(peer, data) == [message, Ping(b"x" * 125)]
 
 
 def test_by_default_messages_of_256_bytes_are_compressed_and_none_without_an_agreement() -> None:
-    for deflate, size, first in ((ANY, 255, 0x81), (ANY, 256, 0xC1), (None, 256, 0x81)):
-        server = Connection(SERVER, deflate=deflate)
+    for compression, size, first in (
+        (DeflateParameters.DEFAULT, 255, 0x81),
+        (DeflateParameters.DEFAULT, 256, 0xC1),
+        (None, 256, 0x81),
+    ):
+        server = Connection(SERVER, compression=compression)
         server.send("x" * size)
-        assert server.data_to_send()[0] == first, (deflate, size)
+        assert server.data_to_send()[0] == first, (compression, size)
 
 
 @pytest.mark.parametrize(
-    ("deflate", "server", "client"),
+    ("compression", "server", "client"),
     [
         (None, False, False),
-        (ANY, False, False),
-        (WITHOUT_TAKEOVER, True, True),
-        (Deflate(server_no_context_takeover=True), True, False),
-        (Deflate(client_no_context_takeover=True), False, True),
-        (Deflate(True, True, 14, 15), False, True),
-        (Deflate(True, True, 15, 14), True, False),
+        (DeflateParameters.DEFAULT, False, False),
+        (DeflateParameters.NO_CONTEXT_TAKEOVER, True, True),
+        (DeflateParameters(server_no_context_takeover=True), True, False),
+        (DeflateParameters(client_no_context_takeover=True), False, True),
+        (DeflateParameters(True, True, 14, 15), False, True),
+        (DeflateParameters(True, True, 15, 14), True, False),
     ],
     ids=str,
 )
 def test_shared_frames_are_for_those_who_agreed_to_no_memory_and_the_largest_window(
-    deflate: Deflate | None, server: bool, client: bool
+    compression: DeflateParameters | None, server: bool, client: bool
 ) -> None:
-    assert Connection(SERVER, deflate=deflate).takes_shared_frames is server
-    assert Connection(CLIENT, deflate=deflate).takes_shared_frames is client
+    assert Connection(SERVER, compression=compression).accepts_shared_compression is server
+    assert Connection(CLIENT, compression=compression).accepts_shared_compression is client
 
 
 def test_each_direction_keeps_to_its_own_half_of_the_agreement() -> None:
     # The client's messages may refer to earlier ones, the server's may not.
-    agreed = Deflate(server_no_context_takeover=True, server_max_window_bits=9)
+    agreed = DeflateParameters(server_no_context_takeover=True, server_max_window_bits=9)
     server, client = (
-        Connection(role, deflate=agreed, compress_from=0) for role in (SERVER, CLIENT)
+        Connection(role, compression=agreed, compression_threshold=0) for role in (SERVER, CLIENT)
     )
     for connection in (server, client):
         connection.send("Hello")
@@ -511,11 +526,11 @@ def test_only_what_the_peer_agreed_to_decides_whether_its_messages_refer_to_earl
     role: Role, peer_remembers: bool
 ) -> None:
     peer_is_server = role is CLIENT
-    agreed = Deflate(
+    agreed = DeflateParameters(
         server_no_context_takeover=peer_is_server is not peer_remembers,
         client_no_context_takeover=peer_is_server is peer_remembers,
     )
-    connection = Connection(role, deflate=agreed)
+    connection = Connection(role, compression=agreed)
     # "Hello", and "Hello" as a reference to it (RFC 7692, 7.2.3.2)
     sent = to(role, "c1 07 . f248cdc9c90700 | c1 05 . f200110000")
     assert receive(connection, sent) == (["Hello"] * 2 if peer_remembers else ["Hello"])
@@ -527,7 +542,7 @@ def test_any_chunking_of_compressed_traffic_gives_its_events(
     data: st.DataObject, role: Role, compression: Compression
 ) -> None:
     sent: Traffic = data.draw(traffic(role is SERVER, closes=None, compression=compression))
-    connection = Connection(role, deflate=AGREED[compression])
+    connection = Connection(role, compression=AGREED[compression])
     chunks = data.draw(chunkings(sent.data))
     assert receive(connection, *chunks) == [as_event(event) for event in sent.events]
     assert connection.error is None
@@ -875,16 +890,21 @@ def other(role: Role) -> Role:
 
 TestTwoEnds = TwoEnds.TestCase
 
-DEFLATES = st.builds(Deflate, st.booleans(), st.booleans(), st.integers(8, 15), st.integers(8, 15))
+DEFLATES = st.builds(
+    DeflateParameters, st.booleans(), st.booleans(), st.integers(8, 15), st.integers(8, 15)
+)
 
 
 class TwoCompressingEnds(TwoEnds):
     """The same, with any agreement on compression between them."""
 
-    @initialize(deflate=DEFLATES, compress_from=st.sampled_from((0, 10, 200)))
-    def agree(self, deflate: Deflate, compress_from: int) -> None:
+    @initialize(compression=DEFLATES, compression_threshold=st.sampled_from((0, 10, 200)))
+    def agree(self, compression: DeflateParameters, compression_threshold: int) -> None:
         self.ends = {
-            role: Connection(role, deflate=deflate, compress_from=compress_from) for role in Role
+            role: Connection(
+                role, compression=compression, compression_threshold=compression_threshold
+            )
+            for role in Role
         }
 
 

@@ -10,21 +10,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.strategies import chunkings, patterned
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Connection, Event, Role
 from wsproto_min.deflate import (
-    ANY,
     MAX_FINAL_BLOCKS,
-    SHARED_DEFLATER,
+    SHARED_COMPRESSOR,
     TAIL,
-    WITHOUT_TAKEOVER,
-    Deflate,
-    Deflater,
-    Inflater,
+    Compressor,
+    Decompressor,
+    DeflateParameters,
 )
 from wsproto_min.errors import ProtocolError
 from wsproto_min.frames import encode_frame
+from wsproto_min.testing.strategies import chunkings, patterned
 
 Parameters = Sequence[tuple[str, str | None]]
 
@@ -37,7 +35,7 @@ LIMIT = 1 << 20
 WINDOWS = pytest.mark.parametrize("bits", range(8, 16))
 
 
-def inflated(inflater: Inflater, *pieces: bytes, limit: int = LIMIT) -> bytes:
+def inflated(inflater: Decompressor, *pieces: bytes, limit: int = LIMIT) -> bytes:
     """Return the one message that the pieces make up, which has no fault."""
     result = b""
     for index, piece in enumerate(pieces):
@@ -50,7 +48,7 @@ def inflated(inflater: Inflater, *pieces: bytes, limit: int = LIMIT) -> bytes:
 
 def fault(data: bytes, *, limit: int = LIMIT) -> tuple[bytes, ProtocolError]:
     """Return what comes before the fault of a message, and the fault."""
-    result, error = Inflater().inflate(data, limit, last=True)
+    result, error = Decompressor().inflate(data, limit, last=True)
     assert error is not None, f"{data.hex(' ')} was taken for {result!r}"
     return result, error
 
@@ -70,26 +68,26 @@ def stored(data: bytes, *, final: bool = False) -> bytes:
 
 
 def test_a_message_made_of_one_block_is_that_of_section_7_2_3_1() -> None:
-    client = Connection(Role.CLIENT, deflate=ANY)
+    client = Connection(Role.CLIENT, compression=DeflateParameters.DEFAULT)
     # Text, FIN and RSV1, 7 bytes
     assert list(client.receive_data(bytes.fromhex("c1 07 f248cdc9c90700"))) == ["Hello"]
     # Text, RSV1 without FIN; then a continuation with FIN
     fragments = bytes.fromhex("41 03 f248cd  80 04 c9c90700")
     assert list(client.receive_data(fragments)) == ["Hello"]
-    assert Deflater().compress(b"Hello").hex() == "f248cdc9c90700"
+    assert Compressor().compress(b"Hello").hex() == "f248cdc9c90700"
 
 
 def test_messages_share_the_window_as_in_section_7_2_3_2() -> None:
-    deflater = Deflater(takeover=True)
-    assert deflater.compress(b"Hello").hex() == "f248cdc9c90700"
-    assert deflater.compress(b"Hello").hex() == "f200110000"
-    client = Connection(Role.CLIENT, deflate=ANY)
+    compressor = Compressor(context_takeover=True)
+    assert compressor.compress(b"Hello").hex() == "f248cdc9c90700"
+    assert compressor.compress(b"Hello").hex() == "f200110000"
+    client = Connection(Role.CLIENT, compression=DeflateParameters.DEFAULT)
     frames = bytes.fromhex("c1 07 f248cdc9c90700  c1 05 f200110000")
     assert list(client.receive_data(frames)) == ["Hello", "Hello"]
 
 
 def test_without_takeover_a_reference_to_the_last_message_is_1007() -> None:
-    client = Connection(Role.CLIENT, deflate=WITHOUT_TAKEOVER)
+    client = Connection(Role.CLIENT, compression=DeflateParameters.NO_CONTEXT_TAKEOVER)
     frames = bytes.fromhex("c1 07 f248cdc9c90700  c1 05 f200110000")
     assert list(client.receive_data(frames)) == ["Hello"]
     assert client.error is not None
@@ -110,22 +108,22 @@ def test_the_other_examples_expand_in_one_piece_and_in_single_bytes(
     section: str, data: str, message: bytes
 ) -> None:
     payload = bytes.fromhex(data)
-    assert inflated(Inflater(), payload) == message, section
+    assert inflated(Decompressor(), payload) == message, section
     pieces = [payload[i : i + 1] for i in range(len(payload))]
-    assert inflated(Inflater(), *pieces) == message, section
-    again = Inflater()  # and the message after it is none the worse
+    assert inflated(Decompressor(), *pieces) == message, section
+    again = Decompressor()  # and the message after it is none the worse
     assert [inflated(again, payload), inflated(again, bytes.fromhex("f248cdc9c90700"))] == [
         message,
         b"Hello",
     ]
 
 
-@pytest.mark.parametrize("takeover", [False, True])
-def test_an_empty_message_is_one_zero_byte_each_time(takeover: bool) -> None:
-    deflater = Deflater(takeover=takeover)
-    assert [deflater.compress(data) for data in (b"", b"", b"a", b"")][::3] == [b"\0"] * 2
-    assert deflater.compress(b"") == b"\0", "a second one in a row"
-    inflater = Inflater()
+@pytest.mark.parametrize("context_takeover", [False, True])
+def test_an_empty_message_is_one_zero_byte_each_time(context_takeover: bool) -> None:
+    compressor = Compressor(context_takeover=context_takeover)
+    assert [compressor.compress(data) for data in (b"", b"", b"a", b"")][::3] == [b"\0"] * 2
+    assert compressor.compress(b"") == b"\0", "a second one in a row"
+    inflater = Decompressor()
     assert [inflated(inflater, b"\0"), inflated(inflater, b"\0")] == [b"", b""]
 
 
@@ -135,59 +133,97 @@ def test_an_empty_message_is_one_zero_byte_each_time(takeover: bool) -> None:
 @pytest.mark.parametrize("bits", [-15, 0, 7, 16])
 def test_a_window_that_does_not_exist_is_a_value_error(bits: int) -> None:
     with pytest.raises(ValueError, match=f"8 to 15, not {bits}"):
-        Deflate(server_max_window_bits=bits)
+        DeflateParameters(server_max_window_bits=bits)
     with pytest.raises(ValueError, match=f"8 to 15, not {bits}"):
-        Deflate(client_max_window_bits=bits)
+        DeflateParameters(client_max_window_bits=bits)
 
 
 @pytest.mark.parametrize(
     ("wish", "offer"),
     [
-        (ANY, "permessage-deflate; client_max_window_bits"),
+        (DeflateParameters.DEFAULT, "permessage-deflate; client_max_window_bits"),
         (
-            WITHOUT_TAKEOVER,
+            DeflateParameters.NO_CONTEXT_TAKEOVER,
             "permessage-deflate; server_no_context_takeover; client_no_context_takeover; "
             "client_max_window_bits",
         ),
         (
-            Deflate(server_max_window_bits=10, client_max_window_bits=9),
+            DeflateParameters(server_max_window_bits=10, client_max_window_bits=9),
             "permessage-deflate; server_max_window_bits=10; client_max_window_bits=9",
         ),
     ],
 )
-def test_an_offer_lets_the_server_choose_the_clients_window(wish: Deflate, offer: str) -> None:
+def test_an_offer_lets_the_server_choose_the_clients_window(
+    wish: DeflateParameters, offer: str
+) -> None:
     assert wish.offer() == offer
 
 
 @pytest.mark.parametrize(
     ("wish", "offered", "agreed"),
     [
-        (ANY, [], ANY),
-        (ANY, [(SERVER_ALONE, None)], Deflate(server_no_context_takeover=True)),
-        (ANY, [(CLIENT_ALONE, None)], Deflate(client_no_context_takeover=True)),
-        (ANY, [(SERVER_BITS, "8")], Deflate(server_max_window_bits=8)),
-        (ANY, [(SERVER_BITS, "15")], ANY),
-        (ANY, [(CLIENT_BITS, None)], ANY),
-        (ANY, [(CLIENT_BITS, "8")], Deflate(client_max_window_bits=8)),
+        (DeflateParameters.DEFAULT, [], DeflateParameters.DEFAULT),
         (
-            ANY,
-            [(CLIENT_BITS, "9"), (SERVER_ALONE, None), (SERVER_BITS, "12"), (CLIENT_ALONE, None)],
-            Deflate(True, True, 12, 9),
+            DeflateParameters.DEFAULT,
+            [(SERVER_ALONE, None)],
+            DeflateParameters(server_no_context_takeover=True),
         ),
-        (WITHOUT_TAKEOVER, [], WITHOUT_TAKEOVER),
+        (
+            DeflateParameters.DEFAULT,
+            [(CLIENT_ALONE, None)],
+            DeflateParameters(client_no_context_takeover=True),
+        ),
+        (
+            DeflateParameters.DEFAULT,
+            [(SERVER_BITS, "8")],
+            DeflateParameters(server_max_window_bits=8),
+        ),
+        (DeflateParameters.DEFAULT, [(SERVER_BITS, "15")], DeflateParameters.DEFAULT),
+        (DeflateParameters.DEFAULT, [(CLIENT_BITS, None)], DeflateParameters.DEFAULT),
+        (
+            DeflateParameters.DEFAULT,
+            [(CLIENT_BITS, "8")],
+            DeflateParameters(client_max_window_bits=8),
+        ),
+        (
+            DeflateParameters.DEFAULT,
+            [(CLIENT_BITS, "9"), (SERVER_ALONE, None), (SERVER_BITS, "12"), (CLIENT_ALONE, None)],
+            DeflateParameters(True, True, 12, 9),
+        ),
+        (DeflateParameters.NO_CONTEXT_TAKEOVER, [], DeflateParameters.NO_CONTEXT_TAKEOVER),
         # The smaller of the wish and the offer ...
-        (Deflate(server_max_window_bits=10), [(SERVER_BITS, "12")], Deflate(False, False, 10)),
-        (Deflate(server_max_window_bits=12), [(SERVER_BITS, "10")], Deflate(False, False, 10)),
-        (Deflate(server_max_window_bits=12), [], Deflate(False, False, 12)),
-        (Deflate(client_max_window_bits=10), [(CLIENT_BITS, "12")], Deflate(False, False, 15, 10)),
-        (Deflate(client_max_window_bits=12), [(CLIENT_BITS, "10")], Deflate(False, False, 15, 10)),
-        (Deflate(client_max_window_bits=12), [(CLIENT_BITS, None)], Deflate(False, False, 15, 12)),
+        (
+            DeflateParameters(server_max_window_bits=10),
+            [(SERVER_BITS, "12")],
+            DeflateParameters(False, False, 10),
+        ),
+        (
+            DeflateParameters(server_max_window_bits=12),
+            [(SERVER_BITS, "10")],
+            DeflateParameters(False, False, 10),
+        ),
+        (DeflateParameters(server_max_window_bits=12), [], DeflateParameters(False, False, 12)),
+        (
+            DeflateParameters(client_max_window_bits=10),
+            [(CLIENT_BITS, "12")],
+            DeflateParameters(False, False, 15, 10),
+        ),
+        (
+            DeflateParameters(client_max_window_bits=12),
+            [(CLIENT_BITS, "10")],
+            DeflateParameters(False, False, 15, 10),
+        ),
+        (
+            DeflateParameters(client_max_window_bits=12),
+            [(CLIENT_BITS, None)],
+            DeflateParameters(False, False, 15, 12),
+        ),
         # ... and of the client nothing is asked that it did not offer (7.1.2.2).
-        (Deflate(client_max_window_bits=10), [], ANY),
+        (DeflateParameters(client_max_window_bits=10), [], DeflateParameters.DEFAULT),
     ],
 )
 def test_a_server_agrees_to_the_least_that_both_wish(
-    wish: Deflate, offered: Parameters, agreed: Deflate
+    wish: DeflateParameters, offered: Parameters, agreed: DeflateParameters
 ) -> None:
     assert wish.answer(offered) == agreed
 
@@ -195,15 +231,17 @@ def test_a_server_agrees_to_the_least_that_both_wish(
 @pytest.mark.parametrize(
     ("agreed", "header"),
     [
-        (ANY, "permessage-deflate"),
+        (DeflateParameters.DEFAULT, "permessage-deflate"),
         (
-            Deflate(True, True, 8, 14),
+            DeflateParameters(True, True, 8, 14),
             "permessage-deflate; server_no_context_takeover; client_no_context_takeover; "
             "server_max_window_bits=8; client_max_window_bits=14",
         ),
     ],
 )
-def test_an_answer_tells_all_that_is_not_so_by_default(agreed: Deflate, header: str) -> None:
+def test_an_answer_tells_all_that_is_not_so_by_default(
+    agreed: DeflateParameters, header: str
+) -> None:
     assert agreed.encode() == header
 
 
@@ -231,46 +269,82 @@ ILL_FORMED: list[Parameters] = [
 def test_what_is_unknown_repeated_or_ill_formed_is_declined_by_a_server_and_refused_by_a_client(
     parameters: Parameters,
 ) -> None:
-    assert ANY.answer(parameters) is None
-    assert ANY.check(parameters) is None
+    assert DeflateParameters.DEFAULT.answer(parameters) is None
+    assert DeflateParameters.DEFAULT.check(parameters) is None
 
 
 @pytest.mark.parametrize(
     ("offer", "answered", "agreed"),
     [
-        (ANY, [], ANY),
+        (DeflateParameters.DEFAULT, [], DeflateParameters.DEFAULT),
         # A server may restrict itself, and the client, unasked (7.1.1.1 to 7.1.2.2).
-        (ANY, [(SERVER_ALONE, None)], Deflate(server_no_context_takeover=True)),
-        (ANY, [(CLIENT_ALONE, None)], Deflate(client_no_context_takeover=True)),
-        (ANY, [(SERVER_BITS, "8")], Deflate(server_max_window_bits=8)),
-        (ANY, [(CLIENT_BITS, "8")], Deflate(client_max_window_bits=8)),
-        (ANY, [(CLIENT_BITS, "15")], ANY),
-        (ANY, [(CLIENT_BITS, None)], None),
+        (
+            DeflateParameters.DEFAULT,
+            [(SERVER_ALONE, None)],
+            DeflateParameters(server_no_context_takeover=True),
+        ),
+        (
+            DeflateParameters.DEFAULT,
+            [(CLIENT_ALONE, None)],
+            DeflateParameters(client_no_context_takeover=True),
+        ),
+        (
+            DeflateParameters.DEFAULT,
+            [(SERVER_BITS, "8")],
+            DeflateParameters(server_max_window_bits=8),
+        ),
+        (
+            DeflateParameters.DEFAULT,
+            [(CLIENT_BITS, "8")],
+            DeflateParameters(client_max_window_bits=8),
+        ),
+        (DeflateParameters.DEFAULT, [(CLIENT_BITS, "15")], DeflateParameters.DEFAULT),
+        (DeflateParameters.DEFAULT, [(CLIENT_BITS, None)], None),
         # What the client asked of it the server must grant ...
-        (Deflate(server_no_context_takeover=True), [], None),
-        (WITHOUT_TAKEOVER, [(SERVER_ALONE, None)], WITHOUT_TAKEOVER),
-        (Deflate(server_max_window_bits=10), [], None),
-        (Deflate(server_max_window_bits=10), [(SERVER_BITS, "11")], None),
-        (Deflate(server_max_window_bits=10), [(SERVER_BITS, "10")], Deflate(False, False, 10)),
-        (Deflate(server_max_window_bits=10), [(SERVER_BITS, "9")], Deflate(False, False, 9)),
+        (DeflateParameters(server_no_context_takeover=True), [], None),
+        (
+            DeflateParameters.NO_CONTEXT_TAKEOVER,
+            [(SERVER_ALONE, None)],
+            DeflateParameters.NO_CONTEXT_TAKEOVER,
+        ),
+        (DeflateParameters(server_max_window_bits=10), [], None),
+        (DeflateParameters(server_max_window_bits=10), [(SERVER_BITS, "11")], None),
+        (
+            DeflateParameters(server_max_window_bits=10),
+            [(SERVER_BITS, "10")],
+            DeflateParameters(False, False, 10),
+        ),
+        (
+            DeflateParameters(server_max_window_bits=10),
+            [(SERVER_BITS, "9")],
+            DeflateParameters(False, False, 9),
+        ),
         # ... but what the client said of itself holds also if the server is silent.
-        (Deflate(client_no_context_takeover=True), [], Deflate(False, True)),
-        (Deflate(client_max_window_bits=10), [], Deflate(False, False, 15, 10)),
-        (Deflate(client_max_window_bits=10), [(CLIENT_BITS, "10")], Deflate(False, False, 15, 10)),
-        (Deflate(client_max_window_bits=10), [(CLIENT_BITS, "8")], Deflate(False, False, 15, 8)),
-        (Deflate(client_max_window_bits=10), [(CLIENT_BITS, "11")], None),
-        (Deflate(client_max_window_bits=10), [(CLIENT_BITS, "15")], None),
+        (DeflateParameters(client_no_context_takeover=True), [], DeflateParameters(False, True)),
+        (DeflateParameters(client_max_window_bits=10), [], DeflateParameters(False, False, 15, 10)),
+        (
+            DeflateParameters(client_max_window_bits=10),
+            [(CLIENT_BITS, "10")],
+            DeflateParameters(False, False, 15, 10),
+        ),
+        (
+            DeflateParameters(client_max_window_bits=10),
+            [(CLIENT_BITS, "8")],
+            DeflateParameters(False, False, 15, 8),
+        ),
+        (DeflateParameters(client_max_window_bits=10), [(CLIENT_BITS, "11")], None),
+        (DeflateParameters(client_max_window_bits=10), [(CLIENT_BITS, "15")], None),
     ],
 )
 def test_a_client_takes_an_answer_exactly_if_it_fits_its_offer(
-    offer: Deflate, answered: Parameters, agreed: Deflate | None
+    offer: DeflateParameters, answered: Parameters, agreed: DeflateParameters | None
 ) -> None:
     assert offer.check(answered) == agreed
 
 
-def parameter_sets() -> st.SearchStrategy[Deflate]:
+def parameter_sets() -> st.SearchStrategy[DeflateParameters]:
     bits = st.integers(8, 15)
-    return st.builds(Deflate, st.booleans(), st.booleans(), bits, bits)
+    return st.builds(DeflateParameters, st.booleans(), st.booleans(), bits, bits)
 
 
 def parsed(header: str) -> Parameters:
@@ -280,7 +354,7 @@ def parsed(header: str) -> Parameters:
 
 @given(parameter_sets(), parameter_sets())
 def test_what_any_server_answers_to_any_offer_both_take_for_the_same(
-    offer: Deflate, wish: Deflate
+    offer: DeflateParameters, wish: DeflateParameters
 ) -> None:
     agreed = wish.answer(parsed(offer.offer()))
     assert agreed is not None
@@ -300,60 +374,64 @@ FAR = (patterned(300) + bytes(range(256)) * 3) * 60
 
 
 @WINDOWS
-@pytest.mark.parametrize("takeover", [False, True])
+@pytest.mark.parametrize("context_takeover", [False, True])
 @pytest.mark.parametrize("server", [False, True])
-def test_each_window_is_kept_to_by_both_ends(server: bool, takeover: bool, bits: int) -> None:
+def test_each_window_is_kept_to_by_both_ends(
+    server: bool, context_takeover: bool, bits: int
+) -> None:
     agreed = (
-        Deflate(not takeover, True, bits, 15) if server else Deflate(True, not takeover, 15, bits)
+        DeflateParameters(not context_takeover, True, bits, 15)
+        if server
+        else DeflateParameters(True, not context_takeover, 15, bits)
     )
-    assert agreed.takeover(server=server) is takeover
-    deflater = agreed.deflater(server=server)
+    assert agreed.context_takeover(server=server) is context_takeover
+    compressor = agreed.compressor(server=server)
     # A strict expander: with no more window than was agreed, it fails on a
     # reference further back. zlib has none of 2^8 bytes, the next one does.
     strict = zlib.decompressobj(-max(bits, 9))
-    inflater = Inflater()
+    inflater = Decompressor()
     for message in (b"Hello", FAR, b"", b"Hello", FAR[100:5000]):
-        payload = deflater.compress(message)
-        if not takeover:
-            strict, inflater = zlib.decompressobj(-max(bits, 9)), Inflater()
+        payload = compressor.compress(message)
+        if not context_takeover:
+            strict, inflater = zlib.decompressobj(-max(bits, 9)), Decompressor()
         assert strict.decompress(payload + TAIL) == message
         assert inflated(inflater, payload) == message
 
 
 def test_a_window_of_256_bytes_is_never_left() -> None:
     # No code refers back at all: repetitions beyond 256 bytes are not found.
-    deflater = Deflater(takeover=True, window_bits=8)
-    far = [deflater.compress(patterned(251)), deflater.compress(patterned(251))]
+    compressor = Compressor(context_takeover=True, window_bits=8)
+    far = [compressor.compress(patterned(251)), compressor.compress(patterned(251))]
     assert len(far[1]) > 200, "the second message refers to the first"
-    assert len(Deflater(window_bits=8).compress(b"Hello" * 50)) > 50, "a message refers to itself"
+    assert len(Compressor(window_bits=8).compress(b"Hello" * 50)) > 50, "a message refers to itself"
 
 
 @pytest.mark.parametrize("server", [False, True])
 def test_where_the_context_is_taken_over_a_message_said_again_is_smaller(server: bool) -> None:
-    deflater = Deflate().deflater(server=server)
-    assert [len(deflater.compress(b"Hello")) for _ in range(2)] == [7, 5]
+    compressor = DeflateParameters().compressor(server=server)
+    assert [len(compressor.compress(b"Hello")) for _ in range(2)] == [7, 5]
 
 
 @pytest.mark.parametrize("bits", range(9, 16))
 def test_the_quickest_level_is_used(bits: int) -> None:
     compressor = zlib.compressobj(1, wbits=-bits)
     quick = compressor.compress(FAR) + compressor.flush(zlib.Z_SYNC_FLUSH)
-    assert Deflater(window_bits=bits).compress(FAR) == quick[:-4]
+    assert Compressor(window_bits=bits).compress(FAR) == quick[:-4]
 
 
 def test_a_larger_window_finds_what_is_further_back() -> None:
     noise = bytes((i * i * 7 + i // 3) % 251 for i in range(20_000))
-    sizes = [len(Deflater(window_bits=bits).compress(noise[:3000] * 2)) for bits in (9, 15)]
+    sizes = [len(Compressor(window_bits=bits).compress(noise[:3000] * 2)) for bits in (9, 15)]
     assert sizes[1] < sizes[0]
 
 
 def test_whoever_agreed_to_no_memory_and_the_largest_window_shares_one_deflater() -> None:
-    assert WITHOUT_TAKEOVER.deflater(server=True) is SHARED_DEFLATER
-    assert WITHOUT_TAKEOVER.deflater(server=False) is SHARED_DEFLATER
-    assert Deflate(True, False).deflater(server=True) is SHARED_DEFLATER
-    assert Deflate(True, False).deflater(server=False) is not SHARED_DEFLATER
-    assert Deflate(True, True, 14, 15).deflater(server=True) is not SHARED_DEFLATER
-    first, second = SHARED_DEFLATER.compress(b"Hello"), SHARED_DEFLATER.compress(b"Hello")
+    assert DeflateParameters.NO_CONTEXT_TAKEOVER.compressor(server=True) is SHARED_COMPRESSOR
+    assert DeflateParameters.NO_CONTEXT_TAKEOVER.compressor(server=False) is SHARED_COMPRESSOR
+    assert DeflateParameters(True, False).compressor(server=True) is SHARED_COMPRESSOR
+    assert DeflateParameters(True, False).compressor(server=False) is not SHARED_COMPRESSOR
+    assert DeflateParameters(True, True, 14, 15).compressor(server=True) is not SHARED_COMPRESSOR
+    first, second = SHARED_COMPRESSOR.compress(b"Hello"), SHARED_COMPRESSOR.compress(b"Hello")
     assert first == second, "it remembers"
 
 
@@ -364,14 +442,14 @@ def test_whoever_agreed_to_no_memory_and_the_largest_window_shares_one_deflater(
     st.booleans(),
 )
 def test_messages_come_back_through_any_window_in_any_pieces(
-    data: st.DataObject, messages: list[bytes], bits: int, takeover: bool
+    data: st.DataObject, messages: list[bytes], bits: int, context_takeover: bool
 ) -> None:
-    deflater = Deflater(takeover=takeover, window_bits=bits)
-    inflater = Inflater()
+    compressor = Compressor(context_takeover=context_takeover, window_bits=bits)
+    inflater = Decompressor()
     for message in messages:
-        payload = deflater.compress(message)
-        if not takeover:
-            inflater = Inflater()
+        payload = compressor.compress(message)
+        if not context_takeover:
+            inflater = Decompressor()
         assert inflated(inflater, *(data.draw(chunkings(payload)) or [b""])) == message
 
 
@@ -379,7 +457,7 @@ def test_messages_come_back_through_any_window_in_any_pieces(
 @pytest.mark.parametrize("level", [0, 1, 6, 9])
 def test_what_peers_make_with_any_zlib_window_and_level_is_expanded(level: int, bits: int) -> None:
     compressor = zlib.compressobj(level, wbits=-bits)
-    inflater = Inflater()
+    inflater = Decompressor()
     for message in (b"Hello", FAR, b"Hello", FAR):
         payload = compressor.compress(message) + compressor.flush(zlib.Z_SYNC_FLUSH)
         assert inflated(inflater, payload[:-4]) == message
@@ -407,7 +485,7 @@ def final(data: bytes, window: bytes = b"") -> bytes:
 def test_a_final_block_may_stand_anywhere_and_the_window_lives_on(payload: bytes) -> None:
     pieces = [payload[i : i + 1] for i in range(len(payload))]
     for cut in ([payload], pieces):
-        inflater = Inflater()
+        inflater = Decompressor()
         assert inflated(inflater, *cut) == b"Hello"
         # 7.2.3.2's second message: it refers to the five bytes before.
         assert inflated(inflater, bytes.fromhex("f200110000")) == b"Hello"
@@ -417,15 +495,15 @@ def test_a_block_after_a_final_one_may_refer_to_the_whole_window_before_it() -> 
     noise = bytes((i * i * 7 + i // 3) % 251 for i in range(1 << 15))
     second = final(noise, window=noise)
     assert len(second) < 2000, "it does not refer back"
-    assert inflated(Inflater(), final(noise) + second + b"\0") == noise * 2
-    inflater = Inflater()  # and over two messages
+    assert inflated(Decompressor(), final(noise) + second + b"\0") == noise * 2
+    inflater = Decompressor()  # and over two messages
     assert inflated(inflater, final(noise) + b"\0") == noise
     assert inflated(inflater, second + b"\0") == noise
 
 
 def test_the_final_blocks_of_a_message_are_counted_and_one_too_many_is_1008() -> None:
     block = bytes.fromhex("03 00")  # final, fixed codes, nothing in it
-    inflater = Inflater()
+    inflater = Decompressor()
     for _ in range(3):  # each message has its own count
         assert inflated(inflater, block * MAX_FINAL_BLOCKS + b"\0") == b""
     _, error = fault(block * (MAX_FINAL_BLOCKS + 1) + b"\0")
@@ -438,7 +516,7 @@ def test_the_final_blocks_of_a_message_are_counted_and_one_too_many_is_1008() ->
 def test_a_block_after_a_final_one_may_not_refer_to_before_the_beginning() -> None:
     # "H", then "Hello" from five bytes back
     reference = bytes.fromhex("f2 00 11 00 00")
-    assert inflated(Inflater(), stored(b"abcd", final=True) + reference) == b"abcdHabcd"
+    assert inflated(Decompressor(), stored(b"abcd", final=True) + reference) == b"abcdHabcd"
     result, error = fault(stored(b"abc", final=True) + reference)
     assert (result, error.code) == (b"abcH", 1007)
 
@@ -446,7 +524,7 @@ def test_a_block_after_a_final_one_may_not_refer_to_before_the_beginning() -> No
 @pytest.mark.parametrize("limit", range(8))
 def test_final_blocks_expand_to_the_limit_and_a_byte_together(limit: int) -> None:
     payload = stored(b"abc", final=True) + stored(b"def", final=True) + stored(b"ghi") + b"\0"
-    result, error = Inflater().inflate(payload, limit, last=True)
+    result, error = Decompressor().inflate(payload, limit, last=True)
     assert (result, error) == (b"abcdefghi"[: limit + 1], None)
 
 
@@ -476,16 +554,16 @@ def test_what_is_not_deflate_data_is_1007_and_what_came_before_it_is_told(
 def test_before_a_fault_too_a_byte_over_the_limit_is_all_that_is_expanded(limit: int) -> None:
     compressor = zlib.compressobj(wbits=-15)
     good = compressor.compress(b"x" * 1000) + compressor.flush(zlib.Z_SYNC_FLUSH)
-    result, _ = Inflater().inflate(good + b"\x06", limit, last=True)  # block type 3
+    result, _ = Decompressor().inflate(good + b"\x06", limit, last=True)  # block type 3
     assert result == b"x" * min(limit + 1, 1000)
 
 
-@pytest.mark.parametrize("length", range(len(Deflater().compress(b"Hello, Hello, Hello"))))
+@pytest.mark.parametrize("length", range(len(Compressor().compress(b"Hello, Hello, Hello"))))
 def test_a_message_cut_short_harms_nobody_where_no_context_is_taken_over(length: int) -> None:
-    payload = Deflater().compress(b"Hello, Hello, Hello")[:length]
-    server = Connection(Role.SERVER, deflate=WITHOUT_TAKEOVER)
+    payload = Compressor().compress(b"Hello, Hello, Hello")[:length]
+    server = Connection(Role.SERVER, compression=DeflateParameters.NO_CONTEXT_TAKEOVER)
     cut = encode_frame(Opcode.BINARY, payload, rsv1=True, mask=bytes(4))
-    whole = encode_frame(Opcode.TEXT, Deflater().compress(b"Hello"), rsv1=True, mask=bytes(4))
+    whole = encode_frame(Opcode.TEXT, Compressor().compress(b"Hello"), rsv1=True, mask=bytes(4))
     events = list(server.receive_data(cut + whole))
     if server.error is None:
         assert events[1:] == ["Hello"]
@@ -495,11 +573,11 @@ def test_a_message_cut_short_harms_nobody_where_no_context_is_taken_over(length:
 
 @pytest.mark.parametrize("limit", [0, 1, 4, 5, 1000])
 def test_one_byte_over_the_limit_is_all_that_is_expanded(limit: int) -> None:
-    payload = Deflater().compress(b"x" * 100_000)
-    result, error = Inflater().inflate(payload, limit, last=True)
+    payload = Compressor().compress(b"x" * 100_000)
+    result, error = Decompressor().inflate(payload, limit, last=True)
     assert (result, error) == (b"x" * (limit + 1), None)
-    exact = Deflater().compress(b"x" * limit)
-    assert inflated(Inflater(), exact, limit=limit) == b"x" * limit
+    exact = Compressor().compress(b"x" * limit)
+    assert inflated(Decompressor(), exact, limit=limit) == b"x" * limit
 
 
 def bomb(size: int) -> bytes:
@@ -516,7 +594,7 @@ def gibibyte() -> bytes:
 
 
 def test_of_many_messages_no_more_than_their_window_is_kept() -> None:
-    inflater = Inflater()
+    inflater = Decompressor()
     payload = bomb(1 << 20)
     tracemalloc.start()
     try:
@@ -533,7 +611,7 @@ def test_of_many_messages_no_more_than_their_window_is_kept() -> None:
 def test_a_bomb_of_a_gibibyte_is_1009_and_costs_little_memory(
     gibibyte: bytes, cut: int, opcode: Opcode
 ) -> None:
-    server = Connection(Role.SERVER, deflate=ANY)
+    server = Connection(Role.SERVER, compression=DeflateParameters.DEFAULT)
     data = encode_frame(opcode, gibibyte, rsv1=True, mask=bytes(4))
     assert len(gibibyte) <= 1_200_000, "the size on the wire would give it away"
     tracemalloc.start()
@@ -560,7 +638,9 @@ def test_bad_text_before_other_faults_is_what_is_told(in_pieces: bool) -> None:
         "final blocks": bytes.fromhex("0300") * 65,
     }
     for name, rest in faults.items():
-        client = Connection(Role.CLIENT, deflate=ANY, max_message_size=1000)
+        client = Connection(
+            Role.CLIENT, compression=DeflateParameters.DEFAULT, max_message_size=1000
+        )
         data = encode_frame(Opcode.TEXT, (stored(b"a\xff") + rest)[:1100], rsv1=True)
         for piece in [data[i : i + 1] for i in range(len(data))] if in_pieces else [data]:
             assert list(client.receive_data(piece)) == []
@@ -573,7 +653,7 @@ BLOCKS = [
     stored(b"\xa9b"),
     stored(b"\xff"),
     stored(b"x" * 30),
-    Deflater().compress(b"abab" * 20),
+    Compressor().compress(b"abab" * 20),
     final(b"abc"),
     bytes.fromhex("0300") * 40,  # final blocks, which must not be too many
     b"\x06",  # no such block type
@@ -598,7 +678,9 @@ def test_the_pieces_in_which_a_message_comes_make_no_difference_to_the_verdict_o
     frame = encode_frame(Opcode.TEXT if text else Opcode.BINARY, payload, rsv1=True)
 
     def verdict(chunks: list[bytes]) -> tuple[list[Event], str | None]:
-        client = Connection(Role.CLIENT, deflate=ANY, max_message_size=limit)
+        client = Connection(
+            Role.CLIENT, compression=DeflateParameters.DEFAULT, max_message_size=limit
+        )
         events = [event for chunk in chunks for event in client.receive_data(chunk)]
         return events, None if client.error is None else client.error.reason
 

@@ -9,23 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.reference import Decoded, ReferenceFrame, reference_decode
-from tests.strategies import (
-    BOUNDARY_LENGTHS,
-    VIOLATIONS,
-    Traffic,
-    Violation,
-    WireFrame,
-    chunkings,
-    frames,
-    masks,
-    naive_mask,
-    nearly_valid,
-    patterned,
-    payloads,
-    single_bytes,
-    traffic,
-    wire,
-)
 from wsproto_min.codes import Opcode
 from wsproto_min.errors import ProtocolError
 from wsproto_min.frames import (
@@ -37,6 +20,23 @@ from wsproto_min.frames import (
     parse_header,
 )
 from wsproto_min.masking import apply_mask
+from wsproto_min.testing.strategies import (
+    BOUNDARY_LENGTHS,
+    VIOLATIONS,
+    RawFrame,
+    Traffic,
+    Violation,
+    chunkings,
+    frames,
+    masks,
+    naive_mask,
+    nearly_valid,
+    patterned,
+    payloads,
+    single_bytes,
+    traffic,
+    wire,
+)
 
 KEY = bytes.fromhex("37fa213d")
 TEXT, BINARY, CONTINUATION = Opcode.TEXT, Opcode.BINARY, Opcode.CONTINUATION
@@ -74,7 +74,7 @@ def decode(
                     assert frame.offset == len(first.payload), (first, frame)
                     assert frame.length == first.length, (first, frame)
                     whole.append(_join(first, frame))
-                elif whole and whole[-1].missing:  # what follows an empty first piece
+                elif whole and whole[-1].remaining:  # what follows an empty first piece
                     whole[-1] = _join(whole[-1], frame)
                 else:
                     whole.append(frame)
@@ -93,7 +93,7 @@ def _join(first: Frame, second: Frame) -> Frame:
         first.rsv2,
         first.rsv3,
         first.mask,
-        missing=second.missing,
+        remaining=second.remaining,
     )
 
 
@@ -111,7 +111,7 @@ def as_reference(frames: list[Frame]) -> list[ReferenceFrame]:
     ]
 
 
-def as_frame(frame: WireFrame) -> Frame:
+def as_frame(frame: RawFrame) -> Frame:
     return Frame(Opcode(frame.opcode), frame.payload, frame.fin, mask=frame.mask)
 
 
@@ -154,13 +154,13 @@ def test_the_length_has_its_shortest_form_on_both_sides_of_each_boundary(
 
 
 @given(frames())
-def test_what_is_encoded_is_what_the_figure_says(frame: WireFrame) -> None:
+def test_what_is_encoded_is_what_the_figure_says(frame: RawFrame) -> None:
     encoded = encode_frame(Opcode(frame.opcode), frame.payload, fin=frame.fin, mask=frame.mask)
     assert encoded == frame.data
 
 
 @given(frames())
-def test_what_was_encoded_is_decoded_to_the_same_frame(frame: WireFrame) -> None:
+def test_what_was_encoded_is_decoded_to_the_same_frame(frame: RawFrame) -> None:
     encoded = encode_frame(Opcode(frame.opcode), frame.payload, fin=frame.fin, mask=frame.mask)
     assert decode(encoded) == ([as_frame(frame)], None)
 
@@ -170,7 +170,7 @@ def test_rsv1_is_carried_both_ways_where_it_is_allowed(
     payload: bytes, mask: bytes | None, fin: bool
 ) -> None:
     encoded = encode_frame(BINARY, payload, fin=fin, rsv1=True, mask=mask)
-    assert encoded == WireFrame(BINARY, payload, fin, mask, rsv=0b100).data
+    assert encoded == RawFrame(BINARY, payload, fin, mask, rsv=0b100).data
     decoded = decode(encoded, rsv1_allowed=True)
     assert decoded == ([Frame(BINARY, payload, fin, rsv1=True, mask=mask)], None)
 
@@ -320,7 +320,7 @@ def test_a_header_is_handed_out_before_its_payload_so_that_the_length_can_be_jud
     decoder = FrameDecoder(masked=False)
     decoder.receive_data(bytes.fromhex("82 7f 7fffffffffffffff"))  # 2^63 - 1 bytes to come
     frame = decoder.next_frame()
-    assert frame == Frame(BINARY, b"", missing=2**63 - 1)
+    assert frame == Frame(BINARY, b"", remaining=2**63 - 1)
     assert frame.length == 2**63 - 1
     assert decoder.next_frame() is None
 
@@ -332,7 +332,7 @@ def test_a_data_frame_comes_in_the_pieces_in_which_it_arrives() -> None:
         decoder.receive_data(bytes.fromhex(chunk))
         frame = decoder.next_frame()
         assert frame is not None
-        pieces.append((frame.payload, frame.offset, frame.missing, frame.length))
+        pieces.append((frame.payload, frame.offset, frame.remaining, frame.length))
         assert decoder.next_frame() is None
     assert pieces == [(b"H", 0, 4, 5), (b"el", 1, 2, 5), (b"lo", 3, 0, 5)]
 
@@ -390,7 +390,7 @@ def test_bytes_that_were_received_and_not_yet_decoded_are_not_idle() -> None:
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("length", BOUNDARY_LENGTHS)
 def test_parse_header_wants_more_until_the_header_is_whole(length: int, masked: bool) -> None:
-    data = WireFrame(BINARY, patterned(length), mask=KEY if masked else None).data
+    data = RawFrame(BINARY, patterned(length), mask=KEY if masked else None).data
     size = len(data) - length
     shorter = [parse_header(b"\xff" + data[:n], 1) for n in range(size)]
     assert shorter == [None] * size
@@ -430,7 +430,7 @@ def test_what_is_kept_between_reads_is_under_140_bytes_however_much_was_read(
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        decoder.receive_data(WireFrame(BINARY, bytes(size)).data + bytes.fromhex(rest))
+        decoder.receive_data(RawFrame(BINARY, bytes(size)).data + bytes.fromhex(rest))
         while decoder.next_frame() is not None:
             pass
         after, _ = tracemalloc.get_traced_memory()
@@ -446,7 +446,7 @@ def test_a_piece_that_was_handed_out_is_not_kept() -> None:
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        decoder.receive_data(WireFrame(BINARY, bytes(size)).data[:-1])
+        decoder.receive_data(RawFrame(BINARY, bytes(size)).data[:-1])
         while decoder.next_frame() is not None:
             pass
         after, _ = tracemalloc.get_traced_memory()

@@ -10,19 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.strategies import chunkings
-from wsproto_min.deflate import ANY, WITHOUT_TAKEOVER, Deflate
+from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import HandshakeError
 from wsproto_min.handshake import (
-    Agreement,
+    NegotiatedOptions,
     accept,
     accept_key,
     agreement,
-    check_response,
     parse_extensions,
     upgrade_request,
+    validate_response,
 )
-from wsproto_min.http import HeadBuffer, Headers, Request, Response, parse_request, parse_response
+from wsproto_min.http import Headers, HeadReader, Request, Response, parse_request, parse_response
+from wsproto_min.testing.strategies import chunkings
 
 # RFC 6455, section 1.3.
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -251,7 +251,9 @@ SUSPECTS = st.sampled_from(["", ",", "websocket", "Upgrade", "13", KEY, "\u00e9"
 
 
 @given(
-    st.lists(st.tuples(NAMES, SUSPECTS | st.text(st.characters(max_codepoint=255), max_size=8))),
+    st.lists(
+        st.tuples(NAMES, SUSPECTS | st.text(st.characters(max_codepoint=255), max_size=8))
+    ),
     st.sampled_from(["GET", "POST", ""]),
     st.sampled_from(["HTTP/1.1", "HTTP/1.0"]),
 )
@@ -297,8 +299,8 @@ def test_a_client_without_subprotocols_does_not_mention_them() -> None:
 
 
 def check(fields: Fields, subprotocols: Sequence[str] = (), status: int = 101) -> str | None:
-    agreed = check_response(status, Headers(fields), KEY, subprotocols=subprotocols)
-    assert agreed.deflate is None
+    agreed = validate_response(status, Headers(fields), KEY, subprotocols=subprotocols)
+    assert agreed.compression is None
     return agreed.subprotocol
 
 
@@ -460,7 +462,12 @@ def test_a_list_of_extensions_that_breaks_the_grammar_is_400_and_fails_a_client(
         f"extension {name!r} has an ill-formed parameter",
     )
     with pytest.raises(HandshakeError, match="ill-formed") as raised:
-        check_response(101, Headers([*RESPONSE, (EXTENSIONS, line)]), KEY, deflate=ANY)
+        validate_response(
+            101,
+            Headers([*RESPONSE, (EXTENSIONS, line)]),
+            KEY,
+            compression=DeflateParameters.DEFAULT,
+        )
     assert raised.value.status == 101
     assert raised.value.headers[-1] == (EXTENSIONS.lower(), line)
 
@@ -474,23 +481,26 @@ def test_of_the_name_of_an_ill_formed_extension_no_more_than_its_beginning_is_re
 @pytest.mark.parametrize(
     ("lines", "agreed"),
     [
-        (["permessage-deflate"], ANY),
-        (["foo", "permessage-deflate; server_max_window_bits=10"], Deflate(False, False, 10)),
-        (['permessage-deflate; server_max_window_bits="10"'], Deflate(False, False, 10)),
+        (["permessage-deflate"], DeflateParameters.DEFAULT),
+        (
+            ["foo", "permessage-deflate; server_max_window_bits=10"],
+            DeflateParameters(False, False, 10),
+        ),
+        (['permessage-deflate; server_max_window_bits="10"'], DeflateParameters(False, False, 10)),
         # The first offer that can be agreed to is (RFC 7692, 5.1).
-        (["permessage-deflate; x, permessage-deflate"], ANY),
+        (["permessage-deflate; x, permessage-deflate"], DeflateParameters.DEFAULT),
         (
             [
                 "permessage-deflate; server_max_window_bits=16",
                 "permessage-deflate; server_max_window_bits=9",
             ],
-            Deflate(False, False, 9),
+            DeflateParameters(False, False, 9),
         ),
         (
             ["permessage-deflate; client_no_context_takeover, permessage-deflate"],
-            Deflate(False, True),
+            DeflateParameters(False, True),
         ),
-        (["permessage-deflate; client_max_window_bits"], ANY),
+        (["permessage-deflate; client_max_window_bits"], DeflateParameters.DEFAULT),
         (["permessage-deflate; x"], None),
         (["Permessage-Deflate"], None),
         (["x-webkit-deflate-frame"], None),
@@ -498,34 +508,39 @@ def test_of_the_name_of_an_ill_formed_extension_no_more_than_its_beginning_is_re
     ],
 )
 def test_a_server_answers_the_first_offer_that_it_can_agree_to(
-    lines: list[str], agreed: Deflate | None
+    lines: list[str], agreed: DeflateParameters | None
 ) -> None:
-    response = accept(extended(*lines), deflate=ANY)
+    response = accept(extended(*lines), compression=DeflateParameters.DEFAULT)
     assert answered(response) == (None if agreed is None else agreed.encode())
-    assert agreement(response).deflate == agreed
+    assert agreement(response).compression == agreed
 
 
 def test_a_server_that_wishes_no_compression_declines_all_offers() -> None:
     response = accept(extended("permessage-deflate"))
     assert answered(response) is None
-    assert agreement(response) == Agreement()
+    assert agreement(response) == NegotiatedOptions()
 
 
 def test_what_was_agreed_is_read_from_the_answer() -> None:
     response = accept(
         extended("permessage-deflate; client_max_window_bits"),
         subprotocols=["superchat"],
-        deflate=Deflate(True, True, 12, 11),
+        compression=DeflateParameters(True, True, 12, 11),
     )
-    assert agreement(response) == Agreement("superchat", Deflate(True, True, 12, 11))
+    assert agreement(response) == NegotiatedOptions(
+        "superchat", DeflateParameters(True, True, 12, 11)
+    )
 
 
 def test_an_extension_that_an_application_answers_by_itself_is_not_taken_for_compression() -> None:
-    assert agreement(Response(101, [*RESPONSE, (EXTENSIONS, "x-its-own")])) == Agreement()
+    assert agreement(Response(101, [*RESPONSE, (EXTENSIONS, "x-its-own")])) == NegotiatedOptions()
 
 
 def test_what_was_agreed_of_compression_is_the_last_line_of_the_answer() -> None:
-    answer = accept(request([*REQUEST, (EXTENSIONS, "permessage-deflate")]), deflate=ANY)
+    answer = accept(
+        request([*REQUEST, (EXTENSIONS, "permessage-deflate")]),
+        compression=DeflateParameters.DEFAULT,
+    )
     assert answer.headers[3:] == [("Sec-WebSocket-Extensions", "permessage-deflate")]
 
 
@@ -537,31 +552,37 @@ UNFIT = "the server's permessage-deflate does not fit the offer"
     ("offer", "answer", "rule"),
     [
         (None, "permessage-deflate", UNASKED),
-        (ANY, "x-foo", "the server uses an extension that was not offered: x-foo"),
-        (ANY, "permessage-deflate, permessage-deflate", UNASKED),
-        (ANY, "permessage-deflate; x", UNFIT),
-        (ANY, "permessage-deflate; server_max_window_bits=7", UNFIT),
-        (ANY, "permessage-deflate; client_max_window_bits", UNFIT),
-        (WITHOUT_TAKEOVER, "permessage-deflate", UNFIT),
+        (
+            DeflateParameters.DEFAULT,
+            "x-foo",
+            "the server uses an extension that was not offered: x-foo",
+        ),
+        (DeflateParameters.DEFAULT, "permessage-deflate, permessage-deflate", UNASKED),
+        (DeflateParameters.DEFAULT, "permessage-deflate; x", UNFIT),
+        (DeflateParameters.DEFAULT, "permessage-deflate; server_max_window_bits=7", UNFIT),
+        (DeflateParameters.DEFAULT, "permessage-deflate; client_max_window_bits", UNFIT),
+        (DeflateParameters.NO_CONTEXT_TAKEOVER, "permessage-deflate", UNFIT),
     ],
 )
 def test_a_client_refuses_an_extension_that_does_not_fit_its_offer(
-    offer: Deflate | None, answer: str, rule: str
+    offer: DeflateParameters | None, answer: str, rule: str
 ) -> None:
     with pytest.raises(HandshakeError) as raised:
-        check_response(101, Headers([*RESPONSE, (EXTENSIONS, answer)]), KEY, deflate=offer)
+        validate_response(101, Headers([*RESPONSE, (EXTENSIONS, answer)]), KEY, compression=offer)
     assert raised.value.reason == f"{rule} (RFC 6455, 4.1)"
 
 
 @pytest.mark.parametrize("answer", [None, "", "permessage-deflate; client_max_window_bits=9"])
 def test_a_client_takes_what_fits_its_offer_or_that_it_was_declined(answer: str | None) -> None:
     lines = [] if answer is None else [(EXTENSIONS, answer)]
-    agreed = check_response(101, Headers([*RESPONSE, *lines]), KEY, deflate=ANY).deflate
-    assert agreed == (Deflate(client_max_window_bits=9) if answer else None)
+    agreed = validate_response(
+        101, Headers([*RESPONSE, *lines]), KEY, compression=DeflateParameters.DEFAULT
+    ).compression
+    assert agreed == (DeflateParameters(client_max_window_bits=9) if answer else None)
 
 
 def test_an_offer_of_compression_stands_in_the_request() -> None:
-    sent = upgrade_request("a", "/", KEY, deflate=ANY)
+    sent = upgrade_request("a", "/", KEY, compression=DeflateParameters.DEFAULT)
     line = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
     assert line in sent
     assert b"Extensions" not in upgrade_request("a", "/", KEY)
@@ -583,7 +604,7 @@ def test_what_a_client_asks_and_a_server_answers_they_agree_on_however_it_arrive
     frame = bytes.fromhex("81 02 6869")  # what may come in the same read
 
     def arrives(sent: bytes) -> bytes:
-        buffer = HeadBuffer()
+        buffer = HeadReader()
         whole = b""
         for chunk in data.draw(chunkings(sent)):
             if whole:
@@ -597,5 +618,5 @@ def test_what_a_client_asks_and_a_server_answers_they_agree_on_however_it_arrive
     head = arrives(upgrade_request("a", "/", key, subprotocols=offered) + frame)
     answer = accept(parse_request(head), subprotocols=spoken)
     status, headers = parse_response(arrives(answer.encode() + frame))
-    chosen = check_response(status, headers, key, subprotocols=offered).subprotocol
+    chosen = validate_response(status, headers, key, subprotocols=offered).subprotocol
     assert chosen == next((name for name in spoken if name in offered), None)

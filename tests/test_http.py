@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.strategies import chunkings, single_bytes
 from wsproto_min.errors import HandshakeError
 from wsproto_min.http import (
     MAX_HEAD_SIZE,
     MAX_HEADERS,
-    HeadBuffer,
     Headers,
+    HeadReader,
     Request,
     Response,
     encode_head,
@@ -22,6 +21,7 @@ from wsproto_min.http import (
     parse_request,
     parse_response,
 )
+from wsproto_min.testing.strategies import chunkings, single_bytes
 
 TOKENS = st.text("!#$%&'*+-.^_`|~0123456789abcxyzABCXYZ", min_size=1, max_size=12)
 # What may stand within a value: visible ASCII, blanks, and bytes beyond ASCII.
@@ -33,7 +33,7 @@ FIELDS = st.lists(st.tuples(TOKENS, VALUES), max_size=8)
 
 def gather(*chunks: bytes) -> tuple[bytes, bytes] | int | None:
     """Return the head and what follows it, the status of a refusal, or None if not whole."""
-    buffer = HeadBuffer()
+    buffer = HeadReader()
     for index, chunk in enumerate(chunks):
         try:
             found = buffer.receive_data(chunk)
@@ -111,7 +111,7 @@ def test_what_follows_a_head_does_not_count_as_its_size() -> None:
 
 def test_the_refusal_of_a_long_head_says_how_long_it_may_be() -> None:
     with pytest.raises(HandshakeError, match="longer than 16384 bytes"):
-        HeadBuffer().receive_data(b"x" * 20_000)
+        HeadReader().receive_data(b"x" * 20_000)
 
 
 class CountingBytes(bytearray):
@@ -127,7 +127,7 @@ class CountingBytes(bytearray):
 
 
 def test_the_search_for_the_end_looks_at_each_byte_a_fixed_number_of_times() -> None:
-    buffer = HeadBuffer()
+    buffer = HeadReader()
     buffer._data = counted = CountingBytes()
     for byte in single_bytes(b"A: b\r\n" * 2000):
         assert buffer.receive_data(byte) is None

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.strategies import chunkings
 from wsproto_min import messages
 from wsproto_min.codes import Opcode
-from wsproto_min.deflate import Deflater
+from wsproto_min.deflate import Compressor
 from wsproto_min.errors import ProtocolError
 from wsproto_min.frames import Frame
 from wsproto_min.messages import MessageAssembler
+from wsproto_min.testing.strategies import chunkings
 
 TEXT, BINARY, CONTINUATION = Opcode.TEXT, Opcode.BINARY, Opcode.CONTINUATION
 
@@ -56,7 +56,7 @@ def failure(assembler: MessageAssembler, *frames: Frame) -> tuple[int, str]:
             id="binary that is not UTF-8",
         ),
         pytest.param(
-            [Frame(TEXT, b"", missing=2), Frame(TEXT, b"h", missing=1), Frame(TEXT, b"i")],
+            [Frame(TEXT, b"", remaining=2), Frame(TEXT, b"h", remaining=1), Frame(TEXT, b"i")],
             "hi",
             id="one frame in three pieces, the first of them empty",
         ),
@@ -97,7 +97,7 @@ def test_bad_text_fails_as_fast_after_a_message_in_fragments_as_before_one() -> 
     assembler = MessageAssembler()
     fragments = Frame(TEXT, b"abc", fin=False), Frame(CONTINUATION, b"d")
     assert [assembler.receive_frame(fragment) for fragment in fragments] == [None, "abcd"]
-    assert failure(assembler, Frame(TEXT, b"\xff", missing=9))[0] == 1007
+    assert failure(assembler, Frame(TEXT, b"\xff", remaining=9))[0] == 1007
 
 
 @given(st.data(), st.text(max_size=40) | st.binary(max_size=120))
@@ -115,9 +115,11 @@ def test_any_pieces_in_any_fragments_make_the_same_message(
         pieces = [*chunks[:1], *filter(None, chunks[1:])] or [b""]
         offset = 0
         for piece in pieces:
-            missing = len(fragment) - offset - len(piece)
+            remaining = len(fragment) - offset - len(piece)
             received.append(
-                assembler.receive_frame(Frame(opcode, piece, fin, offset=offset, missing=missing))
+                assembler.receive_frame(
+                    Frame(opcode, piece, fin, offset=offset, remaining=remaining)
+                )
             )
             offset += len(piece)
         opcode = CONTINUATION
@@ -179,9 +181,9 @@ def test_bad_text_is_rejected_at_its_first_wrong_byte(before: str, text: str) ->
     unfinished = bytes.fromhex(before + good)
     wrong = bytes.fromhex(bad)[:1]
     # All in one frame of which more is to come, in one piece or in two ...
-    first = Frame(TEXT, unfinished + wrong, missing=9)
+    first = Frame(TEXT, unfinished + wrong, remaining=9)
     assert failure(MessageAssembler(), first)[0] == 1007
-    pieces = Frame(TEXT, unfinished, missing=10), Frame(TEXT, wrong, missing=9)
+    pieces = Frame(TEXT, unfinished, remaining=10), Frame(TEXT, wrong, remaining=9)
     assert failure(MessageAssembler(), *pieces)[0] == 1007
     # ... and over two fragments.
     fragments = Frame(TEXT, unfinished, fin=False), Frame(CONTINUATION, wrong, fin=False)
@@ -213,8 +215,8 @@ def test_the_work_of_checking_text_does_not_grow_with_the_pieces_it_comes_in(
     assembler = MessageAssembler(max_message_size=len(payload))
     for offset in range(len(payload) - 1):
         piece = payload[offset : offset + 1]
-        missing = len(payload) - offset - 1
-        assembler.receive_frame(Frame(TEXT, piece, offset=offset, missing=missing))
+        remaining = len(payload) - offset - 1
+        assembler.receive_frame(Frame(TEXT, piece, offset=offset, remaining=remaining))
     # An unfinished character of n bytes is looked at n times.
     assert looked_at <= len(payload) / 4 * (1 + 2 + 3 + 4)
 
@@ -224,7 +226,7 @@ def test_compressed_messages_stand_alone_unless_told_otherwise() -> None:
     first, second = bytes.fromhex("f248cdc9c90700"), bytes.fromhex("f200110000")
     frames = [Frame(TEXT, payload, rsv1=True) for payload in (first, second)]
     assert failure(MessageAssembler(), *frames)[0] == 1007
-    assembler = MessageAssembler(takeover=True)
+    assembler = MessageAssembler(context_takeover=True)
     assert [assembler.receive_frame(frame) for frame in frames] == ["Hello", "Hello"]
 
 
@@ -280,11 +282,11 @@ def test_fragments_may_have_exactly_as_many_bytes_as_allowed_together() -> None:
 @pytest.mark.parametrize("length", [11, 126, 65536, 2**63 - 1])
 def test_a_message_is_rejected_on_its_announced_length_before_any_payload(length: int) -> None:
     assembler = MessageAssembler(max_message_size=10)
-    assert failure(assembler, Frame(BINARY, b"", missing=length))[0] == 1009
+    assert failure(assembler, Frame(BINARY, b"", remaining=length))[0] == 1009
 
 
 def test_a_fragment_is_rejected_on_its_announced_length_before_any_payload() -> None:
-    fragments = Frame(BINARY, b"x" * 6, fin=False), Frame(CONTINUATION, b"", missing=5)
+    fragments = Frame(BINARY, b"x" * 6, fin=False), Frame(CONTINUATION, b"", remaining=5)
     assert failure(MessageAssembler(max_message_size=10), *fragments)[0] == 1009
 
 
@@ -305,7 +307,7 @@ def test_a_message_may_have_exactly_as_many_fragments_as_allowed(payload: bytes)
 def test_the_pieces_of_a_fragment_count_as_one() -> None:
     assembler = MessageAssembler(max_fragments=1)
     for offset in range(9):
-        assembler.receive_frame(Frame(BINARY, b"x", offset=offset, missing=9 - offset))
+        assembler.receive_frame(Frame(BINARY, b"x", offset=offset, remaining=9 - offset))
     assert assembler.receive_frame(Frame(BINARY, b"x", offset=9)) == b"x" * 10
 
 
@@ -326,14 +328,14 @@ def test_without_a_limit_of_its_own_a_message_has_a_fragment_for_every_64_bytes_
 
 
 def compressed(message: bytes) -> bytes:
-    return Deflater().compress(message)
+    return Compressor().compress(message)
 
 
 def test_pieces_and_fragments_of_a_compressed_message_are_expanded_as_they_come() -> None:
     payload = compressed(b"Hello")  # f2 48 cd c9 c9 07 00
     assembler = MessageAssembler()
     frames = [
-        Frame(TEXT, payload[:1], fin=False, rsv1=True, missing=2),
+        Frame(TEXT, payload[:1], fin=False, rsv1=True, remaining=2),
         Frame(TEXT, payload[1:3], fin=False, rsv1=True, offset=1),
         Frame(CONTINUATION, b"", fin=False),
         Frame(CONTINUATION, payload[3:]),
@@ -368,8 +370,8 @@ def test_the_budget_is_for_all_fragments_of_a_compressed_message_together() -> N
 def test_the_bytes_of_a_compressed_message_on_the_wire_are_bounded_at_the_header() -> None:
     # An eighth more than the message itself, and 64: 1000 + 125 + 64.
     taken = MessageAssembler(max_message_size=1000)
-    assert taken.receive_frame(Frame(BINARY, b"", rsv1=True, missing=1189)) is None
-    refused = Frame(BINARY, b"", rsv1=True, missing=1190)
+    assert taken.receive_frame(Frame(BINARY, b"", rsv1=True, remaining=1189)) is None
+    refused = Frame(BINARY, b"", rsv1=True, remaining=1190)
     assert failure(MessageAssembler(max_message_size=1000), refused)[0] == 1009
     # Flushed over and over: five bytes that expand to none.
     block = bytes.fromhex("00 0000 ffff")
@@ -379,7 +381,7 @@ def test_the_bytes_of_a_compressed_message_on_the_wire_are_bounded_at_the_header
 
 
 def test_a_message_that_is_not_compressed_is_no_part_of_the_context() -> None:
-    assembler = MessageAssembler(takeover=True)
+    assembler = MessageAssembler(context_takeover=True)
     assert (
         assembler.receive_frame(Frame(TEXT, bytes.fromhex("f248cdc9c90700"), rsv1=True)) == "Hello"
     )

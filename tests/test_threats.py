@@ -23,9 +23,9 @@ from pathlib import Path
 import pytest
 
 from chatd import app
+from chatd.access.invitations import Invitations, Unauthorized
+from chatd.access.trusted_networks import parse_proxy
 from chatd.app import Chat
-from chatd.auth import Invitations, Unauthorized
-from chatd.proxy import parse_proxy
 from tests.chat import Talker, chatting, open_client, open_log
 from tests.support import (
     PATIENCE,
@@ -47,12 +47,12 @@ from tests.support import (
 from wsproto_min import HandshakeError, Headers
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Close, Connection, Event, Ping, Role
-from wsproto_min.deflate import ANY, WITHOUT_TAKEOVER, Deflater
+from wsproto_min.deflate import Compressor, DeflateParameters
 from wsproto_min.errors import ConnectionClosed
 from wsproto_min.frames import encode_frame
 from wsproto_min.handshake import upgrade_request
 from wsproto_min.http import MAX_HEAD_SIZE, MAX_HEADERS
-from wsproto_min.peer import Peer
+from wsproto_min.net.peer import Peer
 
 ROWS = [
     "CVE-2026-48779 (ws), ws #2329 and #2331",
@@ -150,12 +150,14 @@ def test_a_message_is_refused_on_its_announced_length_and_its_pieces_share_a_buf
 def answered(address: Address, *frames: bytes) -> list[Event]:
     """Send compressed messages and a Close in one segment; return all that comes."""
     with connect(address) as sock:
-        request = upgrade_request("127.0.0.1", "/", new_key(), deflate=ANY)
+        request = upgrade_request(
+            "127.0.0.1", "/", new_key(), compression=DeflateParameters.DEFAULT
+        )
         sock.sendall(request + b"".join(frames) + fragment(Opcode.CLOSE, b"", fin=True))
         head, _, data = read_to_end(sock).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 101 "), head
     assert b"permessage-deflate" in head, "no compression was agreed"
-    connection = Connection(Role.CLIENT, deflate=WITHOUT_TAKEOVER)
+    connection = Connection(Role.CLIENT, compression=DeflateParameters.NO_CONTEXT_TAKEOVER)
     return list(connection.receive_data(data))
 
 
@@ -186,22 +188,29 @@ def test_what_a_message_expands_to_is_bounded_where_the_budget_ends_too() -> Non
     assert peak < 3 * MIB, f"{peak} bytes for messages of at most {budget}"
 
 
-@pytest.mark.parametrize("takeover", [False, True])
-def test_pings_between_compressed_fragments_leave_the_messages_alone(takeover: bool) -> None:
+@pytest.mark.parametrize("context_takeover", [False, True])
+def test_pings_between_compressed_fragments_leave_the_messages_alone(
+    context_takeover: bool,
+) -> None:
     """wsproto #205: a Ping between compressed fragments corrupted the message."""
     # Each bit of `places` stands for a Ping before one of eight fragments.
     for places in range(1 << 8):
-        check_pings_at(places, takeover)
+        check_pings_at(places, context_takeover)
 
 
-def check_pings_at(places: int, takeover: bool) -> None:
-    deflater = Deflater(takeover=takeover)
-    server = Connection(Role.SERVER, deflate=ANY if takeover else WITHOUT_TAKEOVER)
+def check_pings_at(places: int, context_takeover: bool) -> None:
+    compressor = Compressor(context_takeover=context_takeover)
+    server = Connection(
+        Role.SERVER,
+        compression=DeflateParameters.DEFAULT
+        if context_takeover
+        else DeflateParameters.NO_CONTEXT_TAKEOVER,
+    )
     data = b""
     expected: list[Event] = []
     index = 0
     for _ in range(2):
-        payload = deflater.compress(b"Hello, Hello")
+        payload = compressor.compress(b"Hello, Hello")
         cuts = [0, 1, 3, 3, len(payload)]
         for begin, end in pairwise(cuts):
             if places >> index & 1:
@@ -334,7 +343,7 @@ def test_signatures_are_compared_in_constant_time(
         return hmac_compare(one, other)
 
     hmac_compare = hmac.compare_digest
-    monkeypatch.setattr("chatd.auth.hmac.compare_digest", spy)
+    monkeypatch.setattr("chatd.access.invitations.hmac.compare_digest", spy)
     invitations.check(token, now)
     signature = token.partition(".")[2].encode()
     assert compared == [(signature, signature)]
@@ -455,7 +464,7 @@ def test_a_slow_reader_is_closed_and_resumes_where_it_was() -> None:
     number, rounds = 100, 10
     with closing(open_log()) as log:
         chat = Chat(log, rate=0.0)
-        chat.server._service.max_queue = 100_000
+        chat.server._context.write_buffer_limit = 100_000
         listener = tight_listener()
         with serving(server=chat.server, listener=listener) as running, ExitStack() as stack:
             slow, ann, ben = (stack.enter_context(Talker(running.address)) for _ in range(3))

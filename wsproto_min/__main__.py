@@ -8,17 +8,17 @@ import ssl
 import sys
 from collections.abc import Sequence
 
-from wsproto_min.client import connect
-from wsproto_min.deflate import ANY
+from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import HandshakeError
-from wsproto_min.explain_command import add_explain
+from wsproto_min.explain.cli import add_explain
+from wsproto_min.explain.live_trace import Tracer, converse
+from wsproto_min.explain.style import printable
 from wsproto_min.handshake import accept
 from wsproto_min.http import Request, Response
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
-from wsproto_min.peer import Peer
-from wsproto_min.server import Server
-from wsproto_min.terminal import Tracer, converse
-from wsproto_min.text import printable
+from wsproto_min.net.client import connect
+from wsproto_min.net.peer import Peer
+from wsproto_min.net.server import Server
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +65,7 @@ def _connect(options: argparse.Namespace) -> int:
             options.url,
             subprotocols=options.subprotocol,
             origin=options.origin,
-            deflate=None if options.no_compression else ANY,
+            compression=None if options.no_compression else DeflateParameters.DEFAULT,
             ssl_context=ssl.create_default_context(cafile=options.ca),
             trace=Tracer() if options.trace else None,
         )
@@ -108,9 +108,9 @@ def _echo(options: argparse.Namespace) -> int:
         # can be agreed, which is what a conformance run is to see.
         on_request=_accept_all,
         max_message_size=options.max_message_size,
-        compress_from=options.compress_from,
+        compression_threshold=options.compression_threshold,
         # One whole message must be able to wait for its reader.
-        max_queue=2 * options.max_message_size + (4 << 20),
+        write_buffer_limit=2 * options.max_message_size + (4 << 20),
     )
     context = None
     try:
@@ -137,7 +137,7 @@ def _echo(options: argparse.Namespace) -> int:
 
 
 def _accept_all(peer: Peer, request: Request) -> Response:
-    return accept(request, deflate=ANY)
+    return accept(request, compression=DeflateParameters.DEFAULT)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from wsproto_min._fast_path import short_messages
 from wsproto_min.codes import CloseCode, Opcode
-from wsproto_min.deflate import DEFAULT_COMPRESS_FROM, SHARED_DEFLATER, Deflate
+from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, SHARED_COMPRESSOR, DeflateParameters
 from wsproto_min.errors import ConnectionClosed, ProtocolError
-from wsproto_min.fast import short_messages
 from wsproto_min.frames import (
     MAX_CONTROL_PAYLOAD,
     Frame,
@@ -91,19 +91,19 @@ class Connection:
 
     `max_message_size` (bytes) and `max_fragments` bound what a peer may send in
     one message; see `MessageAssembler`. `deflate` is what was agreed of
-    compression, if anything, and messages are compressed from `compress_from`
+    compression, if anything, and messages are compressed from `compression_threshold`
     bytes up.
     """
 
     __slots__ = (
         "_assembler",
-        "_compress_from",
+        "_compression_threshold",
+        "_compressor",
+        "_context_takeover",
         "_decoder",
-        "_deflater",
         "_max_fragments",
         "_max_message_size",
         "_outgoing",
-        "_takeover",
         "close_received",
         "close_sent",
         "error",
@@ -117,8 +117,8 @@ class Connection:
         *,
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         max_fragments: int | None = None,
-        deflate: Deflate | None = None,
-        compress_from: int = DEFAULT_COMPRESS_FROM,
+        compression: DeflateParameters | None = None,
+        compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD,
     ) -> None:
         self.role = role
         self.state = _OPEN
@@ -126,19 +126,21 @@ class Connection:
         self.close_received: Close | None = None
         self.error: ProtocolError | None = None
         is_server = role is _SERVER
-        self._compress_from = compress_from
+        self._compression_threshold = compression_threshold
         self._max_message_size = max_message_size
         self._max_fragments = max_fragments
-        self._takeover = deflate is not None and deflate.takeover(server=not is_server)
-        self._deflater = None if deflate is None else deflate.deflater(server=is_server)
-        self._decoder = FrameDecoder(masked=is_server, rsv1_allowed=deflate is not None)
+        self._context_takeover = compression is not None and compression.context_takeover(
+            server=not is_server
+        )
+        self._compressor = None if compression is None else compression.compressor(server=is_server)
+        self._decoder = FrameDecoder(masked=is_server, rsv1_allowed=compression is not None)
         self._assembler: MessageAssembler | None = None  # until a message needs one
         self._outgoing: list[bytes] = []
 
     @property
-    def takes_shared_frames(self) -> bool:
-        """Whether the peer understands frames made with `SHARED_DEFLATER`."""
-        return self._deflater is SHARED_DEFLATER
+    def accepts_shared_compression(self) -> bool:
+        """Whether the peer understands frames made with `SHARED_COMPRESSOR`."""
+        return self._compressor is SHARED_COMPRESSOR
 
     def receive_data(self, data: bytes) -> Iterator[Event]:
         """Take bytes from the peer; return an iterator over what they complete.
@@ -181,7 +183,7 @@ class Connection:
                 self._assembler = MessageAssembler(
                     max_message_size=self._max_message_size,
                     max_fragments=self._max_fragments,
-                    takeover=self._takeover,
+                    context_takeover=self._context_takeover,
                 )
             return self._assembler.receive_frame(frame)
         if frame.opcode is _PING:
@@ -207,10 +209,10 @@ class Connection:
         """
         self._require_open()
         opcode, payload = encode_message(message)
-        if self._deflater is None or len(payload) < self._compress_from:
+        if self._compressor is None or len(payload) < self._compression_threshold:
             self._send_frame(opcode, payload)
         else:
-            self._send_frame(opcode, self._deflater.compress(payload), rsv1=True)
+            self._send_frame(opcode, self._compressor.compress(payload), rsv1=True)
 
     def ping(self, payload: bytes = b"") -> None:
         """Queue a Ping with up to 125 bytes, which the Pong will bring back.

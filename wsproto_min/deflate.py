@@ -1,8 +1,8 @@
 """permessage-deflate: RFC 7692, beside the codec and not threaded through it.
 
-`Deflate` is a set of parameters: what an end wishes, what a client offers, what
-is agreed. `Deflate.answer` and `Deflate.check` settle them in the handshake, a
-`Deflater` compresses messages, an `Inflater` expands one within a budget. The
+`DeflateParameters` is a set of parameters: what an end wishes, what a client offers, what
+is agreed. `DeflateParameters.answer` and `DeflateParameters.check` settle them in the handshake, a
+`Compressor` compresses messages, an `Decompressor` expands one within a budget. The
 bit RSV1 that marks a compressed message is left to `messages` and `connection`.
 
 The cost of compression is memory more than time: a context that is taken over
@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import ClassVar
 
 from wsproto_min.codes import CloseCode
 from wsproto_min.errors import ProtocolError
@@ -33,7 +34,7 @@ WINDOW_SIZE = 1 << MAX_WINDOW_BITS
 TAIL = b"\x00\x00\xff\xff"
 
 # Below this many bytes a frame rarely gets smaller, and never by much.
-DEFAULT_COMPRESS_FROM = 256
+DEFAULT_COMPRESSION_THRESHOLD = 256
 
 # zlib's level: the quickest, as in nginx. The next ones cost two to five times as
 # much time in a loop that others wait for, to save a few bytes more.
@@ -45,7 +46,7 @@ MAX_FINAL_BLOCKS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Deflate:
+class DeflateParameters:
     """The parameters of permessage-deflate (section 7.1)."""
 
     server_no_context_takeover: bool = False
@@ -53,24 +54,28 @@ class Deflate:
     server_max_window_bits: int = MAX_WINDOW_BITS
     client_max_window_bits: int = MAX_WINDOW_BITS
 
+    # Set below the class: the default offer of a client and of a server.
+    DEFAULT: ClassVar[DeflateParameters]
+    NO_CONTEXT_TAKEOVER: ClassVar[DeflateParameters]
+
     def __post_init__(self) -> None:
         """Raise `ValueError` for a window that does not exist."""
         for bits in (self.server_max_window_bits, self.client_max_window_bits):
             if not MIN_WINDOW_BITS <= bits <= MAX_WINDOW_BITS:
                 raise ValueError(f"window bits are 8 to 15, not {bits} (RFC 7692, 7.1.2)")
 
-    def takeover(self, *, server: bool) -> bool:
+    def context_takeover(self, *, server: bool) -> bool:
         """Whether what that end sends may refer to its earlier messages."""
         return not (self.server_no_context_takeover if server else self.client_no_context_takeover)
 
-    def deflater(self, *, server: bool) -> Deflater:
+    def compressor(self, *, server: bool) -> Compressor:
         """Return what compresses that end's messages."""
         bits = self.server_max_window_bits if server else self.client_max_window_bits
-        if self.takeover(server=server):
-            return Deflater(takeover=True, window_bits=bits)
+        if self.context_takeover(server=server):
+            return Compressor(context_takeover=True, window_bits=bits)
         if bits == MAX_WINDOW_BITS:
-            return SHARED_DEFLATER
-        return Deflater(window_bits=bits)
+            return SHARED_COMPRESSOR
+        return Compressor(window_bits=bits)
 
     def offer(self) -> str:
         """Return a client's offer of these parameters, for the request's header."""
@@ -92,7 +97,7 @@ class Deflate:
             parts.append(f"client_max_window_bits={self.client_max_window_bits}")
         return "; ".join(parts)
 
-    def answer(self, offered: Parameters) -> Deflate | None:
+    def answer(self, offered: Parameters) -> DeflateParameters | None:
         """Return what a server with these wishes agrees to, or None to decline.
 
         An offer with an unknown, repeated or ill-formed parameter must be
@@ -104,14 +109,14 @@ class Deflate:
         client_bits = MAX_WINDOW_BITS
         if any(name == "client_max_window_bits" for name, _ in offered):
             client_bits = min(offer.client_max_window_bits, self.client_max_window_bits)
-        return Deflate(
+        return DeflateParameters(
             offer.server_no_context_takeover or self.server_no_context_takeover,
             offer.client_no_context_takeover or self.client_no_context_takeover,
             min(offer.server_max_window_bits, self.server_max_window_bits),
             client_bits,
         )
 
-    def check(self, answered: Parameters) -> Deflate | None:
+    def check(self, answered: Parameters) -> DeflateParameters | None:
         """Return what a server agreed to of this offer, or None if it may not say so."""
         answer = _parse(answered, bare_client_window=False)
         if (
@@ -127,7 +132,7 @@ class Deflate:
             if answer.client_max_window_bits > client_bits:
                 return None
             client_bits = answer.client_max_window_bits
-        return Deflate(
+        return DeflateParameters(
             answer.server_no_context_takeover,
             answer.client_no_context_takeover or self.client_no_context_takeover,
             answer.server_max_window_bits,
@@ -135,7 +140,7 @@ class Deflate:
         )
 
 
-def _parse(parameters: Parameters, *, bare_client_window: bool) -> Deflate | None:
+def _parse(parameters: Parameters, *, bare_client_window: bool) -> DeflateParameters | None:
     """Return parameters as a value, or None if one of them is not as section 7.1 has it."""
     found: dict[str, str | None] = {}
     for name, value in parameters:
@@ -153,14 +158,15 @@ def _parse(parameters: Parameters, *, bare_client_window: bool) -> Deflate | Non
             return None
     flags = [name in found for name in _FLAGS]
     windows = [_WINDOW_BITS.get(found.get(name), MAX_WINDOW_BITS) for name in _WINDOWS]
-    return Deflate(*flags, *windows)
+    return DeflateParameters(*flags, *windows)
 
 
 _FLAGS = ("server_no_context_takeover", "client_no_context_takeover")
 _WINDOWS = ("server_max_window_bits", "client_max_window_bits")
-# What a client offers by default, and what a server wishes for by default.
-ANY = Deflate()
-WITHOUT_TAKEOVER = Deflate(server_no_context_takeover=True, client_no_context_takeover=True)
+DeflateParameters.DEFAULT = DeflateParameters()
+DeflateParameters.NO_CONTEXT_TAKEOVER = DeflateParameters(
+    server_no_context_takeover=True, client_no_context_takeover=True
+)
 
 # Section 7.1.2.1: "a decimal integer without leading zeroes".
 _WINDOW_BITS: dict[str | None, int] = {
@@ -168,18 +174,20 @@ _WINDOW_BITS: dict[str | None, int] = {
 }
 
 
-class Deflater:
+class Compressor:
     """Compresses the messages of one direction (section 7.2.1).
 
-    With `takeover` each message may refer to those before it, and one
-    `Deflater` belongs to one connection; without, it has no memory.
+    With `context_takeover` each message may refer to those before it, and one
+    `Compressor` belongs to one connection; without, it has no memory.
     """
 
     __slots__ = ("_compressor", "_window_bits")
 
-    def __init__(self, *, takeover: bool = False, window_bits: int = MAX_WINDOW_BITS) -> None:
+    def __init__(
+        self, *, context_takeover: bool = False, window_bits: int = MAX_WINDOW_BITS
+    ) -> None:
         self._window_bits = window_bits
-        self._compressor = self._new() if takeover else None
+        self._compressor = self._new() if context_takeover else None
 
     def _new(self) -> zlib._Compress:
         # zlib has no raw deflate with a window of 2^8 bytes. It gets by without
@@ -191,7 +199,7 @@ class Deflater:
     def compress(self, data: bytes) -> bytes:
         """Return a message's compressed payload.
 
-        >>> Deflater().compress(b"Hello").hex(" ")
+        >>> Compressor().compress(b"Hello").hex(" ")
         'f2 48 cd c9 c9 07 00'
         """
         if not data:
@@ -204,10 +212,10 @@ class Deflater:
 
 # Without memory and with the largest window: one for all who agreed to that, so
 # that a frame made with it can be shared among them.
-SHARED_DEFLATER = Deflater()
+SHARED_COMPRESSOR = Compressor()
 
 
-class Inflater:
+class Decompressor:
     """Expands the messages of one direction, piece by piece (section 7.2.2).
 
     Where no context is taken over, each message wants a new one.

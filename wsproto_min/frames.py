@@ -70,7 +70,7 @@ class Frame(NamedTuple):
 
     The first seven fields are those of the wire (section 5.2), with `mask` the
     masking key, None if there was none, and `payload` already unmasked. A
-    piece holds the payload from byte `offset` on, with `missing` bytes of the
+    piece holds the payload from byte `offset` on, with `remaining` bytes of the
     frame still to come; a whole frame has 0 for both. `fin` is the frame's bit
     in every piece of it.
 
@@ -86,12 +86,12 @@ class Frame(NamedTuple):
     rsv3: bool = False
     mask: bytes | None = None
     offset: int = 0
-    missing: int = 0
+    remaining: int = 0
 
     @property
     def length(self) -> int:
         """Bytes of payload in the whole frame, as its header gave them."""
-        return self.offset + len(self.payload) + self.missing
+        return self.offset + len(self.payload) + self.remaining
 
 
 class FrameHeader(NamedTuple):
@@ -271,8 +271,8 @@ class FrameDecoder:
         payload = self.buffer[self.position : self.position + header.length - offset]
         self.position += len(payload)
         self._offset += len(payload)
-        missing = header.length - self._offset
-        self._header = header if missing else None
+        remaining = header.length - self._offset
+        self._header = header if remaining else None
         return Frame(
             header.opcode,
             payload if header.mask is None else apply_mask(payload, header.mask, offset),
@@ -282,7 +282,7 @@ class FrameDecoder:
             header.rsv3,
             header.mask,
             offset,
-            missing,
+            remaining,
         )
 
     def discard(self) -> None:

@@ -1,7 +1,7 @@
 """The opening handshake on both sides: RFC 6455, section 4.
 
 `accept` judges a client's request as section 4.2 demands and gives the answer
-that opens the connection; `upgrade_request` and `check_response` are the
+that opens the connection; `upgrade_request` and `validate_response` are the
 client's half (section 4.1). The HTTP below it is in `http`, what follows the
 handshake in `connection`.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from wsproto_min import deflate as permessage_deflate
-from wsproto_min.deflate import Deflate, Parameters
+from wsproto_min.deflate import DeflateParameters, Parameters
 from wsproto_min.errors import HandshakeError
 from wsproto_min.http import Headers, Request, Response, bad_request, encode_head, is_token
 
@@ -41,15 +41,18 @@ def accept_key(key: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class NegotiatedOptions:
     """What the two ends agreed on beyond the protocol itself."""
 
     subprotocol: str | None = None
-    deflate: Deflate | None = None
+    compression: DeflateParameters | None = None
 
 
 def accept(
-    request: Request, *, subprotocols: Sequence[str] = (), deflate: Deflate | None = None
+    request: Request,
+    *,
+    subprotocols: Sequence[str] = (),
+    compression: DeflateParameters | None = None,
 ) -> Response:
     """Judge an opening handshake (section 4.2.1); return the 101 answer (4.2.2).
 
@@ -70,9 +73,9 @@ def accept(
         raise bad_request("a WebSocket handshake needs HTTP/1.1")
     if headers.get("Host") is None:
         raise bad_request("header Host is missing")
-    if not headers.lists("Upgrade", "websocket"):
+    if not headers.has_token("Upgrade", "websocket"):
         raise bad_request("header Upgrade must include 'websocket'")
-    if not headers.lists("Connection", "upgrade"):
+    if not headers.has_token("Connection", "upgrade"):
         raise bad_request("header Connection must include 'Upgrade'")
     if headers.get("Sec-WebSocket-Version") != VERSION:
         raise HandshakeError(
@@ -96,22 +99,22 @@ def accept(
     if chosen is not None:
         answer.append((_PROTOCOL, chosen))
     for name, parameters in parse_extensions(headers):
-        if name == permessage_deflate.NAME and deflate is not None:
-            agreed = deflate.answer(parameters)
+        if name == permessage_deflate.NAME and compression is not None:
+            agreed = compression.answer(parameters)
             if agreed is not None:
                 answer.append((_EXTENSIONS, agreed.encode()))
                 break
     return Response(HTTPStatus.SWITCHING_PROTOCOLS, answer)
 
 
-def agreement(response: Response) -> Agreement:
+def agreement(response: Response) -> NegotiatedOptions:
     """Return what a server's own 101 answer says was agreed."""
     headers = Headers(response.headers)
-    deflate = None
+    compression = None
     for name, parameters in parse_extensions(headers):
         if name == permessage_deflate.NAME:
-            deflate = Deflate().check(parameters)
-    return Agreement(headers.get(_PROTOCOL), deflate)
+            compression = DeflateParameters().check(parameters)
+    return NegotiatedOptions(headers.get(_PROTOCOL), compression)
 
 
 def upgrade_request(
@@ -120,7 +123,7 @@ def upgrade_request(
     key: str,
     *,
     subprotocols: Sequence[str] = (),
-    deflate: Deflate | None = None,
+    compression: DeflateParameters | None = None,
     headers: Sequence[tuple[str, str]] = (),
 ) -> bytes:
     """Return the bytes of a client's opening handshake (section 4.1).
@@ -136,19 +139,19 @@ def upgrade_request(
     ]
     if subprotocols:
         fields.append((_PROTOCOL, ", ".join(subprotocols)))
-    if deflate is not None:
-        fields.append((_EXTENSIONS, deflate.offer()))
+    if compression is not None:
+        fields.append((_EXTENSIONS, compression.offer()))
     return encode_head(f"GET {target} HTTP/1.1", [*fields, *headers])
 
 
-def check_response(
+def validate_response(
     status: int,
     headers: Headers,
     key: str,
     *,
     subprotocols: Sequence[str] = (),
-    deflate: Deflate | None = None,
-) -> Agreement:
+    compression: DeflateParameters | None = None,
+) -> NegotiatedOptions:
     """Judge the server's answer (section 4.1); return what it agreed to of the offers.
 
     Raises `HandshakeError` with the sentence that was broken.
@@ -162,7 +165,7 @@ def check_response(
     upgrade = [token.lower() for token in headers.tokens("Upgrade")]
     require(upgrade == ["websocket"], "the answer's Upgrade must be 'websocket'")
     require(
-        headers.lists("Connection", "upgrade"), "the answer's Connection must include 'Upgrade'"
+        headers.has_token("Connection", "upgrade"), "the answer's Connection must include 'Upgrade'"
     )
     require(
         headers.values("Sec-WebSocket-Accept") == [accept_key(key)],
@@ -181,12 +184,12 @@ def check_response(
         raise HandshakeError(status, error.reason, headers.fields) from None
     for name, parameters in extensions:
         require(
-            name == permessage_deflate.NAME and deflate is not None and agreed is None,
+            name == permessage_deflate.NAME and compression is not None and agreed is None,
             f"the server uses an extension that was not offered: {name}",
         )
-        agreed = None if deflate is None else deflate.check(parameters)
+        agreed = None if compression is None else compression.check(parameters)
         require(agreed is not None, "the server's permessage-deflate does not fit the offer")
-    return Agreement(chosen[0] if chosen else None, agreed)
+    return NegotiatedOptions(chosen[0] if chosen else None, agreed)
 
 
 def parse_extensions(headers: Headers) -> list[tuple[str, Parameters]]:

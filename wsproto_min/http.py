@@ -1,6 +1,6 @@
 """As much HTTP/1.1 as the opening handshake and a page need (RFC 9110, RFC 9112).
 
-A `HeadBuffer` gathers one request or response head, `parse_request` and
+A `HeadReader` gathers one request or response head, `parse_request` and
 `parse_response` read it, `encode_head` and `Response.encode` write one. No
 I/O and no backtracking: every byte is looked at a fixed number of times,
 however a peer chops or repeats its headers. Bodies of requests are not read.
@@ -67,7 +67,7 @@ class Headers:
         items = [item.strip(" \t") for value in lines for item in value.split(",")]
         return [item for item in items if item]
 
-    def lists(self, name: str, token: str) -> bool:
+    def has_token(self, name: str, token: str) -> bool:
         """Return whether an item of that list is `token`, which is in lower case, in any case."""
         return token in [item.lower() for item in self.tokens(name)]
 
@@ -93,7 +93,7 @@ class Request:
         return (
             "sec-websocket-key" in headers
             or "sec-websocket-version" in headers
-            or headers.lists("Upgrade", "websocket")
+            or headers.has_token("Upgrade", "websocket")
         )
 
 
@@ -124,7 +124,7 @@ def error_response(error: HandshakeError) -> Response:
     )
 
 
-class HeadBuffer:
+class HeadReader:
     """Gathers a head up to its empty line, scanning each byte once."""
 
     __slots__ = ("_data",)

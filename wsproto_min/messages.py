@@ -14,7 +14,7 @@ from codecs import utf_8_decode
 from io import BytesIO
 
 from wsproto_min.codes import CloseCode, Opcode
-from wsproto_min.deflate import Inflater
+from wsproto_min.deflate import Decompressor
 from wsproto_min.errors import ProtocolError
 from wsproto_min.frames import Frame
 
@@ -34,21 +34,21 @@ class MessageAssembler:
 
     `max_message_size` is in bytes of payload, expanded if it was compressed.
     `max_fragments` defaults to one for every 64 bytes of that, and at least 128.
-    `takeover` says whether compressed messages may refer to earlier ones.
+    `context_takeover` says whether compressed messages may refer to earlier ones.
     """
 
     __slots__ = (
         "_checked",
+        "_context_takeover",
         "_data",
+        "_decompressor",
         "_fragments",
         "_in_frame",
-        "_inflater",
         "_max_fragments",
         "_max_message_size",
         "_opcode",
         "_received",
         "_rsv1",
-        "_takeover",
     )
 
     def __init__(
@@ -56,7 +56,7 @@ class MessageAssembler:
         *,
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         max_fragments: int | None = None,
-        takeover: bool = False,
+        context_takeover: bool = False,
     ) -> None:
         self._max_message_size = max_message_size
         self._max_fragments = (
@@ -71,8 +71,8 @@ class MessageAssembler:
         self._fragments = 0
         self._in_frame = False
         self._rsv1 = False  # the message is compressed
-        self._inflater: Inflater | None = None
-        self._takeover = takeover
+        self._decompressor: Decompressor | None = None
+        self._context_takeover = context_takeover
 
     @property
     def idle(self) -> bool:
@@ -89,7 +89,7 @@ class MessageAssembler:
         """
         if not self._in_frame:
             self._begin_frame(frame)
-        self._in_frame = frame.missing > 0
+        self._in_frame = frame.remaining > 0
         last = frame.fin and not self._in_frame
         payload = self._inflate(frame.payload, last) if self._rsv1 else frame.payload
         is_text = self._opcode is _TEXT
@@ -140,11 +140,11 @@ class MessageAssembler:
 
     def _inflate(self, payload: bytes, last: bool) -> bytes:
         """Expand a piece of a compressed message as far as the budget goes."""
-        if self._inflater is None:
-            self._inflater = Inflater()
+        if self._decompressor is None:
+            self._decompressor = Decompressor()
         gathered = 0 if self._data is None else self._data.tell()
         limit = self._max_message_size - gathered
-        expanded, error = self._inflater.inflate(payload, limit, last=last)
+        expanded, error = self._decompressor.inflate(payload, limit, last=last)
         if len(expanded) > limit:
             error = self._too_big()
         if error is not None:
@@ -155,8 +155,8 @@ class MessageAssembler:
                 self._data.write(expanded[:limit])
                 self._check_new_text(self._data)
             raise error
-        if last and not self._takeover:
-            self._inflater = None
+        if last and not self._context_takeover:
+            self._decompressor = None
         return expanded
 
     def _too_big(self) -> ProtocolError:

@@ -18,7 +18,8 @@ from importlib import import_module
 from pathlib import Path
 
 from tests.benchmarks.measure import Wrong
-from wsproto_min import Opcode, encode_frame
+from wsproto_min.codes import Opcode
+from wsproto_min.frames import encode_frame
 
 # So long nothing arrives only when something is lost.
 PATIENCE = 10.0

@@ -16,7 +16,9 @@ from functools import partial
 
 from tests.benchmarks import rivals
 from tests.benchmarks.measure import Absent, Benchmark, Contender, Sample, Wrong
-from wsproto_min import Connection, Opcode, Role, encode_frame
+from wsproto_min.codes import Opcode
+from wsproto_min.connection import Connection, Role
+from wsproto_min.frames import encode_frame
 
 READ_SIZE = 1 << 16
 FRAME_SIZES = (64, 1024)

@@ -10,7 +10,7 @@ import selectors
 import socket
 from contextlib import suppress
 
-from wsproto_min import accept_key
+from wsproto_min.handshake import accept_key
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ def serve_websockets(task: str) -> None:
     """Serve with the asyncio server of websockets and its `broadcast`."""
     import uvloop
     from websockets.asyncio.server import ServerConnection, broadcast, serve
-    from websockets.exceptions import ConnectionClosed
+    from websockets.members_needing_merge import ConnectionClosed
 
     room: set[ServerConnection] = set()
 

@@ -43,7 +43,7 @@ class Program:
     name: str
     command: Sequence[str]
     is_there: Callable[[], bool] = lambda: True
-    missing: str = INSTALL
+    remaining: str = INSTALL
 
 
 def chatd() -> Program:
@@ -134,7 +134,7 @@ def serving(program: Program) -> Iterator[tuple[int, int]]:
     if not hasattr(select, "epoll") or not Path("/proc/self/schedstat").exists():
         raise Absent("needs epoll and /proc, which are Linux's")
     if not program.is_there():
-        raise Absent(program.missing)
+        raise Absent(program.remaining)
     _allow_descriptors()
     with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(

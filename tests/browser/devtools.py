@@ -23,7 +23,7 @@ from typing import Any
 
 from tests.needs import need
 from tests.support import PATIENCE, poll
-from wsproto_min.client import Client, connect
+from wsproto_min.net.client import Client, connect
 
 # A cold start on a busy machine.
 START_WITHIN = 30.0
@@ -51,7 +51,7 @@ class Browser:
     """A running Chromium."""
 
     def __init__(self, url: str) -> None:
-        self._socket: Client = connect(url, max_message_size=MAX_ANSWER, deflate=None)
+        self._socket: Client = connect(url, max_message_size=MAX_ANSWER, compression=None)
         self._number = 0
         self._tabs: dict[str, Tab] = {}
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.browser.devtools import Browser, Tab, chromium
 from tests.support import ROOT, Daemon, command, daemon
-from wsproto_min.client import Client, connect
+from wsproto_min.net.client import Client, connect
 
 # The texts of the messages on the screen, each without its time.
 TEXTS = (

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.needs import need
-from wsproto_min import ConnectionClosed, Deflate, ProtocolError, connect
+from wsproto_min import ConnectionClosed, DeflateParameters, ProtocolError, connect
 
 EXPECTED: dict[str, str] = json.loads(Path(__file__).with_name("expected.json").read_text())
 KOSOKU = Path(sys.executable).with_name("kosoku")
@@ -94,8 +94,8 @@ def echo_one_case(url: str) -> None:
     client = connect(
         url,
         # The suite's server asks only what a client has said it can do.
-        deflate=Deflate(client_no_context_takeover=True),
-        compress_from=0,
+        compression=DeflateParameters(client_no_context_takeover=True),
+        compression_threshold=0,
         max_message_size=MAX_MESSAGE_SIZE,
         close_timeout=5,
     )

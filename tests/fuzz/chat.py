@@ -11,15 +11,15 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from chatd import wire
-from chatd.rooms import NameTaken, Room, Seat
+from chatd import protocol
+from chatd.rooms import Member, NameTaken, Room
 
 MEMBERS = 0x03
 CUT_OFF = 0x04
 LATER = 0x08
 TURN_ENDS = 0x10
 
-SAMPLE = wire.Message(1, "2026-01-01T00:00:00Z", "Ann", "Hello")
+SAMPLE = protocol.Message(1, "2026-01-01T00:00:00Z", "Ann", "Hello")
 
 
 def check(data: bytes) -> None:
@@ -44,39 +44,39 @@ class Chat:
     def __init__(self) -> None:
         self.now = 1000.0
         self.rooms: dict[str, Room] = {}
-        self.seats: dict[tuple[str, int], Seat] = {}
+        self.seats: dict[tuple[str, int], Member] = {}
         self.told: dict[tuple[str, int], set[str]] = {}
         self.sessions: list[str] = []
 
     def hear(self, member: int, text: str) -> None:
         """Act on what a member says, as a chat does."""
         try:
-            said = wire.parse(text)
-        except wire.WireError as wrong:
-            answer = told(wire.error(wrong))
+            said = protocol.parse(text)
+        except protocol.ChatError as wrong:
+            answer = told(protocol.error(wrong))
             assert answer["code"] in ("bad_message", "too_long")
             assert answer.get("key") == wrong.key
             return
-        if isinstance(said, wire.Join):
+        if isinstance(said, protocol.Join):
             self.join(member, said)
-        elif isinstance(said, wire.Leave):
+        elif isinstance(said, protocol.Leave):
             self.leave(member, said.room)
-        elif isinstance(said, wire.Say):
+        elif isinstance(said, protocol.Say):
             message = SAMPLE._replace(text=said.text)
-            answer = told(wire.acknowledgement(wire.message(said.room, message), said.key))
+            answer = told(protocol.acknowledgement(protocol.message(said.room, message), said.key))
             assert (answer["text"], answer.get("key")) == (said.text, said.key)
             assert answer["room"] == said.room
-        elif isinstance(said, wire.Ping):
-            assert told(wire.pong(said.t))["t"] == said.t
-        elif isinstance(said, wire.History):
-            told(wire.history(said.room, [SAMPLE] * (said.limit > 9), more=said.before is None))
+        elif isinstance(said, protocol.Ping):
+            assert told(protocol.pong(said.t))["t"] == said.t
+        elif isinstance(said, protocol.History):
+            told(protocol.history(said.room, [SAMPLE] * (said.limit > 9), more=said.before is None))
         else:
-            told(wire.typing(said.room, "Ann"))
+            told(protocol.typing(said.room, "Ann"))
 
-    def join(self, member: int, said: wire.Join) -> None:
+    def join(self, member: int, said: protocol.Join) -> None:
         """Give a member its seat, and the room's picture."""
         # A name that was cleaned is clean, so that it can be taken back as it was told.
-        assert wire.clean_name(said.name) == said.name
+        assert protocol.clean_name(said.name) == said.name
         session = said.session
         if session is not None and session in map(str, range(len(self.sessions))):
             session = self.sessions[int(session)]
@@ -86,7 +86,7 @@ class Chat:
         if before is not None and before.name.casefold() == said.name.casefold():
             session = before.session
         try:
-            seat, former = room.take_seat(said.name, session, member, self.now)
+            seat, former = room.join(said.name, session, member, self.now)
         except NameTaken:
             return
         if before is not None and before is not seat:
@@ -98,7 +98,7 @@ class Chat:
         self.sessions.append(seat.session)
         names = room.names()
         self.told[place] = set(names)
-        answer = wire.joined(
+        answer = protocol.joined(
             said.room, seat.name, seat.session, names, room.count, [SAMPLE], gap=False
         )
         assert told(answer)["members"] == names
@@ -121,7 +121,7 @@ class Chat:
         """Tell all members who came and went; then each must know who is there."""
         for room in self.rooms.values():
             came, went = room.take_changes() or ([], [])
-            presence = told(wire.presence(room.name, came, went, room.count))
+            presence = told(protocol.presence(room.name, came, went, room.count))
             seats = [seat for place, seat in self.seats.items() if place[0] == room.name]
             names = {seat.name for seat in seats}
             assert len({name.casefold() for name in names}) == len(seats) == room.count

@@ -12,35 +12,24 @@ from dataclasses import dataclass
 
 from tests.fuzz import cut
 from tests.reference import Decoded, ReferenceFrame, reference_decode
-from tests.strategies import (
+from wsproto_min.codes import Opcode
+from wsproto_min.connection import Close, Connection, Event, Ping, Pong, Role, State
+from wsproto_min.deflate import DeflateParameters
+from wsproto_min.errors import ProtocolError
+from wsproto_min.explain.dissector import Dissector
+from wsproto_min.explain.render_text import conclude, draw
+from wsproto_min.explain.style import plain
+from wsproto_min.frames import FrameDecoder, parse_close
+from wsproto_min.messages import MessageAssembler
+from wsproto_min.testing.strategies import (
     DEFLATE_VIOLATIONS,
     MAX_FRAGMENTS,
     MAX_MESSAGE_SIZE,
     VIOLATIONS,
     wire,
 )
-from wsproto_min import (
-    ANY,
-    WITHOUT_TAKEOVER,
-    Close,
-    Connection,
-    Deflate,
-    Event,
-    FrameDecoder,
-    MessageAssembler,
-    Opcode,
-    Ping,
-    Pong,
-    ProtocolError,
-    Role,
-    State,
-    parse_close,
-)
-from wsproto_min.drawing import conclude, draw
-from wsproto_min.explain import Dissector
-from wsproto_min.text import plain
 
-AGREED = (None, WITHOUT_TAKEOVER, ANY)
+AGREED = (None, DeflateParameters.NO_CONTEXT_TAKEOVER, DeflateParameters.DEFAULT)
 # Longer inputs take the reference decoder too long.
 REFERENCE_UP_TO = 40
 # The first byte's other bits: what to compare with.
@@ -87,14 +76,14 @@ def check(data: bytes) -> None:
 
 
 def by_connection(
-    role: Role, agreed: Deflate | None, pieces: Sequence[bytes]
+    role: Role, agreed: DeflateParameters | None, pieces: Sequence[bytes]
 ) -> tuple[Outcome, bytes]:
     """Return what a `Connection` makes of the pieces, and its answer."""
     connection = Connection(
         role,
         max_message_size=MAX_MESSAGE_SIZE,
         max_fragments=MAX_FRAGMENTS,
-        deflate=agreed,
+        compression=agreed,
     )
     events = [event for piece in pieces for event in connection.receive_data(piece)]
     error = connection.error
@@ -106,14 +95,14 @@ def by_connection(
     return Outcome(events, error.code, error.reason), connection.data_to_send()
 
 
-def by_parts(role: Role, agreed: Deflate | None, received: bytes) -> Outcome:
+def by_parts(role: Role, agreed: DeflateParameters | None, received: bytes) -> Outcome:
     """Return what a decoder and an assembler make of it, with no shorter way."""
     is_server = role is Role.SERVER
     decoder = FrameDecoder(masked=is_server, rsv1_allowed=agreed is not None)
     assembler = MessageAssembler(
         max_message_size=MAX_MESSAGE_SIZE,
         max_fragments=MAX_FRAGMENTS,
-        takeover=agreed is not None and agreed.takeover(server=not is_server),
+        context_takeover=agreed is not None and agreed.context_takeover(server=not is_server),
     )
     events: list[Event] = []
     decoder.receive_data(received)

@@ -13,26 +13,20 @@ from collections.abc import Iterator, Sequence
 
 from tests.fuzz import cut
 from tests.fuzz.handshake import EXTENSIONS
-from tests.strategies import DEFLATE_VIOLATIONS
-from wsproto_min import (
-    ANY,
-    WITHOUT_TAKEOVER,
-    Deflate,
-    Frame,
-    HandshakeError,
-    Headers,
-    MessageAssembler,
-    Opcode,
-    ProtocolError,
-)
-from wsproto_min.deflate import NAME, TAIL, Deflater, Parameters
+from wsproto_min.codes import Opcode
+from wsproto_min.deflate import NAME, TAIL, Compressor, DeflateParameters, Parameters
+from wsproto_min.errors import HandshakeError, ProtocolError
+from wsproto_min.frames import Frame
 from wsproto_min.handshake import parse_extensions
+from wsproto_min.http import Headers
+from wsproto_min.messages import MessageAssembler
+from wsproto_min.testing.strategies import DEFLATE_VIOLATIONS
 
 WISHES = (
-    ANY,
-    WITHOUT_TAKEOVER,
-    Deflate(server_max_window_bits=10, client_max_window_bits=9),
-    Deflate(server_no_context_takeover=True, client_max_window_bits=8),
+    DeflateParameters.DEFAULT,
+    DeflateParameters.NO_CONTEXT_TAKEOVER,
+    DeflateParameters(server_max_window_bits=10, client_max_window_bits=9),
+    DeflateParameters(server_no_context_takeover=True, client_max_window_bits=8),
 )
 LIMITS = (0, 1, 100, 1024)  # bytes in a message
 # The two highest bits of the first byte: what to compare with.
@@ -52,7 +46,7 @@ def check(data: bytes) -> None:
         check_payload(options, data[1:2], data[2:3], data[3:])
 
 
-def check_header(wish: Deflate, value: str) -> None:
+def check_header(wish: DeflateParameters, value: str) -> None:
     """Answer each offer, then have the client that made it judge the answer."""
     try:
         extensions = parse_extensions(Headers([("Sec-WebSocket-Extensions", value)]))
@@ -67,10 +61,10 @@ def check_header(wish: Deflate, value: str) -> None:
             check_agreed(wish, offered, agreed)
 
 
-def check_agreed(wish: Deflate, offered: Parameters, agreed: Deflate) -> None:
+def check_agreed(wish: DeflateParameters, offered: Parameters, agreed: DeflateParameters) -> None:
     """What was agreed must keep to the offer and the wishes, and be told as it is."""
     asked = dict(offered)
-    client = Deflate(
+    client = DeflateParameters(
         "server_no_context_takeover" in asked,
         "client_no_context_takeover" in asked,
         int(asked.get("server_max_window_bits") or 15),
@@ -86,7 +80,7 @@ def check_agreed(wish: Deflate, offered: Parameters, agreed: Deflate) -> None:
 
 def check_payload(options: int, where: bytes, size: bytes, payload: bytes) -> None:
     """Expand a payload in different pieces, or compress it."""
-    takeover = bool(options & 0x02)
+    context_takeover = bool(options & 0x02)
     opcode = Opcode.TEXT if options & 0x04 else Opcode.BINARY
     limit = LIMITS[options >> 3 & 0x03]
     # Two messages, of which the second may refer to the first.
@@ -95,11 +89,11 @@ def check_payload(options: int, where: bytes, size: bytes, payload: bytes) -> No
     number = size[0] if size else 0
     comparison = options & COMPARISON
     if comparison == ROUND_TRIP:
-        deflater = Deflater(takeover=takeover, window_bits=8 + number % 8)
-        compressed = [[deflater.compress(each)] for each in messages]
-        assert expand(compressed, Opcode.BINARY, len(payload), takeover) == (messages, None)
+        compressor = Compressor(context_takeover=context_takeover, window_bits=8 + number % 8)
+        compressed = [[compressor.compress(each)] for each in messages]
+        assert expand(compressed, Opcode.BINARY, len(payload), context_takeover) == (messages, None)
         return
-    whole = expand([[each] for each in messages], opcode, limit, takeover)
+    whole = expand([[each] for each in messages], opcode, limit, context_takeover)
     if comparison == ZLIB:
         check_against_zlib(messages[0], whole, opcode, limit)
         return
@@ -107,25 +101,27 @@ def check_payload(options: int, where: bytes, size: bytes, payload: bytes) -> No
     in_fragments = comparison == FRAGMENTS
     # The header of a longer message is judged at once, those of its fragments one by one.
     if not in_fragments or all(len(each) <= limit for each in messages):
-        assert expand(pieces, opcode, limit, takeover, fragments=in_fragments) == whole
+        assert expand(pieces, opcode, limit, context_takeover, fragments=in_fragments) == whole
 
 
 def expand(
     messages: Sequence[Sequence[bytes]],
     opcode: Opcode,
     limit: int,
-    takeover: bool,
+    context_takeover: bool,
     *,
     fragments: bool = False,
 ) -> Outcome:
     """Return what compressed messages in pieces expand to, the pieces as fragments or not."""
-    assembler = MessageAssembler(max_message_size=limit, max_fragments=10_000, takeover=takeover)
+    assembler = MessageAssembler(
+        max_message_size=limit, max_fragments=10_000, context_takeover=context_takeover
+    )
     expanded: list[str | bytes] = []
     try:
         for pieces in messages:
-            offset, missing = 0, sum(map(len, pieces))
+            offset, remaining = 0, sum(map(len, pieces))
             for number, piece in enumerate(pieces):
-                missing -= len(piece)
+                remaining -= len(piece)
                 if fragments:
                     frame = Frame(
                         Opcode.CONTINUATION if number else opcode,
@@ -134,7 +130,7 @@ def expand(
                         rsv1=number == 0,
                     )
                 else:
-                    frame = Frame(opcode, piece, rsv1=True, offset=offset, missing=missing)
+                    frame = Frame(opcode, piece, rsv1=True, offset=offset, remaining=remaining)
                 message = assembler.receive_frame(frame)
                 if message is not None:
                     expanded.append(message)

@@ -8,27 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from chatd.origin import OriginPolicy
+from chatd.access.origin import OriginPolicy
+from chatd.access.trusted_networks import client_address, parse_proxy
 from chatd.page import room_of
-from chatd.proxy import client_address, parse_proxy
 from chatd.rooms import is_room_name
 from tests.fuzz import cut
-from wsproto_min import (
-    ANY,
-    WITHOUT_TAKEOVER,
-    HandshakeError,
-    HeadBuffer,
-    Headers,
-    Request,
-    Response,
+from wsproto_min.deflate import DeflateParameters
+from wsproto_min.errors import HandshakeError
+from wsproto_min.handshake import (
+    NegotiatedOptions,
     accept,
     accept_key,
-    check_response,
+    agreement,
+    validate_response,
+)
+from wsproto_min.http import (
+    Headers,
+    HeadReader,
+    Request,
+    Response,
     error_response,
     parse_request,
     parse_response,
 )
-from wsproto_min.handshake import Agreement, agreement
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 SUBPROTOCOLS = ("chat.v1", "chat")
@@ -43,11 +45,11 @@ def check(data: bytes) -> None:
     size = 1 + data[1] if len(data) > 1 else 1
     received = data[2:]
     try:
-        gathered = HeadBuffer().receive_data(received)
+        gathered = HeadReader().receive_data(received)
     except HandshakeError as error:
         assert error.status == 431
         return
-    buffer = HeadBuffer()
+    buffer = HeadReader()
     rest = cut(received, size)
     found = None
     while rest and found is None:
@@ -67,7 +69,9 @@ def check_request(head: bytes) -> None:
     try:
         request = parse_request(head)
         check_chat(request)
-        response = accept(request, subprotocols=SUBPROTOCOLS, deflate=WITHOUT_TAKEOVER)
+        response = accept(
+            request, subprotocols=SUBPROTOCOLS, compression=DeflateParameters.NO_CONTEXT_TAKEOVER
+        )
     except HandshakeError as error:
         assert error.status in STATUSES
         answer = error_response(error)
@@ -79,7 +83,9 @@ def check_request(head: bytes) -> None:
     status, headers = read_back(response)
     key = request.headers.get("Sec-WebSocket-Key")
     assert key is not None
-    agreed = check_response(status, headers, key, subprotocols=SUBPROTOCOLS, deflate=ANY)
+    agreed = validate_response(
+        status, headers, key, subprotocols=SUBPROTOCOLS, compression=DeflateParameters.DEFAULT
+    )
     assert agreed == agreement(response)
 
 
@@ -93,7 +99,7 @@ def check_chat(request: Request) -> None:
 
 def read_back(response: Response) -> tuple[int, Headers]:
     """Return what a client reads of an answer's bytes."""
-    gathered = HeadBuffer().receive_data(response.encode())
+    gathered = HeadReader().receive_data(response.encode())
     assert gathered is not None
     assert gathered[1] == response.body
     return parse_response(gathered[0])
@@ -106,19 +112,19 @@ def check_answer(head: bytes) -> None:
     except HandshakeError as error:
         assert error.status == 0
         return
-    for deflate in (None, ANY, WITHOUT_TAKEOVER):
+    for compression in (None, DeflateParameters.DEFAULT, DeflateParameters.NO_CONTEXT_TAKEOVER):
         try:
-            agreed = check_response(
-                status, headers, KEY, subprotocols=SUBPROTOCOLS, deflate=deflate
+            agreed = validate_response(
+                status, headers, KEY, subprotocols=SUBPROTOCOLS, compression=compression
             )
         except HandshakeError as error:
             assert error.status == status
             assert error.headers == headers.fields
             continue
-        assert isinstance(agreed, Agreement)
+        assert isinstance(agreed, NegotiatedOptions)
         assert status == 101
         assert agreed.subprotocol in (None, *SUBPROTOCOLS)
-        assert deflate is not None or agreed.deflate is None
+        assert compression is not None or agreed.compression is None
 
 
 REQUEST = (

@@ -108,7 +108,7 @@ class WebsocketsLink(Link):
         await self._connection.send(pieces)
 
     async def receive(self) -> str | bytes | Close:
-        from websockets.exceptions import ConnectionClosed
+        from websockets.members_needing_merge import ConnectionClosed
 
         try:
             return await self._connection.recv()

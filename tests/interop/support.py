@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from chatd.sqlite import MEMORY
+from chatd.storage.sqlite import MEMORY
 from tests.support import PATIENCE, ROOT, command
 
 

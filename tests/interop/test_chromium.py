@@ -19,7 +19,7 @@ import pytest
 from tests.interop.conftest import Certificate
 from tests.needs import need
 from tests.support import daemon, serving
-from wsproto_min import ANY, Close, Peer, Request, Response, Server, accept
+from wsproto_min import Close, DeflateParameters, Peer, Request, Response, Server, accept
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
@@ -123,8 +123,8 @@ class Ours:
             return Response(HTTPStatus.FORBIDDEN)
         if not request.wants_websocket:
             return Response(HTTPStatus.OK, [("Content-Type", "text/html")], self._page)
-        deflate = None if request.path == "/uncompressed" else ANY
-        return accept(request, subprotocols=["tea", "coffee"], deflate=deflate)
+        compression = None if request.path == "/uncompressed" else DeflateParameters.DEFAULT
+        return accept(request, subprotocols=["tea", "coffee"], compression=compression)
 
     def _on_message(self, peer: Peer, message: str | bytes) -> None:
         if isinstance(message, str) and message.startswith("seen "):

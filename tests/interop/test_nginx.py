@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from chatd.access.trusted_networks import TrustedNetwork, parse_proxy
 from chatd.app import Chat
-from chatd.proxy import Proxy, parse_proxy
-from chatd.sqlite import MEMORY, SQLiteLog
+from chatd.storage.sqlite import MEMORY, SQLiteStore
 from tests.interop.support import chatd_on
 from tests.needs import need
 from tests.support import PATIENCE, ROOT, Address, daemon, exchange, poll, serving, troubles
@@ -151,9 +151,9 @@ def test_the_address_that_it_forwards_is_the_peers_and_none_that_a_client_made_u
 ) -> None:
     claims = [("X-Forwarded-For", "192.0.2.1"), ("X-Forwarded-For", f"192.0.2.2, {trusted}")]
 
-    def address_of_peer(*proxies: Proxy) -> str:
+    def address_of_peer(*proxies: TrustedNetwork) -> str:
         """Return what chatd takes a client's address for that claims to be others'."""
-        log = SQLiteLog(MEMORY)
+        log = SQLiteStore(MEMORY)
         chat = Chat(log, trusted_proxies=proxies)
         path = tmp_path / "chatd.sock"
         chat.server.listen_unix(os.fspath(path))

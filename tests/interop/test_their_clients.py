@@ -16,10 +16,8 @@ from tests.interop.messages import CLOSES, MESSAGES
 from tests.interop.rivals import RIVALS, SUBPROTOCOLS, Link, Rival, in_time
 from tests.support import PATIENCE, daemon, poll, serving
 from wsproto_min import (
-    ANY,
-    WITHOUT_TAKEOVER,
     Close,
-    Deflate,
+    DeflateParameters,
     Peer,
     Request,
     Response,
@@ -27,11 +25,11 @@ from wsproto_min import (
     accept,
 )
 
-WISHES: dict[str, Deflate | None] = {
-    "any": ANY,
+WISHES: dict[str, DeflateParameters | None] = {
+    "any": DeflateParameters.DEFAULT,
     "none": None,
-    "without takeover": WITHOUT_TAKEOVER,
-    "small windows": Deflate(server_max_window_bits=9, client_max_window_bits=9),
+    "without takeover": DeflateParameters.NO_CONTEXT_TAKEOVER,
+    "small windows": DeflateParameters(server_max_window_bits=9, client_max_window_bits=9),
 }
 
 
@@ -155,7 +153,9 @@ def test_each_code_that_they_close_with_comes_back(theirs: Theirs, echo: str) ->
 class Ours:
     """A server of ours in this process; `closed` queues how connections ended."""
 
-    def __init__(self, tls: Tls, wish: Deflate | None = ANY) -> None:
+    def __init__(
+        self, tls: Tls, wish: DeflateParameters | None = DeflateParameters.DEFAULT
+    ) -> None:
         self.closed: Queue[Close | None] = Queue()
         self.peers: Queue[Peer] = Queue()
         self._wish = wish
@@ -164,14 +164,14 @@ class Ours:
             on_open=self._on_open,
             on_message=self._on_message,
             on_close=self._on_close,
-            compress_from=0,
+            compression_threshold=0,
             ping_interval=0.05,
         )
         host, port = self.server.listen("127.0.0.1", 0, tls.server)
         self.url = f"{tls.scheme}://{host}:{port}/"
 
     def _on_request(self, peer: Peer, request: Request) -> Response:
-        return accept(request, subprotocols=SUBPROTOCOLS, deflate=self._wish)
+        return accept(request, subprotocols=SUBPROTOCOLS, compression=self._wish)
 
     def _on_open(self, peer: Peer) -> None:
         self.peers.put(peer)
@@ -189,7 +189,7 @@ class Ours:
 
 
 @contextmanager
-def ours(tls: Tls, wish: Deflate | None = ANY) -> Iterator[Ours]:
+def ours(tls: Tls, wish: DeflateParameters | None = DeflateParameters.DEFAULT) -> Iterator[Ours]:
     server = Ours(tls, wish)
     with serving(server=server.server):
         yield server

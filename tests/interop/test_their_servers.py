@@ -13,30 +13,22 @@ from tests.interop.messages import CLOSES, MESSAGES
 from tests.interop.rivals import REFUSAL, RIVALS, Rival, TheirServer, their_server
 from tests.support import PATIENCE
 from tests.support import Client as PlainClient
-from wsproto_min import (
-    ANY,
-    WITHOUT_TAKEOVER,
-    Client,
-    Close,
-    ConnectionClosed,
-    Deflate,
-    FrameDecoder,
-    HandshakeError,
-    Opcode,
-    Role,
-    connect,
-    encode_frame,
-)
+from wsproto_min.codes import Opcode
+from wsproto_min.connection import Close, Role
+from wsproto_min.deflate import DeflateParameters
+from wsproto_min.errors import ConnectionClosed, HandshakeError
+from wsproto_min.frames import FrameDecoder, encode_frame
+from wsproto_min.net.client import Client, connect
 
-OFFERS: dict[str, Deflate | None] = {
-    "any": ANY,
+OFFERS: dict[str, DeflateParameters | None] = {
+    "any": DeflateParameters.DEFAULT,
     "none": None,
-    "without takeover": WITHOUT_TAKEOVER,
-    "server without takeover": Deflate(server_no_context_takeover=True),
-    "client without takeover": Deflate(client_no_context_takeover=True),
-    "small windows": Deflate(server_max_window_bits=9, client_max_window_bits=9),
-    "small server window": Deflate(server_max_window_bits=9),
-    "small client window": Deflate(client_max_window_bits=8),
+    "without takeover": DeflateParameters.NO_CONTEXT_TAKEOVER,
+    "server without takeover": DeflateParameters(server_no_context_takeover=True),
+    "client without takeover": DeflateParameters(client_no_context_takeover=True),
+    "small windows": DeflateParameters(server_max_window_bits=9, client_max_window_bits=9),
+    "small server window": DeflateParameters(server_max_window_bits=9),
+    "small client window": DeflateParameters(client_max_window_bits=8),
 }
 
 
@@ -71,14 +63,14 @@ class Peers:
     def connect(
         self,
         path: str,
-        deflate: Deflate | None = ANY,
+        compression: DeflateParameters | None = DeflateParameters.DEFAULT,
         subprotocols: tuple[str, ...] = (),
         wire: Wire | None = None,
     ) -> Client:
         return connect(
             self.server.url(path),
-            deflate=deflate,
-            compress_from=0,
+            compression=compression,
+            compression_threshold=0,
             subprotocols=subprotocols,
             ssl_context=self.context,
             trace=wire,

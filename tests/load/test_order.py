@@ -11,9 +11,9 @@ import pytest
 
 from tests.load.support import chatd, figure
 from tests.support import PATIENCE, Address, poll
-from wsproto_min.client import connect
-from wsproto_min.deflate import ANY
+from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import ConnectionClosed
+from wsproto_min.net.client import connect
 
 SENDERS = 8
 READERS = 64
@@ -27,7 +27,9 @@ class Reader:
     def __init__(self, address: Address, name: str, *, chat: bool, compression: bool) -> None:
         url = f"ws://{address[0]}:{address[1]}/"
         self.client = connect(
-            url, subprotocols=("chat.v1",) if chat else (), deflate=ANY if compression else None
+            url,
+            subprotocols=("chat.v1",) if chat else (),
+            compression=DeflateParameters.DEFAULT if compression else None,
         )
         self.chat = chat
         self.heard: list[str] = []

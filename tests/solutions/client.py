@@ -6,11 +6,14 @@ import socket
 import sys
 from urllib.parse import urlsplit
 
-from wsproto_min import FrameDecoder, HeadBuffer, Opcode, encode_frame, upgrade_request
+from wsproto_min.codes import Opcode
+from wsproto_min.frames import FrameDecoder, encode_frame
+from wsproto_min.handshake import upgrade_request
+from wsproto_min.http import HeadReader
 
 url = urlsplit(sys.argv[1])
 key = base64.b64encode(os.urandom(16)).decode()
-head, decoder, message = HeadBuffer(), FrameDecoder(masked=False), b""
+head, decoder, message = HeadReader(), FrameDecoder(masked=False), b""
 
 with socket.create_connection((url.hostname or "", url.port or 80), 10) as sock:
     sock.sendall(upgrade_request(url.netloc, url.path, key))
@@ -27,6 +30,6 @@ with socket.create_connection((url.hostname or "", url.port or 80), 10) as sock:
             sock.sendall(encode_frame(Opcode.PONG, frame.payload, mask=os.urandom(4)))
         if not frame.opcode.is_control:
             message += frame.payload
-            if frame.fin and not frame.missing:
+            if frame.fin and not frame.remaining:
                 print(message.decode())
                 sock.sendall(encode_frame(Opcode.CLOSE, b"\x03\xe8", mask=os.urandom(4)))

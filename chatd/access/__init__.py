@@ -1,0 +1,1 @@
+"""Access control: who may connect, join and speak."""

@@ -1,0 +1,1 @@
+"""Operation: metrics, health, the access log and the log handler."""

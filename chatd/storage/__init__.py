@@ -1,0 +1,1 @@
+"""Message storage: the interface, its SQLite engine and the write batcher."""

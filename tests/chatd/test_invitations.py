@@ -1,0 +1,530 @@
+"""Invitations: what a token grants, what makes it void, and that none can be forged."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatd import app
+from chatd.access import invitations as auth
+from chatd.access.invitations import DAY, Invitation, Invitations, Unauthorized
+from tests.chat import Talker, chatting, open_client
+from tests.support import PATIENCE, ROOT, command, connect, daemon, handshake, poll
+from tests.chatd.test_options import fails
+from wsproto_min import ConnectionClosed, HandshakeError
+from wsproto_min.net.client import Client
+
+NOW = 1_700_000_000.0
+
+
+@pytest.fixture
+def invitations(tmp_path: Path) -> Invitations:
+    return Invitations(tmp_path)
+
+
+def reason(invitations: Invitations, token: str | None, now: float = NOW) -> str:
+    """Return why a token grants nothing."""
+    with pytest.raises(Unauthorized) as caught:
+        invitations.check(token, now)
+    return str(caught.value)
+
+
+# Tokens.
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Invitations:
+    return Invitations(tmp_path_factory.mktemp("shared"))
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.lists(st.text("ab-_.")))
+def test_a_token_grants_what_it_was_issued_for(
+    shared: Invitations, name: str, rooms: list[str]
+) -> None:
+    token = shared.issue(name, rooms, 1.0, NOW)
+    assert re.fullmatch(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{43}", token), "it must fit a URL as it is"
+    assert shared.check(token, NOW) == Invitation(name, tuple(rooms))
+
+
+def test_a_token_is_as_short_as_its_fields_allow(invitations: Invitations) -> None:
+    payload, _, _ = invitations.issue("Ann", ["a", "b"], 1.0, NOW).partition(".")
+    fields = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
+    assert b" " not in fields
+    assert b"=" not in payload.encode()
+
+
+def test_rooms_limit_an_invitation_and_none_stands_for_all() -> None:
+    assert Invitation("Ann", ("a", "b")).admits("a")
+    assert not Invitation("Ann", ("a", "b")).admits("A")
+    assert Invitation("Ann", ()).admits("anywhere")
+
+
+def test_with_any_bit_flipped_or_any_character_lost_it_is_refused(
+    invitations: Invitations,
+) -> None:
+    token = invitations.issue("Ann", ["lobby"], 7, NOW)
+    for place, character in enumerate(token):
+        others = [chr(ord(character) ^ 1 << bit) for bit in range(8)]
+        for other in (*others, "", character * 2, "\u0100"):
+            forged = token[:place] + other + token[place + 1 :]
+            if forged != token:
+                assert "not genuine" in reason(invitations, forged), f"{other!r} at {place}"
+    for forged in (token + "=", token + "A", token + ".", f" {token}", token.replace(".", "")):
+        assert "not genuine" in reason(invitations, forged), forged
+
+
+@pytest.mark.parametrize("token", [".", "x", "a.b", "....", "é.é", "\0", "e30.", "\xff" * 100])
+def test_what_is_no_token_is_refused(invitations: Invitations, token: str) -> None:
+    assert "not genuine" in reason(invitations, token)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_any_text_is_refused_and_nothing_else_happens(shared: Invitations, text: str) -> None:
+    assert "not genuine" in reason(shared, text)
+
+
+def test_without_a_token_one_is_told_to_open_the_link(invitations: Invitations) -> None:
+    for token in (None, ""):
+        assert "by invitation only" in reason(invitations, token)
+
+
+def test_a_token_of_another_secret_is_refused(invitations: Invitations, tmp_path: Path) -> None:
+    token = Invitations(tmp_path / "elsewhere").issue("Ann", [], 7, NOW)
+    assert "not genuine" in reason(invitations, token)
+
+
+def test_the_reasons_say_what_to_do(invitations: Invitations) -> None:
+    token = invitations.issue("Ann", [], 1, NOW)
+    asked = [(None, NOW), ("x", NOW), (token, NOW + DAY), (token, NOW)]
+    invitations.revoke("Ann", NOW)
+    assert [reason(invitations, *each) for each in asked] == [
+        "this chat is by invitation only; open the link that you were sent",
+        "the invitation is not genuine; ask for a new link",
+        "the invitation has expired; ask for a new link",
+        "the invitation was revoked; ask whoever runs this chat",
+    ]
+
+
+def test_it_expires_at_its_second(invitations: Invitations) -> None:
+    token = invitations.issue("Ann", [], 2, NOW)
+    invitations.check(token, NOW + 2 * DAY - 0.001)
+    invitations.check(invitations.issue("Ann", [], 2, 0.0), 1.0)  # where no clock was set
+    assert "expired" in reason(invitations, token, NOW + 2 * DAY)
+
+
+# Revoking.
+
+
+def test_what_was_issued_until_then_is_void_for_the_name_in_any_case_and_for_nobody_else(
+    invitations: Invitations,
+) -> None:
+    ann, ben = (invitations.issue(name, [], 7, NOW) for name in ("Ann", "Ben"))
+    invitations.revoke("ANN", NOW)
+    assert "revoked" in reason(invitations, ann, NOW + 1)
+    invitations.check(ben, NOW + 1)
+    new = invitations.issue("ann", [], 7, NOW + 0.001)
+    assert invitations.check(new, NOW + 1).name == "ann"
+    invitations.revoke("Ben", NOW + 5)
+    assert "revoked" in reason(invitations, ann, NOW + 6), "the second undid the first"
+    assert "revoked" in reason(invitations, ben, NOW + 6)
+
+
+def test_the_list_of_the_revoked_is_read_again_only_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invitations = Invitations(tmp_path)
+    token = invitations.issue("Ann", [], 7, NOW)
+    reads = []
+    read_text = Path.read_text
+
+    def counted(path: Path) -> str:
+        reads.append(path)
+        return read_text(path)
+
+    monkeypatch.setattr(Path, "read_text", counted)
+    for changes in (1, 2):
+        Invitations(tmp_path).revoke("Ben", NOW + changes)
+        reads.clear()
+        for _ in range(3):
+            invitations.check(token, NOW)
+        assert len(reads) == 1
+
+
+def test_what_another_process_revokes_is_seen_at_once(tmp_path: Path) -> None:
+    serving = Invitations(tmp_path)
+    tokens = [serving.issue(f"n{number}", [], 7, NOW) for number in range(3)]
+    for number, token in enumerate(tokens):
+        serving.check(token, NOW)
+        script = (
+            "import sys; from pathlib import Path; from chatd.access.invitations import Invitations;"
+            f"Invitations(Path(sys.argv[1])).revoke('n{number}', {NOW})"
+        )
+        subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=True, timeout=PATIENCE
+        )
+        assert "revoked" in reason(serving, token)
+
+
+def test_many_who_revoke_at_once_undo_nothing(tmp_path: Path) -> None:
+    invitations = Invitations(tmp_path)
+    tokens = [invitations.issue(f"n{number}", [], 7, NOW) for number in range(40)]
+    script = (
+        "import sys; from pathlib import Path; from chatd.access.invitations import Invitations\n"
+        "sys.stdin.read()\n"
+        f"for name in sys.argv[2:]: Invitations(Path(sys.argv[1])).revoke(name, {NOW})"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path), *(f"n{n}" for n in range(at, at + 10))],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+        )
+        for at in (0, 10, 20, 30)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+    assert [process.wait(PATIENCE) for process in processes] == [0] * 4
+    for token in tokens:
+        assert "revoked" in reason(invitations, token)
+
+
+# The secret.
+
+
+def test_the_secret_is_made_once_and_readable_by_its_owner_alone(tmp_path: Path) -> None:
+    mask = os.umask(0)
+    try:
+        token = Invitations(tmp_path / "new" / "directory").issue("Ann", [], 7, NOW)
+    finally:
+        os.umask(mask)
+    path = tmp_path / "new" / "directory" / "secret"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    secret = path.read_bytes()
+    assert len(secret) == auth.SECRET_SIZE == 32
+    assert Invitations(path.parent).check(token, NOW).name == "Ann"
+    assert path.read_bytes() == secret
+    assert Invitations(tmp_path) is not None
+    assert (tmp_path / "secret").read_bytes() != secret
+
+
+def test_a_file_too_short_to_be_a_secret_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    for size in (0, 31):
+        (tmp_path / "secret").write_bytes(b"x" * size)
+        with pytest.raises(OSError, match="holds no secret; remove it"):
+            Invitations(tmp_path)
+
+
+# By invitation only, from end to end.
+
+
+def test_with_a_token_one_joins_under_its_name_and_without_one_not(
+    invitations: Invitations,
+) -> None:
+    now = time.time()
+    token = invitations.issue("Ann", ["lobby", "cellar"], 7, now)
+    with chatting(invitations=invitations) as chat, Talker(chat.address) as ann:
+        join = {"type": "join", "room": "lobby", "name": "Somebody"}
+        for bad in (None, "", "forged." + token.partition(".")[2], token[:-1]):
+            refused = ann.refusal(**join, token=bad)
+            assert (refused["code"], refused["room"]) == ("unauthorized", "lobby")
+        expired = invitations.issue("Ann", [], 1, now - 2 * DAY)
+        assert "expired" in ann.refusal(**join, token=expired)["message"]
+        assert (
+            "not for the room attic"
+            in ann.refusal(**join | {"room": "attic"}, token=token)["message"]
+        )
+        assert ann.join("lobby", "Somebody", token=token)["name"] == "Ann"
+        assert ann.join("cellar", "Ann", token=token)["members"] == ["Ann"]
+        assert ann.say("lobby", "hello")["name"] == "Ann"
+        with Talker(chat.address) as other:
+            bens = invitations.issue("Ben", [], 7, now)
+            assert other.join("lobby", "Ann", token=bens)["name"] == "Ben"
+            for mine in (token, invitations.issue("ANN", [], 7, now)):
+                refused = other.refusal(type="join", room="lobby", name="x", token=mine)
+                assert refused["code"] == "name_taken"
+
+
+def test_whoever_holds_the_invitation_gets_the_name_back_without_the_session(
+    invitations: Invitations,
+) -> None:
+    token = invitations.issue("Ann", [], 7, time.time())
+    with chatting(invitations=invitations) as chat:
+        with Talker(chat.address) as ann:
+            session = ann.join("lobby", "Ann", token=token)["session"]
+        chat.wait_for_peers(0)
+        with Talker(chat.address) as ann:
+            joined = ann.join("lobby", "Ann", token=token)
+            assert joined["name"] == "Ann"
+            assert joined["session"] != session
+
+
+def bearer(token: str, scheme: str = "Bearer") -> list[tuple[str, str]]:
+    return [("Authorization", f"{scheme} {token}")]
+
+
+def test_plain_mode_takes_the_token_from_the_authorization_header(
+    invitations: Invitations,
+) -> None:
+    now = time.time()
+    token = invitations.issue("Ann", ["lobby"], 7, now)
+    with chatting(invitations=invitations) as chat, Talker(chat.address) as ben:
+        ben.join("lobby", "Ben", token=invitations.issue("Ben", [], 7, now))
+        how = "by invitation only.*Authorization: Bearer TOKEN"
+        for headers, reason in (
+            ([], how),
+            (bearer(""), how),
+            (bearer(token, "Basic"), how),
+            ([("Authorization", token)], how),
+            (bearer(token[:-1]), "not genuine; ask for a new link$"),
+            (bearer(invitations.issue("Ann", ["cellar"], 7, now)), "not for the room lobby$"),
+            (bearer(invitations.issue("Ann", [], 1, now - 2 * DAY)), "expired"),
+        ):
+            with pytest.raises(HandshakeError, match=reason) as caught:
+                open_client(chat.address, headers=headers)
+            assert caught.value.status == 401
+            assert ("www-authenticate", 'Bearer realm="chatd"') in caught.value.headers
+        with (
+            open_client(chat.address, headers=bearer(token, "bearer")) as first,
+            open_client(chat.address, headers=bearer(token)) as second,
+        ):
+            first.send("plainly said")
+            assert ben.hear_next("message")["name"] == "Ann"
+            second.send("by the same person")
+            assert ben.hear_next("message")["name"] == "guest-1"
+            assert first.recv(PATIENCE) == "by the same person"
+            ben.say("lobby", "heard")
+            assert first.recv(PATIENCE) == "heard"
+        with pytest.raises(HandshakeError, match="not for the room cellar"):
+            open_client(chat.address, "/r/cellar", headers=bearer(token))
+
+
+def test_who_goes_before_joining_is_not_minded(
+    invitations: Invitations, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(app, "JOIN_TIMEOUT", 0.05)
+    with chatting(invitations=invitations) as chat:
+        Talker(chat.address).client.close()
+        with Talker(chat.address) as later:
+            assert later.hear_end()[0] == 1008
+    assert caplog.records == []
+
+
+def end_of(plain: Client) -> tuple[int, str]:
+    with pytest.raises(ConnectionClosed) as caught:
+        plain.recv(PATIENCE)
+    return caught.value.code, caught.value.reason
+
+
+def test_whose_invitation_is_revoked_is_shown_out_of_both_modes_and_the_others_stay(
+    invitations: Invitations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "RECHECK_INTERVAL", 0.02)
+    now = time.time()
+    anns, bens = (invitations.issue(name, [], 7, now) for name in ("Ann", "Ben"))
+    with (
+        chatting(invitations=invitations) as chat,
+        Talker(chat.address) as ann,
+        Talker(chat.address) as ben,
+        open_client(chat.address, headers=bearer(anns)) as plain,
+    ):
+        ben.join("lobby", "Ben", token=bens)
+        ann.join("lobby", "Ann", token=anns)
+        # What she joined with last is not all that counts.
+        ann.join("cellar", "Ben", token=bens)
+        invitations.revoke("ann", time.time())
+        banned = ann.hear_next("error")
+        assert banned["code"] == "banned"
+        assert "revoked" in banned["message"]
+        assert ann.hear_end() == (1008, banned["message"])
+        assert end_of(plain) == (1008, banned["message"])
+        ben.say("lobby", "I may stay")
+
+
+def test_a_token_of_a_room_that_one_has_left_is_not_asked_for_any_more(
+    invitations: Invitations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "RECHECK_INTERVAL", 0.02)
+    now = time.time()
+    anns, bens, cems = (invitations.issue(name, [], 7, now) for name in ("Ann", "Ben", "Cem"))
+    with (
+        chatting(invitations=invitations) as chat,
+        Talker(chat.address) as ann,
+        Talker(chat.address) as cem,
+    ):
+        cem.join("lobby", "Cem", token=cems)
+        ann.join("lobby", "Ann", token=anns)
+        ann.join("cellar", "Ben", token=bens)
+        ann.tell(type="leave", room="lobby")
+        ann.settle()
+        for name in ("Ann", "Cem"):
+            invitations.revoke(name, time.time())
+        assert cem.hear_next("error")["code"] == "banned"  # so the look was taken
+        ann.say("cellar", "still here")
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"ann": null}', "null", '{"ann": "x"}'])
+def test_a_list_of_the_revoked_that_cannot_be_read_lets_nobody_in_and_the_look_goes_on(
+    damage: str,
+    invitations: Invitations,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(app, "RECHECK_INTERVAL", 0.02)
+    token = invitations.issue("Ann", [], 7, time.time())
+    with chatting(invitations=invitations) as chat, Talker(chat.address) as ann:
+        ann.join("lobby", "Ann", token=token)
+        (tmp_path / "revoked").write_text(damage)
+        poll(lambda: len(caplog.records) >= 1, "a failed look is logged")
+        with Talker(chat.address) as ben:
+            refused = ben.refusal(type="join", room="lobby", name="Ann", token=token)
+            assert refused["code"] == "unauthorized"
+            assert "cannot be checked at the moment; tell whoever runs" in refused["message"]
+        ann.say("lobby", "still here")
+        (told,) = {record.getMessage() for record in caplog.records}
+        assert told.startswith("nobody with an invitation is let in: ")
+        assert "revoked, the list of the revoked, is damaged; put a backup in its place" in told
+        (tmp_path / "new").write_text(json.dumps({"ann": time.time()}))
+        (tmp_path / "new").replace(tmp_path / "revoked")
+        assert ann.hear_next("error")["code"] == "banned"
+
+
+def test_a_list_that_the_system_does_not_let_read_is_named_once(
+    invitations: Invitations, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = invitations.issue("Ann", [], 7, NOW)
+    (tmp_path / "revoked").mkdir()
+    for _ in range(3):
+        assert reason(invitations, token) == (
+            "invitations cannot be checked at the moment; tell whoever runs this chat"
+        )
+    (record,) = caplog.records
+    assert f"cannot read {tmp_path / 'revoked'}: Is a directory" in record.getMessage()
+    (tmp_path / "revoked").rmdir()
+    assert invitations.check(token, NOW).name == "Ann"
+
+
+def test_with_a_damaged_list_neither_server_nor_revoke_starts(tmp_path: Path) -> None:
+    (tmp_path / "chat.db").touch()
+    invitations = Invitations(tmp_path)
+    (tmp_path / "revoked").write_text("{")
+    damaged = (
+        f"{tmp_path / 'revoked'}, the list of the revoked, is damaged; put a backup in its place,"
+        " or remove it and revoke again whom it named"
+    )
+    for arguments in (["--invite-only", "--port", "0"], ["revoke", "Ann"], ["invite", "Ann"]):
+        line = fails(*arguments, "--db", str(tmp_path / "chat.db"))
+        assert damaged in line
+    with pytest.raises(OSError, match="is damaged") as caught:
+        invitations.revoke("Ann", NOW)
+    assert str(caught.value) == damaged
+
+
+def test_whoever_runs_the_server_may_read_what_another_user_has_revoked(
+    invitations: Invitations, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    if os.geteuid() == 0:
+        os.chown(secret, 65534, 65534)
+    before = os.umask(0o077)
+    try:
+        invitations.revoke("Ann", NOW)
+    finally:
+        os.umask(before)
+    found, owner = (tmp_path / "revoked").stat(), secret.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode) == (
+        owner.st_uid,
+        owner.st_gid,
+        owner.st_mode,
+    )
+
+
+def test_who_is_still_in_the_handshake_is_not_asked_for_an_invitation(
+    invitations: Invitations, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(app, "RECHECK_INTERVAL", 0.01)
+    token = invitations.issue("Ann", [], 7, time.time())
+    with (
+        chatting(invitations=invitations) as chat,
+        connect(chat.address) as sock,
+        Talker(chat.address) as ann,
+    ):
+        request = handshake()
+        sock.sendall(request[:20])
+        chat.wait_for_peers(2)
+        ann.join("lobby", "Ann", token=token)
+        invitations.revoke("Ann", time.time())
+        assert ann.hear_next("error")["code"] == "banned"  # so the look was taken
+        sock.sendall(request[20:])
+        assert sock.recv(4096).startswith(b"HTTP/1.1 401 ")
+    assert caplog.records == []
+
+
+# At the command line.
+
+
+def run(*arguments: str) -> str:
+    """Run a command that must go well; return what it prints."""
+    result = subprocess.run(
+        command("chatd", *arguments), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert (result.returncode, result.stderr) == (0, ""), result
+    return result.stdout
+
+
+def test_a_link_lets_in_until_the_name_is_revoked(tmp_path: Path) -> None:
+    db = ("--db", str(tmp_path / "chat.db"))
+    options = ("--port", "0", "--drain-timeout", "0.1", "--invite-only", *db)
+    with daemon("chatd", *options) as running:
+        url = f"http://127.0.0.1:{running.address[1]}/"
+        link = run("invite", "Ann", "--url", url, *db)
+        found = re.fullmatch(re.escape(url) + r"#invite=([\w.-]+)\n", link)
+        assert found, link
+        with Talker(running.address) as ann, Talker(running.address) as late:
+            assert ann.join("lobby", "x", token=found[1])["name"] == "Ann"
+            printed = run("revoke", "ANN", *db)
+            assert printed == "all invitations for ANN are void from now on\n"
+            refused = late.refusal(type="join", room="x", name="x", token=found[1])
+            assert refused["code"] == "unauthorized"
+            assert ann.hear_next("error")["code"] == "banned"
+            assert ann.hear_end()[0] == 1008
+        assert running.stop() == (0, "")
+
+
+def test_a_link_leads_to_the_first_of_its_rooms_and_holds_the_days(tmp_path: Path) -> None:
+    path = str(tmp_path / "chat.db")
+    (tmp_path / "chat.db").touch()
+    Invitations(tmp_path)
+    before = time.time()
+    # The file counts wherever it stands.
+    link = run(
+        "--db", path, "invite", "  \uff21nn ", "--room", "a", "--room", "b.c", "--days", "0.5"
+    )
+    prefix, _, token = link.rstrip("\n").partition("#invite=")
+    assert prefix == "http://127.0.0.1:8765/r/a"
+    invitations = Invitations(tmp_path)
+    assert invitations.check(token, time.time()) == Invitation("Ann", ("a", "b.c"))
+    invitations.check(token, before + DAY / 2 - 1)
+    assert "expired" in reason(invitations, token, time.time() + DAY / 2)
+
+
+def test_without_a_file_the_secret_lies_in_the_state_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    for db in ((), ("--db", ":memory:")):
+        token = run("invite", "Ann", *db).rstrip("\n").partition("#invite=")[2]
+        assert Invitations(tmp_path / "chatd").check(token, time.time()).name == "Ann"
+    assert stat.S_IMODE((tmp_path / "chatd").stat().st_mode) & 0o077 == 0

@@ -1,0 +1,267 @@
+"""The daemon as its operator meets it: log lines, draining, and who is told what."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from chatd.__main__ import main
+from chatd.access.invitations import Invitations
+from chatd.app import Chat
+from chatd.ops.access_log import MAX_NAMED_ROOMS
+from tests.chat import Talker, chatting, open_client, open_log
+from tests.support import (
+    PATIENCE,
+    Client,
+    connect,
+    daemon,
+    exchange,
+    handshake,
+    poll,
+    reset,
+    serving,
+    tight_listener,
+)
+from wsproto_min.connection import Close
+from wsproto_min.net.server import Server
+
+ALONE = ("--port", "0", "--db", ":memory:", "--rate-limit", "0")
+HEALTH = b"GET /healthz HTTP/1.1\r\n\r\n"
+TOKEN = "eyJzZWNyZXQ.token"
+
+
+def fields_of(line: str) -> dict[str, str]:
+    """Return what a text line has after its message."""
+    found = re.findall(r' ([a-z]+)=("(?:[^"\\]|\\.)*"|\S+)', line)
+    return {name: json.loads(value) if value[0] == '"' else value for name, value in found}
+
+
+def test_each_connection_has_a_line_when_it_ends() -> None:
+    with daemon("chatd", *ALONE) as running:
+        with Talker(running.address) as ann:
+            ann.join("tea", "Ann")
+            ann.join("x", "Ann")
+            ann.say("tea", "a secret")
+            ann.client.close(4000, "done \x1b[31m")
+        with Client(running.address, "/r/plain") as plain:
+            plain.send(b"no text")
+            plain.receive_all()
+        with Client(running.address, "/r/plain") as lost:
+            port = lost.sock.getsockname()[1]
+            reset(lost.sock)
+        request = f"GET /nowhere?invite={TOKEN}#invite={TOKEN} HTTP/1.1\r\nHost: localhost\r\n"
+        exchange(running.address, f"{request}Authorization: Bearer {TOKEN}\r\n\r\n".encode())
+        odd = handshake()[:-2] + b"Sec-WebSocket-Extensions: e\x85vil%s; =\r\n\r\n"
+        exchange(running.address, odd % (b"\x85" * 10_000))
+        exchange(running.address, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        poll(lambda: connections(running.address) == 1, "all but the one who asks have gone")
+        status, errors = running.end()
+    assert status == 0
+    assert "secret" not in errors
+    assert TOKEN not in errors
+    lines = errors.splitlines()
+    ended = [fields_of(line) for line in lines if " info connection ended " in line]
+    refused = [fields_of(line) for line in lines if " info connection refused " in line]
+    assert len(ended) + len(refused) == len(lines), errors
+    assert all(float(each.pop("seconds")) >= 0 for each in ended + refused)
+    assert ended[2].pop("address") == f"127.0.0.1:{port}"
+    for each in (*ended[:2], *refused):
+        assert each.pop("address").startswith("127.0.0.1:")
+    assert ended == [
+        {"mode": "chat", "room": "tea,x", "code": "4000", "by": "peer", "why": "done \x1b[31m"},
+        {
+            "mode": "plain",
+            "room": "plain",
+            "code": "1003",
+            "by": "server",
+            "why": "this chat takes text messages only",
+        },
+        {
+            "mode": "plain",
+            "room": "plain",
+            "code": "1006",
+            "by": "lost",
+            "why": "the stream ended without a Close frame",
+        },
+    ]
+    assert [each["status"] for each in refused] == ["404", "400"]
+    assert "\\x85" in refused[1]["why"]
+    assert len(errors) < 3000, "lines grow with what clients send"
+    assert errors.isascii()
+
+
+def connections(address: tuple[str, int]) -> int:
+    answer = exchange(address, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    found = re.search(rb"^chatd_connections (\d+)$", answer, re.MULTILINE)
+    assert found, answer
+    return int(found[1])
+
+
+def test_in_json_a_line_is_an_object() -> None:
+    with daemon("chatd", "--log-format", "json", *ALONE) as running:
+        with Client(running.address, "/r/tea") as client:
+            client.close()
+            client.receive_all()
+        status, errors = running.end()
+    assert status == 0
+    told = json.loads(errors)
+    assert told.pop("time").endswith("Z")
+    assert told.pop("address").startswith("127.0.0.1:")
+    assert told.pop("seconds") >= 0
+    assert told == {
+        "level": "info",
+        "message": "connection ended",
+        "mode": "plain",
+        "room": "tea",
+        "code": 1000,
+        "by": "peer",
+        "why": "",
+    }
+
+
+def test_a_line_names_the_address_that_a_trusted_proxy_passes_on_and_not_all_of_many_rooms(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "chatd")
+    with chatting() as chat, Talker(chat.address) as ann:
+        for number in range(MAX_NAMED_ROOMS + 1):
+            ann.join(f"r{number}", "Ann")
+        ann.client.close()
+        chat.wait_for_peers(0)
+    [record] = [each for each in caplog.records if each.name == "chatd"]
+    rooms = record.__dict__["fields"]["room"]
+    assert rooms == ",".join([*(f"r{number}" for number in range(MAX_NAMED_ROOMS)), "..."])
+
+
+def test_an_invitation_stands_in_no_line_whatever_becomes_of_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    invitations = Invitations(tmp_path)
+    token = invitations.issue("Ann", ["tea"], 1, 0.0)  # long expired
+    with chatting(invitations=invitations) as chat:
+        request = handshake("/r/tea?token=" + token)[:-2]
+        request += f"Authorization: Bearer {token}\r\n\r\n".encode()
+        assert exchange(chat.address, request).startswith(b"HTTP/1.1 401 ")
+        with Talker(chat.address) as ann:
+            assert ann.refusal(type="join", room="tea", name="Ann", token=token)
+        chat.wait_for_peers(0)
+    # A connection's line comes when its turn has ended, perhaps after a later one's join.
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        "connection ended",
+        "connection refused",
+        "join refused",
+    ]
+    for record in caplog.records:
+        assert token[:20] not in str(record.__dict__)
+
+
+# Draining.
+
+
+def test_while_it_drains_newcomers_are_refused_and_health_says_so() -> None:
+    with (
+        daemon("chatd", "--drain-timeout", "600", *ALONE) as running,
+        Client(running.address) as slow,
+        connect(running.address) as early,
+    ):
+        early.sendall(handshake()[:20])
+        assert exchange(running.address, HEALTH).startswith(b"HTTP/1.1 200 ")
+        running.process.send_signal(signal.SIGTERM)
+        assert slow.sock.recv(2) == b"\x88\x18"  # Close, whose answer waits
+        assert exchange(running.address, HEALTH).startswith(b"HTTP/1.1 503 ")
+        assert exchange(running.address, HEALTH).endswith(b"\r\n\r\ndraining\n")
+        answer = exchange(running.address, handshake())
+        assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"\r\nRetry-After: 10\r\n" in answer
+        assert b"\r\nConnection: close\r\n" in answer
+        assert b"the server is stopping" in answer
+        early.sendall(handshake()[20:])
+        assert early.recv(12) == b"HTTP/1.1 503"
+        early.close()
+        slow.close()
+        assert running.process.wait(PATIENCE) == 0
+        assert running.process.stderr is not None
+        assert b' by=server why="the server is stopping"' in running.process.stderr.read()
+        with pytest.raises(ConnectionRefusedError):
+            connect(running.address)
+
+
+def test_what_is_queued_for_a_slow_reader_is_flushed_before_the_end() -> None:
+    messages = [f"{number} {'x' * 3900}" for number in range(500)]
+    log = open_log()
+    chat = Chat(log, rate=0.0)
+    with (
+        serving(server=chat.server, listener=tight_listener()) as running,
+        Client(running.address, receive_buffer=4096) as slow,
+        Client(running.address) as quick,
+        Client(running.address) as speaker,
+    ):
+        for message in messages:
+            speaker.send(message)
+        assert [quick.receive() for _ in messages] == messages
+        assert (
+            running.ask(lambda: max(peer.write_buffer_size for peer in chat.server.peers))
+            > 1_000_000
+        )
+        chat.drain(PATIENCE)
+        assert chat.is_draining
+        assert slow.receive_all() == [*messages, Close(1001, "the server is stopping")]
+    log.close()
+
+
+def test_who_does_not_take_it_in_time_is_cut() -> None:
+    with (
+        daemon("chatd", "--drain-timeout", "0.2", *ALONE) as running,
+        Client(running.address) as silent,
+    ):
+        assert running.stop() == (0, "")
+        assert silent.receive_all() == [Close(1001, "the server is stopping")]
+
+
+def test_what_was_said_before_the_end_is_in_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "chat.db")
+    options = ("--port", "0", "--db", path, "--drain-timeout", "0.1")
+    with daemon("chatd", *options) as running, open_client(running.address, "/r/tea") as plain:
+        plain.send("the last word")
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(PATIENCE) == 0
+    assert not Path(f"{path}-wal").exists(), "the log was not closed"
+    assert main(["export", "--db", path]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == "the last word"
+
+
+def test_a_chat_that_drains_says_so_to_those_who_watch_and_those_who_come() -> None:
+    log = open_log()
+    chat = Chat(log)
+    with serving(server=chat.server) as running, Client(running.address) as silent:
+        chat.drain(PATIENCE)
+        assert silent.sock.recv(2) == b"\x88\x18"
+        assert exchange(running.address, HEALTH).startswith(b"HTTP/1.1 503 ")
+        assert exchange(running.address, handshake()).startswith(b"HTTP/1.1 503 ")
+        silent.close()
+    log.close()
+
+
+def test_the_first_signal_drains_and_the_second_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers: dict[int, Callable[..., None]] = {}
+    stops: list[tuple[float, bool]] = []
+
+    def stop(server: Server, grace: float, *, accepting: bool = False) -> None:
+        stops.append((grace, accepting))
+
+    monkeypatch.setattr("chatd.__main__.signal.signal", handlers.__setitem__)
+    monkeypatch.setattr("chatd.app.Server.stop", stop)
+    monkeypatch.setattr(
+        "chatd.app.Server.run", lambda server: [handlers[signal.SIGTERM]() for _ in range(2)]
+    )
+    assert main([*ALONE, "--drain-timeout", "7"]) == 0
+    assert stops == [(7.0, True), (0, False)]
+    assert handlers[signal.SIGINT] is handlers[signal.SIGTERM]

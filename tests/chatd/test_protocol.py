@@ -1,0 +1,436 @@
+"""The chat subprotocol: what a client may say, and every way of saying it wrong."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from chatd.protocol import (
+    MAX_NAME,
+    MAX_TEXT,
+    ChatError,
+    History,
+    Join,
+    Leave,
+    Message,
+    Ping,
+    Said,
+    Say,
+    Typing,
+    acknowledgement,
+    clean_name,
+    error,
+    history,
+    joined,
+    message,
+    parse,
+    pong,
+    presence,
+    typing,
+)
+from chatd.rooms import NameTaken, Room
+
+SAID = (Join, Say, History, Leave, Typing, Ping)
+
+
+def refusal(text: str) -> ChatError:
+    with pytest.raises(ChatError) as caught:
+        parse(text)
+    return caught.value
+
+
+# What is understood.
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {"type": "join", "room": "lobby", "name": "Ann"},
+            Join("lobby", "Ann", None, None, None),
+        ),
+        (
+            {
+                "type": "join",
+                "room": "a-Z_0.9",
+                "name": "Ann",
+                "after": 17,
+                "session": "s" * 64,
+                "token": "t" * 4096,
+            },
+            Join("a-Z_0.9", "Ann", 17, "s" * 64, "t" * 4096),
+        ),
+        (
+            {"type": "join", "room": "x", "name": "Ann", "after": 0, "session": None},
+            Join("x", "Ann", 0, None, None),
+        ),
+        ({"type": "say", "room": "x", "text": "hi"}, Say("x", "hi", None)),
+        ({"type": "say", "room": "x", "text": " ", "key": None}, Say("x", " ", None)),
+        ({"type": "say", "room": "x", "text": " \n\0é😀", "key": "k"}, Say("x", " \n\0é😀", "k")),
+        ({"type": "history", "room": "x"}, History("x", None, 200)),
+        ({"type": "history", "room": "x", "before": 9, "limit": 1}, History("x", 9, 1)),
+        ({"type": "history", "room": "x", "before": 2**63 - 1}, History("x", 2**63 - 1, 200)),
+        ({"type": "leave", "room": "x"}, Leave("x")),
+        ({"type": "typing", "room": "x" * 64}, Typing("x" * 64)),
+        ({"type": "ping"}, Ping(None)),
+        ({"type": "ping", "t": "word"}, Ping("word")),
+        ({"type": "ping", "t": -1.5e300}, Ping(-1.5e300)),
+        ({"type": "ping", "t": 10**4000}, Ping(10**4000)),
+    ],
+)
+def test_what_is_said_well_is_understood_whatever_else_is_in_it(
+    fields: dict[str, Any], said: Said
+) -> None:
+    assert parse(json.dumps(fields)) == said
+    unknown = {"x": [{"type": 1}], "": None, "Type": "say", "roomy": False}
+    assert parse(json.dumps({**unknown, **fields})) == said
+    assert parse(json.dumps({**fields, **unknown}, ensure_ascii=False, indent=1)) == said
+
+
+def test_of_a_field_that_stands_there_twice_the_last_counts() -> None:
+    assert parse('{"type":"say","type":"leave","room":"a","room":"b"}') == Leave("b")
+
+
+# What is refused, and which word of the sentence names the field.
+
+JOIN = {"type": "join", "room": "x", "name": "Ann"}
+EMPTY: tuple[Any, ...] = ([], {})
+SAY = {"type": "say", "room": "x", "text": "hi", "key": "k"}
+HISTORY = {"type": "history", "room": "x"}
+ROOMS: tuple[Any, ...] = (
+    None,
+    1,
+    True,
+    *EMPTY,
+    "",
+    "x" * 65,
+    "a b",
+    "a/b",
+    "ä",
+    "٣",
+    "x\n",
+    "x\0",
+    "\ud800",
+)
+IDS: tuple[Any, ...] = (-1, 2**63, 10**400, 1.0, "1", True, False, *EMPTY)
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({}, "type"),
+        *(
+            ({"type": kind, "room": "x", "name": "Ann"}, "type")
+            for kind in (None, 1, True, *EMPTY, "", "Join", "join ", "joined", "message")
+        ),
+        *(
+            ({**good, "room": room}, "room")
+            for room in ROOMS
+            for good in (JOIN, SAY, HISTORY, {"type": "leave"}, {"type": "typing"})
+        ),
+        *(
+            ({**JOIN, "name": name}, "name")
+            for name in (None, 1, True, *EMPTY, "", " \t", "x" * 33, "x" * 129, "\ud800", "x\ny")
+        ),
+        *(({**JOIN, "after": number}, "after") for number in IDS),
+        *(({**JOIN, "session": value}, "session") for value in (1, *EMPTY, "s" * 65, "\udfff")),
+        *(({**JOIN, "token": value}, "token") for value in (1, *EMPTY, "t" * 4097, "\ud800")),
+        *(({**SAY, "text": value}, "text") for value in (None, 1, False, *EMPTY, "a\ud83d")),
+        ({**SAY, "text": ""}, "text"),
+        *(({**SAY, "key": value}, "key") for value in (1, True, *EMPTY, "", "k" * 65, "\ude00")),
+        *(({**HISTORY, "before": number}, "before") for number in IDS),
+        *(
+            ({**HISTORY, "limit": limit}, "limit")
+            for limit in (None, 0, -1, 201, 1.0, "5", True, *EMPTY, 10**400)
+        ),
+        *(({"type": "ping", "t": t}, "t must") for t in (True, False, *EMPTY)),
+        ({"type": "ping", "t": "t" * 65}, "t has at most"),
+        ({"type": "ping", "t": "\ud800"}, "t contains half"),
+    ],
+)
+def test_a_field_that_is_wrong_is_refused_by_its_name(fields: dict[str, Any], word: str) -> None:
+    wrong = refusal(json.dumps(fields))
+    assert wrong.code == "bad_message"
+    assert wrong.message.startswith(f"{word} "), wrong.message
+
+
+@pytest.mark.parametrize("required", [("join", "name"), ("say", "text"), ("leave", "room")])
+def test_a_field_that_is_missing_is_named(required: tuple[str, str]) -> None:
+    kind, field = required
+    fields = {"type": kind, "room": "x", "name": "Ann", "text": "hi"}
+    del fields[field]
+    assert refusal(json.dumps(fields)).message.startswith(f"{field} must be ")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "-1e400"])
+def test_numbers_that_json_does_not_have_are_refused(number: str) -> None:
+    assert refusal(f'{{"type":"ping","t":{number}}}').message.startswith("t must be ")
+    assert refusal(f'{{"type":"join","room":"x","name":"A","after":{number}}}').message.startswith(
+        "after must be "
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "null", "true", "1", '"say"', "[]", "[{}]", "NaN", "{", "{}x", "{'type':1}"),
+        pytest.param("\ufeff" + json.dumps(SAY), id="byte order mark"),
+        pytest.param("[" * 60_000, id="deep lists"),
+        pytest.param('{"type":' * 8_000, id="deep objects"),
+        pytest.param('{"type":"ping","t":' + "[" * 30_000 + "]" * 30_000 + "}", id="deep value"),
+        pytest.param('{"type":"ping","t":' + "9" * 60_000 + "}", id="number of 60,000 digits"),
+    ],
+)
+def test_what_is_no_object_is_refused(text: str) -> None:
+    wrong = refusal(text)
+    assert wrong.code == "bad_message"
+    assert wrong.message.startswith(("a message must be one JSON object", "t must be "))
+
+
+def test_a_text_has_at_most_4000_characters_as_people_count_them_in_any_script() -> None:
+    assert MAX_TEXT == 4000
+    for character in ("x", "é", "😀", "\0"):
+        fields = {**SAY, "text": character * 4000}
+        assert parse(json.dumps(fields)) == Say("x", character * 4000, "k")
+        fields["text"] += character
+        wrong = refusal(json.dumps(fields))
+        assert (wrong.code, wrong.key) == ("too_long", "k")
+        assert "4,000" in wrong.message
+        assert "4,001" in wrong.message
+
+
+@pytest.mark.parametrize("field", ["room", "text"])
+def test_what_is_wrong_with_a_say_is_told_with_its_key(field: str) -> None:
+    assert refusal(json.dumps({**SAY, field: 1})).key == "k"
+    assert refusal(json.dumps({**SAY, field: 1, "key": None})).key is None
+    assert refusal(json.dumps({**SAY, field: 1, "key": 5})).key is None
+
+
+def test_what_is_wrong_is_told_with_the_room_that_it_is_about() -> None:
+    for wrong in ({**SAY, "text": 1}, {**SAY, "key": 5}, {**JOIN, "name": ""}):
+        assert refusal(json.dumps(wrong)).room == "x"
+    for room in (1, "", "no room"):
+        assert refusal(json.dumps({**SAY, "room": room})).room is None
+    assert refusal(json.dumps({"type": "shout", "room": "x"})).room is None
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+fields_of_the_wire = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.sampled_from(["join", "say", "history", "leave", "typing", "ping"]) | values,
+        "room": st.sampled_from(["lobby", "x" * 64, ""]) | values,
+        **dict.fromkeys(("name", "text", "key", "session", "token", "t"), values),
+        **dict.fromkeys(("after", "before", "limit"), values),
+    },
+)
+
+
+def check(text: str) -> None:
+    """Parse; what comes out must be whole, and what the server answers must be JSON."""
+    try:
+        said = parse(text)
+    except ChatError as wrong:
+        told = json.loads(error(wrong).encode())
+        assert told["type"] == "error"
+        assert told["code"] in ("bad_message", "too_long")
+        assert told["message"]
+        assert told.keys() <= {"type", "code", "message", "key", "room"}
+    else:
+        assert isinstance(said, SAID)
+        repr(said).encode()  # no half surrogate pair is in it
+        if isinstance(said, Ping):
+            answer = json.loads(pong(said.t).encode(), parse_constant=pytest.fail)
+            assert answer == {"type": "pong", "t": said.t}
+
+
+@given(values | fields_of_the_wire, st.booleans())
+@example({**SAY, "text": "\ud83d\ude00"}, True)
+def test_any_json_gives_a_value_or_an_error_that_can_be_told(value: Any, ascii_only: bool) -> None:
+    check(json.dumps(value, ensure_ascii=ascii_only))
+
+
+@given(st.text(), st.sampled_from([json.dumps(each) for each in (JOIN, SAY, HISTORY)]), st.data())
+def test_any_text_gives_a_value_or_an_error_that_can_be_told(
+    text: str, good: str, data: st.DataObject
+) -> None:
+    check(text)
+    start = data.draw(st.integers(0, len(good)))
+    end = data.draw(st.integers(start, len(good)))
+    check(good[:start] + text[:5] + good[end:])
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    ("name", "cleaned"),
+    [
+        ("Ann", "Ann"),
+        ("  Ann Lee\t", "Ann Lee"),
+        ("\u3000Ann\u00a0", "Ann"),
+        ("e\u0301", "\u00e9"),
+        ("\uff21\uff4e\uff4e", "Ann"),  # full-width
+        ("\ufb01sh", "fish"),
+        ("x" * 32, "x" * 32),
+        ("e\u0301" * 32, "\u00e9" * 32),
+        ("  " + "x" * 32 + "  ", "x" * 32),
+        ("张伟 ☂ 😀", "张伟 ☂ 😀"),
+        ("Weiß", "Weiß"),
+        ("ann\ufe0f", "ann"),
+        ("e\ufe0f\u0301", "\u00e9"),
+        ("❤\ufe0f", "❤"),
+        ("葛\U000e0100", "葛"),
+        ("\u0928\u0940", "\u0928\u0940"),  # a letter with its vowel sign
+    ],
+)
+def test_a_name_is_normalised_and_trimmed_before_it_is_measured(name: str, cleaned: str) -> None:
+    assert clean_name(name) == cleaned
+    said = parse(json.dumps({**JOIN, "name": name}))
+    assert isinstance(said, Join)
+    assert said.name == cleaned
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        *((name, "1 to 32") for name in ("", " ", "\u2003\u3000", "x" * 33, "\ufdfa" * 2)),
+        *(
+            (f"a{character}b", "invisible")
+            for character in "\0\x1b\n\x7f\x85\xad\u061c\u200b\u200d\u200e\u200f\u2028\u2029"
+            "\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff\ue000\uffff"
+            "\U000e0041\U0010ffff\u1680\u034f\u115f\u17b4\u2800\u3164\uffa0"
+        ),
+        ("\u0301", "invisible"),
+        ("\u0301\u20dd", "invisible"),
+    ],
+)
+def test_a_name_that_deceives_the_eye_is_refused(name: str, word: str) -> None:
+    with pytest.raises(ChatError, match=word):
+        clean_name(name)
+
+
+@given(st.text(max_size=50))
+def test_a_cleaned_name_is_what_it_looks_like(name: str) -> None:
+    try:
+        cleaned = clean_name(name)
+    except ChatError:
+        return
+    assert 1 <= len(cleaned) <= MAX_NAME
+    assert clean_name(cleaned) == cleaned
+    assert unicodedata.is_normalized("NFKC", cleaned)
+    assert cleaned.isprintable()
+    cleaned.encode()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("ann", "ANN", True),
+        ("Straße", "STRASSE", True),
+        ("ß", "ss", True),
+        ("ΣΊΣΥΦΟΣ", "σίσυφος", True),
+        ("\uff21nn", "ann", True),  # full-width
+        ("e\u0301", "\u00c9", True),
+        ("\u212bke", "åke", True),
+        ("i", "\u0131", False),  # dotless i is another letter
+        ("I", "\u0131", False),
+        ("i", "\u0130", False),
+        ("ann", "anne", False),
+    ],
+)
+def test_names_are_the_same_without_regard_to_case_and_way_of_writing(
+    one: str, other: str, same: bool
+) -> None:
+    room = Room("x")
+    room.join(clean_name(one), None, 1, 0.0)
+    try:
+        room.join(clean_name(other), None, 2, 0.0)
+        taken = False
+    except NameTaken:
+        taken = True
+    assert taken == same
+
+
+# What the server says.
+
+text = st.text(st.characters(exclude_categories=["Cs"]))
+stored_messages = st.builds(Message, st.integers(1, 2**63 - 1), text, text, text)
+
+
+@given(stored_messages, st.text("abc-_.", min_size=1, max_size=5), text)
+def test_an_acknowledgement_is_the_message_and_its_key(
+    stored: Message, room: str, key: str
+) -> None:
+    encoded = message(room, stored)
+    plain = json.loads(encoded)
+    assert plain == {
+        "type": "message",
+        "room": room,
+        "id": stored.id,
+        "time": stored.time,
+        "name": stored.name,
+        "text": stored.text,
+    }
+    assert json.loads(acknowledgement(encoded, key)) == {**plain, "key": key}
+    assert acknowledgement(encoded, None) == encoded
+
+
+@given(st.lists(stored_messages, max_size=3), st.lists(text), st.booleans())
+def test_what_the_server_says_is_json_with_the_fields_of_the_table(
+    messages: list[Message], names: list[str], flag: bool
+) -> None:
+    listed = [
+        {"id": each.id, "time": each.time, "name": each.name, "text": each.text}
+        for each in messages
+    ]
+    assert json.loads(joined("r", "n", "s", names, 5, messages, gap=flag).encode()) == {
+        "type": "joined",
+        "room": "r",
+        "name": "n",
+        "session": "s",
+        "members": names,
+        "count": 5,
+        "messages": listed,
+        "gap": flag,
+    }
+    assert json.loads(history("r", messages, more=flag).encode()) == {
+        "type": "history",
+        "room": "r",
+        "messages": listed,
+        "more": flag,
+    }
+    assert json.loads(presence("r", names, ["x"], 5)) == {
+        "type": "presence",
+        "room": "r",
+        "joined": names,
+        "left": ["x"],
+        "count": 5,
+    }
+
+
+def test_the_smaller_things_that_the_server_says() -> None:
+    assert json.loads(presence("r", None, None, 201)) == {
+        "type": "presence",
+        "room": "r",
+        "count": 201,
+    }
+    assert json.loads(typing("r", "Ann")) == {"type": "typing", "room": "r", "name": "Ann"}
+    assert json.loads(pong(None)) == {"type": "pong", "t": None}
+    assert json.loads(error(ChatError("c", "m"))) == {"type": "error", "code": "c", "message": "m"}
+    assert json.loads(error(ChatError("c", "m", key="", room="r"))) == {
+        "type": "error",
+        "code": "c",
+        "message": "m",
+        "key": "",
+        "room": "r",
+    }

@@ -1,0 +1,125 @@
+"""Whom a request comes from, behind proxies that are trusted and others that are not."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatd.access.trusted_networks import client_address, parse_proxy
+from wsproto_min import Headers
+
+LAN = ["10.0.0.0/8", "fd00::/8", "unix"]
+
+
+def address_of(socket: str, *lines: str, trusted: list[str] = LAN) -> str:
+    headers = Headers([("X-Forwarded-For", line) for line in lines])
+    return client_address(socket, headers, [parse_proxy(text) for text in trusted])
+
+
+@pytest.mark.parametrize(
+    ("socket", "lines", "address"),
+    [
+        # Nothing is forwarded.
+        ("10.0.0.1:80", [], "10.0.0.1:80"),
+        ("unix", [], "unix"),
+        ("unix", [""], "unix"),
+        ("[fd00::1]:80", [], "[fd00::1]:80"),
+        # Who connects is not trusted.
+        ("198.51.100.1:80", ["203.0.113.7"], "198.51.100.1:80"),
+        ("[2001:db8::1]:80", ["203.0.113.7"], "[2001:db8::1]:80"),
+        # One proxy.
+        ("10.0.0.1:80", ["203.0.113.7"], "203.0.113.7"),
+        ("unix", ["203.0.113.7"], "203.0.113.7"),
+        ("[fd00::1]:80", ["203.0.113.7"], "203.0.113.7"),
+        ("[fd00::1]:80", ["2001:db8::1"], "[2001:db8::1]"),
+        ("10.0.0.1:80", [" \t203.0.113.7 "], "203.0.113.7"),
+        # Several, each on a line or all on one.
+        ("unix", ["203.0.113.7, 10.0.0.2"], "203.0.113.7"),
+        ("unix", ["203.0.113.7", "10.0.0.2,fd00::1"], "203.0.113.7"),
+        # Made up in front of the proxies.
+        ("unix", ["192.0.2.1, 203.0.113.7"], "203.0.113.7"),
+        ("unix", ["192.0.2.1", "203.0.113.7, 10.0.0.2"], "203.0.113.7"),
+        ("unix", ["10.0.0.9, 203.0.113.7"], "203.0.113.7"),
+        # All of them trusted: the first of them is the client.
+        ("unix", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+        # Malformed.
+        ("unix", ["unknown"], "unix"),
+        ("unix", ["unix"], "unix"),
+        ("10.0.0.1:80", ["203.0.113.7, "], "10.0.0.1:80"),
+        ("10.0.0.1:80", ["203.0.113.7, nonsense"], "10.0.0.1:80"),
+        ("10.0.0.1:80", ["203.0.113.7, nonsense, 10.0.0.2"], "10.0.0.2"),
+        ("unix", ["203.0.113.7:4321"], "unix"),
+        ("unix", ["[2001:db8::1]"], "unix"),
+        ("unix", ["203.0.113.007"], "unix"),
+        ("unix", ["fe80::1%<script>"], "unix"),
+        ("unix", ["٢٠٣.0.113.7"], "unix"),
+        # The two ways to write an address of IPv4.
+        ("[::ffff:10.0.0.1]:80", ["203.0.113.7"], "203.0.113.7"),
+        ("unix", ["203.0.113.7, ::ffff:10.0.0.2"], "203.0.113.7"),
+        ("unix", ["::ffff:203.0.113.7"], "203.0.113.7"),
+        # A socket's own address may name the interface.
+        ("[fd00::1%eth0]:80", ["203.0.113.7"], "203.0.113.7"),
+    ],
+)
+def test_the_client_is_the_first_from_the_right_who_is_not_a_trusted_proxy(
+    socket: str, lines: list[str], address: str
+) -> None:
+    assert address_of(socket, *lines) == address
+
+
+def test_nobody_is_trusted_who_is_not_named() -> None:
+    for socket in ("unix", "127.0.0.1:80", "[::1]:80", "10.0.0.1:80"):
+        assert address_of(socket, "203.0.113.7", trusted=[]) == socket
+    assert address_of("unix", "203.0.113.7", trusted=["0.0.0.0/0", "::/0"]) == "unix"
+    assert address_of("127.0.0.1:80", "203.0.113.7", trusted=["unix"]) == "127.0.0.1:80"
+
+
+def test_a_single_address_is_a_network_of_its_own() -> None:
+    assert address_of("127.0.0.1:80", "203.0.113.7", trusted=["127.0.0.1"]) == "203.0.113.7"
+    assert address_of("127.0.0.2:80", "203.0.113.7", trusted=["127.0.0.1"]) == "127.0.0.2:80"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "localhost", "10.0.0.1/8", "10.0.0.0/33", "::1/129", "unix:", "UNIX", "10.0.0"]
+)
+def test_a_proxy_that_is_no_network_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"network|host bits"):
+        parse_proxy(text)
+
+
+hops = st.one_of(
+    st.integers(0, (1 << 24) - 1).map(
+        lambda bits: f"10.{bits >> 16}.{bits >> 8 & 255}.{bits & 255}"
+    ),
+    st.integers(0, (1 << 64) - 1).map(lambda bits: f"fd00::{bits >> 48:x}:{bits >> 32 & 65535:x}"),
+)
+header_text = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF))
+
+
+@given(
+    st.data(),
+    st.lists(st.one_of(header_text, hops, st.just("192.0.2.1"))),
+    st.lists(hops, max_size=5),
+    hops,
+)
+def test_no_client_can_choose_its_address_whatever_it_sends(
+    data: st.DataObject, made_up: list[str], between: list[str], last: str
+) -> None:
+    socket = f"[{last}]:80" if ":" in last else f"{last}:80"
+    entries = [*made_up, "203.0.113.7", *between]
+    # Lines may be joined anywhere by those who pass them on.
+    lines = [entries[0]]
+    for entry in entries[1:]:
+        if data.draw(st.booleans()):
+            lines.append(entry)
+        else:
+            lines[-1] += f", {entry}"
+    assert address_of(socket, *lines) == "203.0.113.7"
+
+
+@given(st.lists(header_text), st.sampled_from(["unix", "10.0.0.1:80", "198.51.100.1:80"]))
+def test_no_header_raises_and_only_what_an_address_has_comes_out(
+    lines: list[str], socket: str
+) -> None:
+    assert set(address_of(socket, *lines)) <= set("0123456789abcdef.:[]unix")

@@ -1,0 +1,195 @@
+"""The interactive client: lines out, messages in, and what a terminal gets to see."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.support import PATIENCE, poll, serving
+from wsproto_min.connection import Role
+from wsproto_min.explain.live_trace import Tracer, converse, print_messages
+from wsproto_min.net.client import Client, connect
+from wsproto_min.net.peer import Peer
+
+Output = pytest.CaptureFixture[str]
+
+
+class Pipe:
+    """A standard input to write to."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+
+    def write(self, data: bytes) -> None:
+        os.write(self.writer, data)
+
+    def end(self) -> None:
+        if self.writer >= 0:
+            os.close(self.writer)
+            self.writer = -1
+
+
+@contextmanager
+def typed(*data: bytes) -> Iterator[Pipe]:
+    """Give an input in which `data` has been typed already; it is open until the end."""
+    pipe = Pipe()
+    for each in data:
+        pipe.write(each)
+    try:
+        yield pipe
+    finally:
+        pipe.end()
+        os.close(pipe.reader)
+
+
+def url(address: tuple[str, int]) -> str:
+    return f"ws://{address[0]}:{address[1]}/"
+
+
+@pytest.mark.parametrize(
+    ("chunks", "lines"),
+    [
+        ([b"one\ntwo\n"], ["one", "two"]),
+        ([b"no end"], ["no end"]),
+        ([b"one\n", b"no end"], ["one", "no end"]),
+        ([b"\n"], [""]),
+        ([], []),
+        (["Gr\u00fc\u00dfe\n".encode()], ["Gr\u00fc\u00dfe"]),
+        ([b"\xff\n"], ["\ufffd"]),
+    ],
+)
+def test_each_line_is_a_message_and_the_end_of_input_closes_once_all_answers_are_printed(
+    chunks: list[bytes], lines: list[str], capsys: Output
+) -> None:
+    received: list[str | bytes] = []
+
+    def on_message(peer: Peer, message: str | bytes) -> None:
+        received.append(message)
+        peer.send(message)
+
+    with serving(on_message) as running, typed(*chunks) as pipe:
+        pipe.end()
+        assert converse(connect(url(running.address)), pipe.reader) == 0
+    output, errors = capsys.readouterr()
+    assert received == lines
+    assert output == "".join(f"{line}\n" for line in lines)
+    assert errors == "closed: 1000\n"
+
+
+def test_a_line_that_comes_in_pieces_is_one_message_and_answers_are_printed_meanwhile(
+    capsys: Output,
+) -> None:
+    printed: list[str] = []
+
+    def has_printed(lines: str) -> bool:
+        printed.append(capsys.readouterr().out)
+        return "".join(printed) == lines
+
+    with serving() as running, typed() as pipe:
+        client = connect(url(running.address))
+        thread = threading.Thread(target=converse, args=(client, pipe.reader), daemon=True)
+        thread.start()
+        pipe.write(b"on")
+        pipe.write(b"e\ntw")
+        poll(lambda: has_printed("one\n"), "the answer to the first line is printed")
+        pipe.write(b"o\n")
+        poll(lambda: has_printed("one\ntwo\n"), "the answer to the second line is printed")
+        pipe.end()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def test_what_the_server_says_by_itself_is_printed_while_nothing_is_typed(capsys: Output) -> None:
+    def speak_later(peer: Peer) -> None:
+        running.server.call_later(0.05, lambda: peer.send("good morning"))
+        running.server.call_later(0.1, peer.close)
+
+    with serving(on_open=speak_later) as running, typed() as pipe:
+        assert converse(connect(url(running.address)), pipe.reader) == 0
+    assert capsys.readouterr().out == "good morning\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("Gr\u00fc\u00dfe", "Gr\u00fc\u00dfe\n"),
+        ("red: \x1b[31m", "red: \\x1b[31m\n"),
+        ("two\nlines\r", "two\\nlines\\r\n"),
+        ("\u202egnp.exe", "\\u202egnp.exe\n"),
+        (b"\x00\xff", "(binary, 2 bytes) 00 ff\n"),
+        (b"\x61" * 100, "(binary, 100 bytes) " + " ".join(["61"] * 64) + "\n"),
+    ],
+)
+def test_a_message_is_one_line_that_cannot_steer_the_terminal(
+    message: str | bytes, line: str, capsys: Output
+) -> None:
+    def on_open(peer: Peer) -> None:
+        peer.send(message)
+        peer.close(4000, "\x1b]0;bye\x07")
+
+    with serving(on_open=on_open) as running, typed() as pipe:
+        assert converse(connect(url(running.address)), pipe.reader) == 0
+    output, errors = capsys.readouterr()
+    assert output == line
+    assert errors == "closed: 4000 \\x1b]0;bye\\x07\n"
+
+
+def test_a_server_that_breaks_a_rule_is_status_1(capsys: Output) -> None:
+    with serving(on_open=lambda peer: peer.send("x" * 1001)) as running, typed() as pipe:
+        client = connect(url(running.address), max_message_size=1000)
+        assert converse(client, pipe.reader) == 1
+    assert capsys.readouterr() == ("", "closed: a message is larger than 1000 bytes\n")
+
+
+def test_the_input_may_be_a_file_or_nothing(
+    capsys: Output, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("input") / "lines"
+    path.write_bytes(b"from a file\n")
+    for name, expected in ((str(path), "from a file\n"), (os.devnull, "")):
+        with serving() as running, open(name, "rb") as file:
+            assert converse(connect(url(running.address)), file.fileno()) == 0
+        assert capsys.readouterr() == (expected, "closed: 1000\n")
+
+
+def test_printing_waits_for_nothing(capsys: Output) -> None:
+    with serving() as running, connect(url(running.address)) as client:
+        print_messages(client)
+        assert capsys.readouterr().out == ""
+        _send_and_wait(client, "Hello")
+        print_messages(client)
+        assert capsys.readouterr().out == "Hello\n"
+
+
+def _send_and_wait(client: Client, message: str) -> None:
+    client.send(message)
+    client.ping(timeout=PATIENCE)  # its Pong comes after the message
+
+
+def test_the_trace_explains_both_directions_each_for_itself(capsys: Output) -> None:
+    tracer = Tracer()
+    # A masked text, of which one byte is missing; a Ping; the missing byte; a
+    # server's frame that is masked.
+    tracer(Role.CLIENT, bytes.fromhex("81 82 00000000 68"))
+    tracer(Role.SERVER, bytes.fromhex("89 00"))
+    tracer(Role.CLIENT, bytes.fromhex("69"))
+    tracer(Role.SERVER, bytes.fromhex("81 80"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "< PING, 2 bytes: FIN=1 RSV=000 MASK=0 length=0",
+        "<   89 00",
+        "<   Ping",
+        "> TEXT, 8 bytes: FIN=1 RSV=000 MASK=1 key=00000000 length=2",
+        ">   81 82 00 00 00 00 68 69",
+        ">   Message: text, 2 bytes",
+        ">     'hi'",
+        "< TEXT, 2 bytes: FIN=1 RSV=000 MASK=1 length=0",
+        "<   81 80",
+        "< BROKEN at byte 3: a server's frame is masked (RFC 6455, 5.1).",
+        "<   The rule: A server masks no frame that it sends.",
+        "<   The receiver sends a Close with 1002 PROTOCOL_ERROR (7.1.7).",
+    ]

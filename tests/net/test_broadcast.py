@@ -1,0 +1,430 @@
+"""Groups and the outbox: who is written what, in which order, in how many writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from wsproto_min.codes import Opcode
+from wsproto_min.deflate import SHARED_COMPRESSOR, Compressor
+from wsproto_min.frames import encode_frame
+from wsproto_min.net.broadcast import Group, WriteCoalescer
+
+
+class FakePeer:
+    """A member that keeps what it was written; once gone it behaves as a lost `Peer`."""
+
+    def __init__(self, name: str = "a peer", *, accepts_shared_compression: bool = False) -> None:
+        self.name = name
+        self.groups: tuple[Group, ...] = ()
+        self.is_open = True
+        self.accepts_shared_compression = accepts_shared_compression
+        self.vanished = False
+        self.writes: list[bytes] = []
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def write(self, data: bytes) -> None:
+        if self.vanished:
+            self.leave()
+        else:
+            self.writes.append(data)
+
+    def leave(self) -> None:
+        self.is_open = False
+        for group in self.groups:
+            group.discard(self, owed=not self.vanished)
+
+
+def text(message: str) -> bytes:
+    return encode_frame(Opcode.TEXT, message.encode())
+
+
+def compressed(message: str) -> bytes:
+    return encode_frame(Opcode.TEXT, SHARED_COMPRESSOR.compress(message.encode()), rsv1=True)
+
+
+def group_of(
+    write_coalescer: WriteCoalescer, *members: FakePeer, compression_threshold: int = 256
+) -> Group:
+    group = Group(write_coalescer, compression_threshold)
+    for member in members:
+        group.add(member)
+    return group
+
+
+def test_a_turn_of_many_messages_costs_each_member_one_write_of_the_same_object() -> None:
+    write_coalescer = WriteCoalescer()
+    members = [FakePeer(f"peer {number}") for number in range(5)]
+    group = group_of(write_coalescer, *members)
+    for number in range(100):
+        group.send(f"message {number}")
+    assert all(not member.writes for member in members), "written before the turn's end"
+    write_coalescer.flush()
+    expected = b"".join(text(f"message {number}") for number in range(100))
+    for member in members:
+        assert member.writes == [expected]
+        assert member.writes[0] is members[0].writes[0], f"{member} got a copy of its own"
+
+
+def test_one_who_spoke_gets_the_others_messages_and_the_rest_share_theirs() -> None:
+    write_coalescer = WriteCoalescer()
+    speaker, *others = members = [FakePeer(f"peer {number}") for number in range(4)]
+    group = group_of(write_coalescer, *members)
+    group.send("one")
+    group.send("mine", sender=speaker)
+    group.send("three")
+    write_coalescer.flush()
+    assert speaker.writes == [text("one") + text("three")]
+    for member in others:
+        assert member.writes == [text("one") + text("mine") + text("three")]
+        assert member.writes[0] is others[0].writes[0], f"{member} got a copy of its own"
+
+
+def test_who_is_owed_nothing_is_not_written_to() -> None:
+    write_coalescer = WriteCoalescer()
+    speaker, listener, latecomer, leaver = members = [
+        FakePeer(name) for name in ("speaker", "listener", "latecomer", "leaver")
+    ]
+    group = group_of(write_coalescer, speaker, listener, leaver)
+    group.send("alone", sender=speaker)
+    group.discard(speaker)
+    group.add(speaker)
+    group.add(latecomer)
+    group.discard(latecomer)
+    group.add(latecomer)
+    write_coalescer.flush()
+    writes = {member.name: member.writes for member in members}
+    assert writes == {
+        "speaker": [],
+        "listener": [text("alone")],
+        "latecomer": [],
+        "leaver": [text("alone")],
+    }
+
+
+def test_what_is_handed_out_is_counted_in_bytes_whoever_gets_what() -> None:
+    write_coalescer = WriteCoalescer()
+    speaker, *others = members = [
+        FakePeer(f"peer {number}", accepts_shared_compression=number % 2 == 0)
+        for number in range(7)
+    ]
+    group = group_of(write_coalescer, *members)
+    group_of(write_coalescer, *members[:2]).send("to two")
+    group.send("x" * 1000, sender=speaker)
+    group.send("to all")
+    write_coalescer.enqueue(others[0], b"to one alone")
+    write_coalescer.flush()
+    assert all(member.writes for member in members)
+    assert write_coalescer.bytes_sent == sum(
+        len(data) for member in members for data in member.writes
+    )
+
+
+def test_who_is_lost_in_writing_is_owed_nothing_more_by_any_group() -> None:
+    write_coalescer = WriteCoalescer()
+    lost, other = members = FakePeer("lost"), FakePeer("other")
+    first, second = group_of(write_coalescer, *members), group_of(write_coalescer, *members)
+    only = group_of(write_coalescer, lost_too := FakePeer("lost, too"))
+    lost.vanished = lost_too.vanished = True
+    for group in (first, second, only):
+        group.send("good night")
+    write_coalescer.flush()
+    assert (list(first), list(second), list(only)) == ([other], [other], [])
+    assert not write_coalescer, "something is to be written again"
+    one, both = len(text("good night")), 2 * len(text("good night"))
+    assert write_coalescer.bytes_sent == both + both + one
+    assert other.writes == [text("good night") * 2]
+
+
+def test_one_alone_can_be_written_to_before_the_others_unless_a_group_may_come_first() -> None:
+    write_coalescer = WriteCoalescer()
+    hurried, other = FakePeer("hurried"), FakePeer("other")
+    group = group_of(write_coalescer, hurried, other)
+    for member in (hurried, other):
+        write_coalescer.enqueue(member, b"1")
+    write_coalescer.enqueue(hurried, b"2")
+    write_coalescer.flush_peer(hurried)
+    assert (hurried.writes, other.writes) == ([b"12"], [])
+    group.send("3")
+    write_coalescer.enqueue(hurried, b"4")
+    write_coalescer.flush_peer(hurried)
+    assert hurried.writes == [b"12"], "overtook what its group was sent before"
+    write_coalescer.flush()
+    assert hurried.writes[1:] == [text("3") + b"4"]
+    assert other.writes == [b"1" + text("3")]
+    write_coalescer.flush_peer(hurried)
+    write_coalescer.flush()
+    assert len(hurried.writes) == 2, "written twice"
+
+
+def test_an_outbox_is_true_while_there_is_something_to_write() -> None:
+    write_coalescer = WriteCoalescer()
+    member = FakePeer()
+    group = group_of(write_coalescer, member)
+    assert not write_coalescer
+    write_coalescer.enqueue(member, b"to one")
+    assert write_coalescer
+    write_coalescer.flush()
+    assert not write_coalescer
+    group.send("to all")
+    assert write_coalescer
+
+
+def test_last_words_may_be_empty_but_are_written_all_the_same() -> None:
+    # By this write a peer learns that nothing more will come.
+    write_coalescer = WriteCoalescer()
+    peer = FakePeer()
+    write_coalescer.enqueue(peer, b"")
+    write_coalescer.flush()
+    assert peer.writes == [b""]
+
+
+def test_a_turn_in_which_nothing_was_sent_writes_nothing() -> None:
+    write_coalescer = WriteCoalescer()
+    member = FakePeer()
+    group = group_of(write_coalescer, member)
+    group.send("once")
+    write_coalescer.flush()
+    write_coalescer.flush()
+    assert member.writes == [text("once")], "what was delivered was delivered again"
+
+
+def test_text_and_binary_messages_keep_their_kind() -> None:
+    write_coalescer = WriteCoalescer()
+    member = FakePeer()
+    group = group_of(write_coalescer, member)
+    group.send("é")
+    group.send(b"\xff")
+    write_coalescer.flush()
+    assert member.writes[0].hex(" ") == "81 02 c3 a9 82 01 ff"
+
+
+def test_a_group_knows_its_members_in_the_order_of_joining() -> None:
+    first, second, stranger = FakePeer("first"), FakePeer("second"), FakePeer("stranger")
+    group = group_of(WriteCoalescer(), first, second)
+    group.add(first)  # is one already
+    group.discard(stranger)
+    assert list(group) == [first, second]
+    assert len(group) == 2
+    assert first in group
+    assert stranger not in group
+    group.discard(first)
+    assert list(group) == [second]
+    assert first.groups == ()
+
+
+def test_a_member_knows_its_groups() -> None:
+    write_coalescer = WriteCoalescer()
+    member = FakePeer()
+    groups = [group_of(write_coalescer, member) for _ in range(3)]
+    seen = [member.groups]
+    for index in (1, 0, 2):
+        groups[index].discard(member)
+        seen.append(member.groups)
+    assert seen == [tuple(groups), (groups[0], groups[2]), (groups[2],), ()]
+    assert seen[2] is groups[2].single_membership, "the usual member is known by this very tuple"
+
+
+def test_who_is_not_open_cannot_join() -> None:
+    # It has had its last words: a frame after them would break RFC 6455, 5.5.1.
+    write_coalescer = WriteCoalescer()
+    closed = FakePeer()
+    closed.is_open = False
+    group = group_of(write_coalescer, closed)
+    group.send("too late for one of them")
+    write_coalescer.flush()
+    assert (list(group), closed.groups, closed.writes) == ([], (), [])
+
+
+def test_a_message_that_cannot_be_encoded_leaves_no_trace() -> None:
+    write_coalescer = WriteCoalescer()
+    member = FakePeer()
+    group = group_of(write_coalescer, member)
+    try:
+        group.send("half a pair: \ud800")
+    except UnicodeEncodeError:
+        group.send("whole")
+    write_coalescer.flush()
+    assert member.writes == [text("whole")]
+
+
+# Members with whom compression was agreed.
+
+
+def test_those_who_share_compressed_frames_get_the_very_same_object_and_the_rest_another() -> None:
+    write_coalescer = WriteCoalescer()
+    plain = [FakePeer(f"plain {number}") for number in range(3)]
+    shared = [FakePeer(f"shared {number}", accepts_shared_compression=True) for number in range(3)]
+    group = group_of(write_coalescer, plain[0], shared[0], shared[1], plain[1], plain[2], shared[2])
+    messages = ["x" * 256, "small", "y" * 1000]
+    for message in messages:
+        group.send(message)
+    write_coalescer.flush()
+    frames = [compressed("x" * 256), text("small"), compressed("y" * 1000)]
+    for members, expected in ((plain, [*map(text, messages)]), (shared, frames)):
+        for member in members:
+            assert member.writes == [b"".join(expected)], member
+            assert member.writes[0] is members[0].writes[0], f"{member} got a copy of its own"
+
+
+@pytest.mark.parametrize(("size", "is_compressed"), [(255, False), (256, True)])
+def test_small_messages_are_not_compressed_and_then_all_get_the_very_same_object(
+    size: int, is_compressed: bool
+) -> None:
+    write_coalescer = WriteCoalescer()
+    plain, shared = FakePeer("plain"), FakePeer("shared", accepts_shared_compression=True)
+    group_of(write_coalescer, plain, shared).send("x" * size)
+    write_coalescer.flush()
+    assert (shared.writes[0][0] == 0xC1) is is_compressed
+    assert (shared.writes[0] is plain.writes[0]) is not is_compressed
+
+
+def test_nothing_is_compressed_for_those_who_cannot_take_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_coalescer = WriteCoalescer()
+    plain = FakePeer("plain")
+    group = group_of(write_coalescer, plain)
+
+    def refuse(self: Compressor, data: bytes) -> bytes:
+        raise AssertionError("compressed for nobody")
+
+    monkeypatch.setattr(Compressor, "compress", refuse)
+    group.send("x" * 1000)
+    write_coalescer.flush()
+    assert plain.writes == [text("x" * 1000)]
+
+
+def test_one_message_is_compressed_once_for_any_number_of_members(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_coalescer = WriteCoalescer()
+    members = [FakePeer(accepts_shared_compression=True) for _ in range(10)]
+    group = group_of(write_coalescer, *members)
+    calls: list[bytes] = []
+    compress = Compressor.compress
+
+    def count(self: Compressor, data: bytes) -> bytes:
+        calls.append(data)
+        return compress(self, data)
+
+    monkeypatch.setattr(Compressor, "compress", count)
+    group.send("x" * 1000, sender=members[0])
+    write_coalescer.flush()
+    assert calls == [b"x" * 1000]
+    assert [len(member.writes) for member in members] == [0] + [1] * 9
+
+
+# The property that matters most: whatever happens in whatever order within a
+# turn, each peer is written what a server would have sent it that writes every
+# message at once.
+
+PEERS = range(4)
+GROUPS = range(3)
+
+
+@dataclass(frozen=True)
+class Direct:
+    peer: int
+
+
+@dataclass(frozen=True)
+class Send:
+    group: int
+    sender: int | None
+
+
+@dataclass(frozen=True)
+class Join:
+    peer: int
+    group: int
+
+
+@dataclass(frozen=True)
+class Leave:
+    peer: int
+    group: int
+
+
+@dataclass(frozen=True)
+class Vanish:
+    """From now on the peer's socket fails: the next write loses it."""
+
+    peer: int
+
+
+@dataclass(frozen=True)
+class TurnEnds:
+    pass
+
+
+Step = Direct | Send | Join | Leave | Vanish | TurnEnds
+
+peers = st.sampled_from(PEERS)
+groups = st.sampled_from(GROUPS)
+steps = st.one_of(
+    st.builds(Send, groups, st.none() | peers),
+    st.builds(Direct, peers),
+    st.builds(Join, peers, groups),
+    st.builds(Leave, peers, groups),
+    st.builds(TurnEnds),
+    st.builds(Vanish, peers),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(steps, max_size=60))
+@example([Join(0, 0), Direct(0), Send(0, None), Direct(0)])
+@example([Join(0, 0), Send(0, None), Leave(0, 0), Send(0, None), Join(0, 0), Send(0, None)])
+@example([Join(0, 0), Send(0, None), Join(0, 1), Send(1, None), Send(0, 0), Leave(0, 0)])
+@example([Join(0, 0), Join(1, 0), Vanish(0), Send(0, None), TurnEnds(), Send(0, None)])
+def test_each_peer_is_written_what_writing_at_once_would_have_sent_in_one_write_a_turn(
+    steps: list[Step],
+) -> None:
+    write_coalescer = WriteCoalescer()
+    # Every other one takes compressed frames.
+    fakes = [
+        FakePeer(f"peer {number}", accepts_shared_compression=number % 2 == 1) for number in PEERS
+    ]
+    rooms = [Group(write_coalescer, compression_threshold=2) for _ in GROUPS]  # from step 10 on
+    sent: list[list[bytes]] = [[] for _ in PEERS]
+    members: list[set[int]] = [set() for _ in GROUPS]
+    written = [b"" for _ in PEERS]
+    for number, step in enumerate([*steps, TurnEnds()]):
+        frame = text(str(number))
+        match step:
+            case Direct(peer):
+                write_coalescer.enqueue(fakes[peer], frame)
+                sent[peer].append(frame)
+            case Send(group, sender):
+                rooms[group].send(str(number), sender=None if sender is None else fakes[sender])
+                for peer in members[group] - {sender}:
+                    small = number < 10 or not fakes[peer].accepts_shared_compression
+                    sent[peer].append(frame if small else compressed(str(number)))
+            case Join(peer, group):
+                rooms[group].add(fakes[peer])
+                if fakes[peer].is_open:
+                    members[group].add(peer)
+            case Leave(peer, group):
+                rooms[group].discard(fakes[peer])
+                members[group].discard(peer)
+            case Vanish(peer):
+                fakes[peer].vanished = True
+            case TurnEnds():
+                write_coalescer.flush()
+                for peer, fake in enumerate(fakes):
+                    assert len(fake.writes) <= 1, f"{fake} was written to {len(fake.writes)} times"
+                    written[peer] += b"".join(fake.writes)
+                    fake.writes.clear()
+                    if not fake.is_open:
+                        for present in members:
+                            present.discard(peer)
+                    if not fake.vanished:
+                        assert written[peer] == b"".join(sent[peer]), f"{fake}, step {number}"
+    for room, expected in zip(rooms, members, strict=True):
+        assert set(room) == {fakes[peer] for peer in expected}

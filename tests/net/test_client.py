@@ -1,0 +1,940 @@
+"""The blocking client: against a server in a thread, and against servers that misbehave."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.reference import reference_decode
+from tests.support import PATIENCE, poll, reset, serving
+from wsproto_min.codes import CloseCode, Opcode
+from wsproto_min.connection import Connection, Role, State
+from wsproto_min.deflate import DeflateParameters
+from wsproto_min.errors import ConnectionClosed, HandshakeError, ProtocolError
+from wsproto_min.frames import FrameDecoder, encode_close, encode_frame
+from wsproto_min.handshake import accept
+from wsproto_min.http import HeadReader, Request, Response, parse_request, parse_response
+from wsproto_min.net import client as client_module
+from wsproto_min.net.client import Client, connect
+from wsproto_min.net.peer import Peer
+from wsproto_min.net.server import Server
+from wsproto_min.net.url import Address, parse_url
+
+HELLO = encode_frame(Opcode.TEXT, b"Hello")  # 81 05 48 65 6c 6c 6f
+BYE = encode_frame(Opcode.CLOSE, encode_close(1000, "bye"))
+GOING = encode_frame(Opcode.CLOSE, encode_close(1001))
+
+Script = Callable[[socket.socket], None]
+
+
+def url(address: tuple[str, int]) -> str:
+    return f"ws://{address[0]}:{address[1]}/"
+
+
+@contextmanager
+def scripted(script: Script) -> Iterator[str]:
+    """Let `script` serve one connection in a thread; give its URL.
+
+    A fault in the script fails the test, unless the test failed first.
+    """
+    errors: list[BaseException] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+
+        def run() -> None:
+            try:
+                sock, _ = listener.accept()
+                with sock:
+                    sock.settimeout(PATIENCE)
+                    script(sock)
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        yield url(listener.getsockname())
+        thread.join(PATIENCE)
+        assert not thread.is_alive(), "the script has not come to its end"
+    for error in errors:
+        raise error
+
+
+def read_request(sock: socket.socket) -> Request:
+    buffer = HeadReader()
+    while (whole := buffer.receive_data(sock.recv(1 << 16))) is None:
+        pass
+    return parse_request(whole[0])
+
+
+def upgrade(sock: socket.socket, then: bytes = b"", **options: Any) -> None:
+    """Accept the client, and send `then` in the same segment."""
+    sock.sendall(accept(read_request(sock), **options).encode() + then)
+
+
+def until_close(sock: socket.socket) -> bytes:
+    """Return what the client sends up to its Close frame, or to the stream's end."""
+    decoder = FrameDecoder(masked=True, rsv1_allowed=True)
+    received = b""
+    while data := sock.recv(1 << 16):
+        received += data
+        decoder.receive_data(data)
+        while (frame := decoder.next_frame()) is not None:
+            if frame.opcode is Opcode.CLOSE:
+                return received
+    return received
+
+
+def speaks(then: bytes) -> Script:
+    """Accept the client, say something, and read what it says until it closes."""
+
+    def script(sock: socket.socket) -> None:
+        upgrade(sock, then)
+        until_close(sock)
+
+    return script
+
+
+def answers(data: bytes) -> Script:
+    """Answer the handshake with these bytes and close."""
+
+    def script(sock: socket.socket) -> None:
+        read_request(sock)
+        sock.sendall(data)
+
+    return script
+
+
+def without_sleep(sock: socket.socket, seconds: float) -> bool:
+    """Return whether something arrives within so many seconds."""
+    return bool(select.select([sock], [], [], seconds)[0])
+
+
+def refusal(url: str, **options: Any) -> HandshakeError:
+    with pytest.raises(HandshakeError) as raised:
+        connect(url, **options)
+    return raised.value
+
+
+def closed(client: Client) -> tuple[int, str]:
+    """Return with what the client's next message is that there is none."""
+    with pytest.raises(ConnectionClosed) as raised:
+        client.recv(timeout=PATIENCE)
+    return raised.value.code, raised.value.reason
+
+
+# Where to (section 3)
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "host"),
+    [
+        ("ws://example.com", Address("ws", "example.com", 80, "/"), "example.com"),
+        ("ws://example.com/", Address("ws", "example.com", 80, "/"), "example.com"),
+        ("wss://example.com/a/b", Address("wss", "example.com", 443, "/a/b"), "example.com"),
+        ("ws://h:80/", Address("ws", "h", 80, "/"), "h"),
+        ("ws://h:443/", Address("ws", "h", 443, "/"), "h:443"),
+        ("wss://h:443/", Address("wss", "h", 443, "/"), "h"),
+        ("wss://h:80/", Address("wss", "h", 80, "/"), "h:80"),
+        ("ws://h:9001/?a=1&b", Address("ws", "h", 9001, "/?a=1&b"), "h:9001"),
+        ("ws://h?a=1", Address("ws", "h", 80, "/?a=1"), "h"),
+        ("ws://h/x?", Address("ws", "h", 80, "/x"), "h"),
+        ("ws://h/%23%20", Address("ws", "h", 80, "/%23%20"), "h"),
+        ("WS://EXAMPLE.com/A", Address("ws", "example.com", 80, "/A"), "example.com"),
+        ("ws://[::1]/", Address("ws", "::1", 80, "/"), "[::1]"),
+        ("ws://[::1]:9001/x", Address("ws", "::1", 9001, "/x"), "[::1]:9001"),
+        ("ws+unix:/tmp/s", Address("ws+unix", "/tmp/s", 0, "/"), "localhost"),
+        ("ws+unix:/tmp/s:/a?b", Address("ws+unix", "/tmp/s", 0, "/a?b"), "localhost"),
+        ("ws+unix:///tmp/s:/a", Address("ws+unix", "/tmp/s", 0, "/a"), "localhost"),
+        ("ws+unix:s:a", Address("ws+unix", "s", 0, "/a"), "localhost"),
+    ],
+)
+def test_a_url_says_where_it_leads_and_what_the_host_header_is(
+    url: str, address: Address, host: str
+) -> None:
+    assert parse_url(url) == address
+    assert parse_url(url).host_header == host
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("ws://h/#top", "fragment"),
+        ("ws://h/a#", "fragment"),
+        ("ws+unix:/tmp/s:/#x", "fragment"),
+        ("http://h/", "is not ws://HOST/PATH"),
+        ("h:80", "is not ws://HOST/PATH"),
+        ("h", "is not ws://HOST/PATH"),
+        ("", "is not ws://HOST/PATH"),
+        ("ws:", "is not ws://HOST/PATH"),
+        ("ws:///path", "is not ws://HOST/PATH"),
+        ("ws+unix:", "is not ws://HOST/PATH"),
+        ("ws+unix::/path", "is not ws://HOST/PATH"),
+        ("ws://user@h/", "Authorization"),
+        ("ws://user:secret@h/", "Authorization"),
+        ("ws://@h/", "Authorization"),
+        ("ws://h:http/", "[Pp]ort"),
+        ("ws://h:65536/", "[Pp]ort"),
+        ("ws://[::1/", "IPv6"),
+        ("ws://h/a b", "percent-encoded"),
+        ("ws://h/\u00e9", "percent-encoded"),
+        ("ws://h/?\x7f", "percent-encoded"),
+        ("ws+unix:/tmp/s:/a\r\nHost: evil", "percent-encoded"),
+    ],
+)
+def test_a_url_that_leads_nowhere_is_a_value_error_with_the_reason(url: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        connect(url)
+
+
+# The opening handshake
+
+
+def test_what_the_client_is_told_stands_in_its_request() -> None:
+    requests: list[Request] = []
+
+    def script(sock: socket.socket) -> None:
+        request = read_request(sock)
+        requests.append(request)
+        sock.sendall(accept(request, subprotocols=["chat"]).encode() + BYE)
+        until_close(sock)
+
+    with (
+        scripted(script) as address,
+        connect(
+            f"{address}room?id=1",
+            subprotocols=["superchat", "chat"],
+            headers=[("Authorization", "Bearer x")],
+            origin="https://example.com",
+        ) as client,
+    ):
+        assert client.subprotocol == "chat"
+    (request,) = requests
+    assert request.target == "/room?id=1"
+    fields = {name: request.headers.get(name) for name in ("Host", "Origin", "Authorization")}
+    assert fields == {
+        "Host": address.removeprefix("ws://").strip("/"),
+        "Origin": "https://example.com",
+        "Authorization": "Bearer x",
+    }
+    assert request.headers.tokens("Sec-WebSocket-Protocol") == ["superchat", "chat"]
+    assert request.headers.get("Sec-WebSocket-Extensions") == DeflateParameters.DEFAULT.offer()
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "reason"),
+    [
+        (b"HTTP/1.1 404 Not Found\r\n\r\nno such room\nnor any other", 404, "404: no such room"),
+        (b"HTTP/1.1 403 Forbidden\r\nX: y\r\n\r\n", 403, "the server answered 403"),
+        (b"HTTP/1.1 302 Found\r\nLocation: ws://a/\r\n\r\nover there\r\n", 302, "302: over there"),
+        (b"HTTP/1.1 200 OK\r\n\r\n\xff", 200, "200: \ufffd"),
+        (b"HTTP/1.1 500 Fault\r\n\r\n" + b"x" * 10_000, 500, "500: " + "x" * 500),
+        (
+            b"HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nyou\r\n0\r\n\r\n",
+            403,
+            "403: you",
+        ),
+        (b"HTTP/1.1 403 No\r\nContent-Length: 3\r\n\r\nyou, and more", 403, "403: you"),
+        (b"HTTP/1.1 403 No\r\nContent-Length: -1\r\n\r\nyou", 403, "403: you"),
+        (b"HTTP/1.0 404 Not Found\r\n\r\n", 0, "the server's answer is not HTTP/1.1"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", 0, "the server's answer is not HTTP/1.1"),
+        (b"HTTP/1.1 101 X\r\nbad line\r\n\r\n", 0, "a header line is not 'Name: value'"),
+        (b"", 0, "the server closed the connection without an answer"),
+        (b"HTTP/1.1 101 Swi", 0, "the server closed the connection without an answer"),
+        (
+            b"HTTP/1.1 101 X\r\nA: " + b"x" * 20_000,
+            0,
+            "the head of the server's answer is too long",
+        ),
+    ],
+)
+def test_a_refusal_is_told_with_its_status_and_the_first_line_of_its_body(
+    answer: bytes, status: int, reason: str
+) -> None:
+    with scripted(answers(answer)) as address:
+        error = refusal(address)
+    assert error.status == status
+    assert error.reason.endswith(reason), error.reason
+
+
+def test_a_refusal_is_told_at_once_though_the_server_keeps_the_connection_open() -> None:
+    def script(sock: socket.socket) -> None:
+        read_request(sock)
+        sock.sendall(b"HTTP/1.1 403 No\r\nContent-Length: 3\r\n\r\nyou")
+        assert sock.recv(1) == b""
+
+    with scripted(script) as address:
+        started = time.monotonic()
+        assert refusal(address).reason == "the server answered 403: you"
+        assert time.monotonic() - started < 5
+
+
+def test_a_refusal_gives_the_headers_that_came_with_it() -> None:
+    answer = b"HTTP/1.1 302 Found\r\nLocation: ws://elsewhere/\r\n\r\n"
+    with scripted(answers(answer)) as address:
+        assert refusal(address).headers == (("location", "ws://elsewhere/"),)
+
+
+END = b"\r\n\r\n"
+
+
+def altered(old: bytes, new: bytes) -> Script:
+    """Accept the client, with something else in the answer."""
+
+    def script(sock: socket.socket) -> None:
+        answer = accept(read_request(sock)).encode()
+        assert old in answer
+        sock.sendall(answer.replace(old, new))
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rule"),
+    [
+        (b"Sec-WebSocket-Accept: ", b"Sec-WebSocket-Accept: x", "Accept does not fit the key"),
+        (b"Upgrade: websocket", b"Upgrade: h2c", "Upgrade must be 'websocket'"),
+        (b"Connection: Upgrade", b"Connection: close", "Connection must include 'Upgrade'"),
+        (END, b"\r\nSec-WebSocket-Protocol: x" + END, "subprotocol that was not offered"),
+        (END, b"\r\nSec-WebSocket-Extensions: x" + END, "extension that was not offered: x"),
+    ],
+)
+def test_an_answer_that_breaks_a_rule_is_told_with_the_rule(
+    old: bytes, new: bytes, rule: str
+) -> None:
+    with scripted(altered(old, new)) as address:
+        error = refusal(address)
+    assert error.status == 101
+    assert rule in error.reason
+    assert "(RFC 6455, 4.1)" in error.reason
+
+
+def test_who_cannot_be_reached_is_an_oserror(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # taken, but nobody listens
+        with pytest.raises(ConnectionRefusedError):
+            connect(url(unused.getsockname()))
+    with pytest.raises(FileNotFoundError):
+        connect(f"ws+unix:{tmp_path}/nobody")
+
+
+def drips(data: bytes) -> Script:
+    """Say `data` byte by byte, slowly, until the client has gone."""
+
+    def script(sock: socket.socket) -> None:
+        read_request(sock)
+        with suppress(ConnectionError):
+            for byte in data:
+                sock.sendall(bytes([byte]))
+                if without_sleep(sock, 0.02):
+                    return
+
+    return script
+
+
+def test_a_server_that_drips_its_answer_does_not_extend_the_deadline() -> None:
+    with scripted(drips(b"HTTP/1.1 101 X\r\nA: " + b"x" * 10_000)) as address:
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            connect(address, open_timeout=0.3)
+        assert 0.3 <= time.monotonic() - started < 2
+
+
+def test_a_refusal_that_drips_is_told_as_far_as_it_came() -> None:
+    with scripted(drips(b"HTTP/1.1 403 Forbidden\r\n\r\nno" + b"o" * 10_000)) as address:
+        error = refusal(address, open_timeout=1.0)
+    assert error.status == 403
+    assert "the server answered 403: no" in error.reason
+
+
+def test_a_server_that_never_answers_is_given_up_at_the_deadline() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            connect(url(listener.getsockname()), open_timeout=0.2)
+        assert 0.2 <= time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("data", [HELLO, HELLO * 3 + BYE])
+def test_messages_in_the_same_read_as_the_answer_are_not_lost(data: bytes) -> None:
+    with scripted(speaks(data)) as address, connect(address) as client:
+        for _ in range(data.count(HELLO)):
+            assert client.recv() == "Hello"
+
+
+# Messages
+
+
+@pytest.mark.parametrize(
+    "compression",
+    [
+        None,
+        DeflateParameters.DEFAULT,
+        DeflateParameters.NO_CONTEXT_TAKEOVER,
+        DeflateParameters(True, False, 9, 9),
+    ],
+)
+def test_messages_come_back_as_they_were_with_any_compression(
+    compression: DeflateParameters | None,
+) -> None:
+    def on_request(peer: Peer, request: Request) -> Response:
+        return accept(request, compression=DeflateParameters.DEFAULT)
+
+    with (
+        serving(
+            on_request=on_request, compression_threshold=0, write_buffer_limit=8 << 20
+        ) as running,
+        connect(url(running.address), compression=compression, compression_threshold=0) as client,
+    ):
+        for message in ("", "Hello", b"", bytes(range(256)), "x" * 70_000, b"\0" * (1 << 20)):
+            client.send(message)
+            assert client.recv(timeout=PATIENCE) == message
+
+
+def test_frames_are_compressed_from_the_size_that_was_told() -> None:
+    seen: list[bytes] = []
+
+    def trace(sender: Role, data: bytes) -> None:
+        if sender is Role.CLIENT:
+            seen.append(data)
+
+    with (
+        serving() as running,
+        connect(url(running.address), compression_threshold=100, trace=trace) as client,
+    ):
+        client.send("x" * 99)
+        client.send("x" * 100)
+    # The handshake; FIN and text; the same with RSV1; FIN and Close
+    assert [data[0] for data in seen] == [ord("G"), 0x81, 0xC1, 0x88]
+
+
+def test_each_frame_has_a_mask_of_its_own() -> None:
+    sent = bytearray()
+
+    def script(sock: socket.socket) -> None:
+        upgrade(sock)
+        sent.extend(until_close(sock))
+
+    with scripted(script) as address:
+        client = connect(address, close_timeout=0.0)
+        for _ in range(50):
+            client.send("Hello")
+        client.close()
+    frames = reference_decode(bytes(sent), masked=True).frames
+    assert len(frames) == 51
+    assert len({frame.masking_key for frame in frames}) == 51
+
+
+def test_a_timeout_leaves_the_next_message_to_the_next_call() -> None:
+    ready = threading.Event()
+
+    def script(sock: socket.socket) -> None:
+        upgrade(sock)
+        assert ready.wait(PATIENCE)
+        sock.sendall(HELLO[:3])
+        assert sock.recv(1 << 16)
+        sock.sendall(HELLO[3:] + BYE)
+        until_close(sock)
+
+    with scripted(script) as address, connect(address) as client:
+        for timeout in (0, 0.05):
+            with pytest.raises(TimeoutError):
+                client.recv(timeout)
+        ready.set()
+        poll(lambda: select.select([client], [], [], 0)[0], "half a message arrives")
+        with pytest.raises(TimeoutError):
+            client.recv(timeout=0)
+        client.send("go on")
+        assert client.recv(timeout=PATIENCE) == "Hello"
+
+
+def test_recv_without_waiting_takes_what_is_here() -> None:
+    with scripted(speaks(HELLO * 2)) as address:
+        client = connect(address, close_timeout=0.0)
+        assert client.recv() == "Hello"
+        assert client.recv(timeout=0) == "Hello"
+        with pytest.raises(TimeoutError):
+            client.recv(timeout=0)
+        client.close()
+
+
+def test_pings_are_answered_while_a_message_is_waited_for() -> None:
+    answered: list[bytes] = []
+
+    def script(sock: socket.socket) -> None:
+        upgrade(sock, encode_frame(Opcode.PING, b"p"))
+        answered.append(sock.recv(1 << 16))
+        sock.sendall(HELLO + BYE)
+        until_close(sock)
+
+    with scripted(script) as address, connect(address) as client:
+        assert client.recv(timeout=PATIENCE) == "Hello"
+    (frame,) = reference_decode(answered[0], masked=True).frames
+    assert (frame.opcode, frame.payload) == (Opcode.PONG, b"p")
+
+
+def test_a_ping_measures_the_way_there_and_back_and_keeps_messages_that_come_meanwhile() -> None:
+    def script(sock: socket.socket) -> None:
+        upgrade(sock)
+        connection = Connection(Role.SERVER)
+        connection.send("one")
+        connection.pong(b"unasked")
+        connection.send("two")
+        data = sock.recv(1 << 16)
+        without_sleep(sock, 0.05)  # the way takes that long
+        sock.sendall(connection.data_to_send())
+        list(connection.receive_data(data))
+        connection.send("three")
+        connection.close()
+        sock.sendall(connection.data_to_send())
+        until_close(sock)
+
+    with scripted(script) as address, connect(address) as client:
+        latency = client.ping(timeout=PATIENCE)
+        assert 0.05 <= latency < PATIENCE
+        assert [client.recv() for _ in range(3)] == ["one", "two", "three"]
+
+
+def test_a_ping_that_nobody_answers_times_out_and_its_late_pong_is_not_the_next_ones() -> None:
+    def script(sock: socket.socket) -> None:
+        upgrade(sock)
+        first = sock.recv(1 << 16)
+        second = sock.recv(1 << 16)
+        connection = Connection(Role.SERVER)
+        list(connection.receive_data(first))
+        sock.sendall(connection.data_to_send())
+        assert not without_sleep(sock, 0.05), "the client took one Pong for another"
+        list(connection.receive_data(second))
+        sock.sendall(connection.data_to_send() + BYE)
+        until_close(sock)
+
+    with scripted(script) as address, connect(address) as client:
+        with pytest.raises(TimeoutError):
+            client.ping(timeout=0.05)
+        assert client.ping(timeout=PATIENCE) >= 0.05
+
+
+# The end
+
+
+@pytest.mark.parametrize("code", [1000, 1001])
+def test_iterating_ends_when_the_connection_is_closed_normally(code: int) -> None:
+    close = encode_frame(Opcode.CLOSE, encode_close(code))
+    with scripted(speaks(HELLO * 2 + close)) as address, connect(address) as client:
+        assert list(client) == ["Hello", "Hello"]
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (encode_frame(Opcode.CLOSE, b""), 1005),
+        (encode_frame(Opcode.CLOSE, encode_close(1011)), 1011),
+        (encode_frame(Opcode.CLOSE, encode_close(4000)), 4000),
+    ],
+)
+def test_iterating_raises_when_it_is_closed_otherwise(data: bytes, code: int) -> None:
+    got: list[str | bytes] = []
+    with scripted(speaks(HELLO + data)) as address, connect(address) as client:
+        with pytest.raises(ConnectionClosed) as raised:
+            got.extend(client)
+        assert raised.value.code == code
+
+
+def test_the_code_and_reason_of_the_servers_close_are_told_again_and_again() -> None:
+    with scripted(speaks(HELLO + BYE)) as address, connect(address) as client:
+        assert client.recv() == "Hello"
+        assert [closed(client), closed(client)] == [(1000, "bye")] * 2
+        with pytest.raises(ConnectionClosed, match="1000 bye"):
+            client.send("too late")
+        with pytest.raises(ConnectionClosed, match="1000 bye"):
+            client.ping()
+        assert client.fileno() == -1, "the socket is still open"
+
+
+@pytest.mark.parametrize("end", [socket.socket.close, reset], ids=["closed", "reset"])
+def test_a_stream_that_ends_without_a_close_is_1006(end: Callable[[socket.socket], None]) -> None:
+    def script(sock: socket.socket) -> None:
+        upgrade(sock, HELLO)
+        assert sock.recv(1 << 16)
+        end(sock)
+
+    with scripted(script) as address, connect(address) as client:
+        assert client.recv() == "Hello"
+        client.send("go")
+        assert closed(client) == (1006, "the server is gone")
+        assert client.connection.state is State.CLOSED
+
+
+def send_often(client: Client) -> None:
+    for _ in range(100):
+        client.send("anybody?")
+
+
+def test_sending_to_a_server_that_is_gone_is_connection_closed() -> None:
+    def script(sock: socket.socket) -> None:
+        upgrade(sock, HELLO)
+        reset(sock)
+
+    with scripted(script) as address, connect(address) as client:
+        poll(lambda: select.select([client], [], [], 0)[0], "the reset arrives")
+        with pytest.raises(ConnectionClosed) as raised:
+            send_often(client)  # the first may find the news still on its way
+        assert (raised.value.code, raised.value.reason) == (1006, "the server is gone")
+        with pytest.raises(ConnectionClosed):
+            client.ping()
+        assert client.recv() == "Hello", "what it had said is lost"
+
+
+def test_closing_says_why_and_keeps_what_still_arrives() -> None:
+    received: list[bytes] = []
+
+    def script(sock: socket.socket) -> None:
+        upgrade(sock)
+        received.append(sock.recv(1 << 16))
+        sock.sendall(HELLO + encode_frame(Opcode.PING, b"p") + HELLO)
+        received.append(sock.recv(1 << 16))
+        sock.sendall(BYE)
+
+    with scripted(script) as address:
+        client = connect(address)
+        client.close(4000, "enough")
+        client.close()  # once is enough
+        assert [client.recv(), client.recv()] == ["Hello", "Hello"]
+        assert closed(client) == (1000, "bye")
+    (close,) = reference_decode(received[0], masked=True).frames
+    assert (close.opcode, close.payload) == (Opcode.CLOSE, encode_close(4000, "enough"))
+    (pong,) = reference_decode(received[1], masked=True).frames
+    assert (pong.opcode, pong.payload) == (Opcode.PONG, b"p")
+
+
+def test_a_close_code_that_must_not_be_sent_is_the_callers_error_and_changes_nothing() -> None:
+    with serving() as running, connect(url(running.address)) as client:
+        with pytest.raises(ValueError, match="1006 may not stand in a Close frame"):
+            client.close(1006)
+        client.send("still here")
+        assert client.recv() == "still here"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(None, 1000), (ZeroDivisionError, 1011), (KeyboardInterrupt, 1011)]
+)
+def test_leaving_the_block_closes_and_tells_how_it_went(
+    error: type[BaseException] | None, code: int
+) -> None:
+    closes: list[tuple[int, str]] = []
+
+    def on_close(peer: Peer) -> None:
+        assert peer.connection is not None
+        assert peer.connection.close_received is not None
+        closes.append((peer.connection.close_received.code, peer.address))
+
+    with serving(on_close=on_close) as running:
+        with suppress(ZeroDivisionError, KeyboardInterrupt), connect(url(running.address)):
+            if error is not None:
+                raise error
+        running.wait_for_peers(0)
+    assert [found for found, _ in closes] == [code]
+
+
+@pytest.mark.parametrize("talks", [False, True])
+def test_a_server_that_never_closes_is_left_at_the_deadline_even_if_it_talks_on(
+    talks: bool,
+) -> None:
+    def script(sock: socket.socket) -> None:
+        upgrade(sock)
+        assert sock.recv(1 << 16)
+        with suppress(ConnectionError):
+            while not without_sleep(sock, 0.02):  # the end of the client's stream
+                if talks:
+                    sock.sendall(HELLO)
+
+    with scripted(script) as address:
+        client = connect(address, close_timeout=0.3)
+        started = time.monotonic()
+        client.close()
+        assert 0.3 <= time.monotonic() - started < 2
+        assert client.fileno() == -1
+        if talks:
+            assert client.recv() == "Hello"
+
+
+@pytest.mark.parametrize("wait", ["recv", "ping"])
+def test_a_server_that_talks_without_a_pause_does_not_move_the_deadline(wait: str) -> None:
+    stop = threading.Event()
+
+    def script(sock: socket.socket) -> None:
+        upgrade(sock)
+        with suppress(OSError):
+            while not stop.is_set():
+                sock.sendall(encode_frame(Opcode.PONG, b"x" * 125) * 1000)
+
+    with scripted(script) as address:
+        client = connect(address, close_timeout=0.1)
+        started = time.monotonic()
+        with pytest.raises(TimeoutError, match="nothing came in time"):
+            getattr(client, wait)(timeout=0.3)
+        assert 0.3 <= time.monotonic() - started < 5
+        client.close()
+        stop.set()
+        assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("wait", ["recv", "ping"])
+def test_a_server_that_does_not_read_does_not_move_the_deadline_and_gets_whole_frames_later(
+    wait: str,
+) -> None:
+    number = 5000  # more Pongs than wait in two small sockets
+    reads = threading.Event()
+    heard: list[Opcode] = []
+
+    def read(sock: socket.socket) -> None:
+        reads.wait(PATIENCE)
+        decoder = FrameDecoder(masked=True)
+        decoder.receive_data(until_close(sock))
+        while (frame := decoder.next_frame()) is not None:
+            heard.append(frame.opcode)
+
+    def script(sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        upgrade(sock)
+        reader = threading.Thread(target=read, args=[sock], daemon=True)
+        reader.start()
+        sock.sendall(encode_frame(Opcode.PING, b"x" * 125) * number + HELLO)
+        reader.join(PATIENCE)
+
+    with scripted(script) as address, connect(address, compression=None) as client:
+        with socket.socket(fileno=socket.dup(client.fileno())) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        started = time.monotonic()
+        with pytest.raises(TimeoutError, match="the server did not read in time"):
+            getattr(client, wait)(timeout=0.3)
+        assert 0.3 <= time.monotonic() - started < 5
+        reads.set()
+        assert client.recv(PATIENCE) == "Hello"
+    assert heard.count(Opcode.PONG) == number
+    assert heard[-1] is Opcode.CLOSE
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+@pytest.mark.parametrize(("look_up", "addresses"), [(0.6, 1), (0.0, 2)])
+def test_all_must_be_open_in_time_the_look_up_and_every_address_included(
+    scheme: str, look_up: float, addresses: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
+        for _ in range(3):  # from then on the kernel lets the newcomers wait
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+
+        def resolve(*_: object, **options: object) -> list[Any]:
+            time.sleep(look_up)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", full.getsockname())] * addresses
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            connect(f"{scheme}://full.example/", open_timeout=0.5)
+        assert time.monotonic() - started < 0.5 + look_up + 0.45
+
+
+def test_the_next_address_is_tried_where_one_refuses_and_the_last_refusal_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        nobody = free.getsockname()
+    unknown = 12345  # a family that no machine has
+    found = [
+        (unknown, socket.SOCK_STREAM, 0, "", nobody),
+        (socket.AF_INET, socket.SOCK_STREAM, 0, "", nobody),
+    ]
+    with scripted(speaks(HELLO)) as address:
+        port = int(address.rstrip("/").rpartition(":")[2])
+        found.append((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        with connect("ws://two.example/") as client:
+            assert client.recv(PATIENCE) == "Hello"
+        found.pop()
+        with pytest.raises(ConnectionRefusedError):
+            connect("ws://two.example/")
+        found.pop()
+        with pytest.raises(OSError, match="not supported"):
+            connect("ws://two.example/")
+        found.pop()
+        with pytest.raises(OSError, match=r"two\.example has no address"):
+            connect("ws://two.example/")
+
+
+@pytest.mark.parametrize("close_timeout", [0.5, 0.0])
+def test_a_server_that_pings_but_never_reads_does_not_hold_up_closing(
+    close_timeout: float,
+) -> None:
+    stop = threading.Event()
+
+    def script(sock: socket.socket) -> None:
+        upgrade(sock)
+        with suppress(OSError):
+            while not stop.is_set():
+                sock.sendall(encode_frame(Opcode.PING, b"x" * 125) * 100)
+
+    with scripted(script) as address:
+        client = connect(address, close_timeout=close_timeout)
+        # So that little goes out before it waits.
+        sock = socket.socket(fileno=socket.dup(client.fileno()))
+        with sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        started = time.monotonic()
+        client.close()
+        stop.set()
+        assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("data", "section"),
+    [
+        ("81 85 37fa213d 7f9f4d5158", "a server's frame is masked (RFC 6455, 5.1)"),
+        ("83 00", "opcode 0x3 is reserved (RFC 6455, 5.2)"),
+        ("81 01 ff", "a text message is not UTF-8 (RFC 6455, 8.1)"),
+    ],
+)
+def test_a_violation_is_told_with_its_section_after_the_messages_before_it(
+    data: str, section: str
+) -> None:
+    received = bytearray()
+
+    def script(sock: socket.socket) -> None:
+        upgrade(sock, HELLO * 2 + bytes.fromhex(data))
+        received.extend(until_close(sock))
+
+    with scripted(script) as address, connect(address, compression=None) as client:
+        for message in ("one", "two"):
+            assert client.recv() == "Hello"
+            client.send(message)
+        for _ in range(2):
+            with pytest.raises(ProtocolError) as raised:
+                client.recv()
+            assert raised.value.reason == section
+        with pytest.raises(ConnectionClosed):
+            client.send("three")
+    *replies, close = reference_decode(bytes(received), masked=True).frames
+    assert [reply.payload for reply in replies] == [b"one", b"two"]
+    assert close.opcode == Opcode.CLOSE
+    assert close.payload[2:].decode() == section
+
+
+def test_a_violation_is_told_though_the_server_is_gone_and_cannot_be() -> None:
+    def script(sock: socket.socket) -> None:
+        upgrade(sock, HELLO + bytes.fromhex("83 00"))
+        sock.recv(1)  # of "go", so that closing resets
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes(8))
+
+    with scripted(script) as address, connect(address) as client:
+        assert client.recv() == "Hello"
+        client.send("go")
+        with pytest.raises(ProtocolError, match="opcode 0x3 is reserved"):
+            client.recv(timeout=PATIENCE)
+
+
+def test_a_message_over_the_budget_is_refused() -> None:
+    with (
+        serving() as running,
+        connect(url(running.address), max_message_size=1000, max_fragments=2) as client,
+    ):
+        client.send("x" * 1000)
+        assert client.recv() == "x" * 1000
+        client.send("x" * 1001)
+        with pytest.raises(ProtocolError, match="larger than 1000 bytes"):
+            client.recv()
+
+
+def test_a_ping_raises_for_a_violation_and_keeps_the_messages_before_it() -> None:
+    with scripted(speaks(HELLO + bytes.fromhex("83 00"))) as address, connect(address) as client:
+        with pytest.raises(ProtocolError):
+            client.ping()
+        assert client.recv() == "Hello"
+        with pytest.raises(ProtocolError):
+            client.recv()
+
+
+# What it shows
+
+
+def test_the_trace_is_shown_every_byte_in_order_handshake_included() -> None:
+    shown: dict[Role, bytes] = {Role.CLIENT: b"", Role.SERVER: b""}
+    received = bytearray()
+
+    def trace(sender: Role, data: bytes) -> None:
+        assert data, "nothing was sent"
+        shown[sender] += data
+
+    def script(sock: socket.socket) -> None:
+        upgrade(sock, HELLO)
+        received.extend(sock.recv(1 << 16))
+        sock.sendall(encode_frame(Opcode.PING, b"p") + BYE)
+        received.extend(until_close(sock))
+
+    with scripted(script) as address, connect(address, trace=trace) as client:
+        assert client.recv() == "Hello"
+        client.send("hi")
+        assert list(client) == []
+    request, _, said = shown[Role.CLIENT].partition(b"\r\n\r\n")
+    assert parse_request(request).target == "/"
+    assert said == bytes(received)
+    response, _, heard = shown[Role.SERVER].partition(b"\r\n\r\n")
+    assert parse_response(response)[0] == 101
+    assert heard == HELLO + encode_frame(Opcode.PING, b"p") + BYE
+    opcodes = [frame.opcode for frame in reference_decode(bytes(received)).frames]
+    assert opcodes == [Opcode.TEXT, Opcode.PONG, Opcode.CLOSE]
+
+
+def test_a_unix_socket_is_a_way_in_too(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    hosts: list[str | None] = []
+
+    def on_request(peer: Peer, request: Request) -> Response:
+        hosts.append(request.headers.get("Host"))
+        return accept(request)
+
+    server = Server(on_message=Peer.send, on_request=on_request)
+    server.listen_unix(str(path))
+    with serving(server=server), connect(f"ws+unix:{path}:/room") as client:
+        client.send("Hello")
+        assert client.recv(timeout=PATIENCE) == "Hello"
+    assert hosts == ["localhost"]
+
+
+def test_nothing_is_left_open_when_connecting_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[socket.socket] = []
+    open_socket = client_module._open_socket
+
+    def note(address: Address, deadline: float, context: ssl.SSLContext | None) -> socket.socket:
+        sock = open_socket(address, deadline, context)
+        opened.append(sock)
+        return sock
+
+    monkeypatch.setattr(client_module, "_open_socket", note)
+    with scripted(answers(b"HTTP/1.1 403 No\r\n\r\n")) as address:
+        refusal(address)
+    with scripted(lambda sock: None) as address, pytest.raises(ValueError, match="control"):
+        connect(address, headers=[("X", "a\r\nY: b")])
+    assert [sock.fileno() for sock in opened] == [-1, -1]
+
+
+def test_the_code_that_the_client_echoes_is_the_servers() -> None:
+    received = bytearray()
+
+    def script(sock: socket.socket) -> None:
+        upgrade(sock, GOING)
+        received.extend(until_close(sock))
+
+    with scripted(script) as address, connect(address) as client:
+        assert closed(client) == (CloseCode.GOING_AWAY, "")
+    (frame,) = reference_decode(bytes(received), masked=True).frames
+    assert (frame.opcode, frame.payload.hex()) == (Opcode.CLOSE, "03e9")

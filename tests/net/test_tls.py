@@ -1,0 +1,578 @@
+"""TLS on the server's non-blocking sockets, with real clients and with ill-timed ones."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from selectors import EVENT_READ, EVENT_WRITE
+from typing import Any, cast
+
+import pytest
+
+from tests.support import (
+    PATIENCE,
+    RunningServer,
+    connect,
+    handshake,
+    make_certificate,
+    poll,
+    read_to_end,
+    reset,
+    serving,
+)
+from wsproto_min.codes import Opcode
+from wsproto_min.connection import Connection, Event, Role
+from wsproto_min.frames import encode_close, encode_frame
+from wsproto_min.http import Request, Response
+from wsproto_min.net.client import connect as connect_url
+from wsproto_min.net.peer import Peer
+from wsproto_min.net.server import Server
+from wsproto_min.net.tls import TLSSocket
+
+MASK = bytes(4)
+VERSIONS = pytest.mark.parametrize(
+    "version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=lambda version: version.name
+)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def theirs(certificate: Path) -> ssl.SSLContext:
+    """What a client trusts."""
+    return ssl.create_default_context(cafile=certificate)
+
+
+@contextmanager
+def secure(certificate: Path, **options: Any) -> Iterator[RunningServer]:
+    """Run a server that speaks TLS at `address`, by default one that echoes."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    server = Server(**{"on_message": Peer.send, **options})
+    address = server.listen("127.0.0.1", 0, context)
+    with serving(server=server) as running:
+        running.address = address
+        yield running
+
+
+def url(running: RunningServer) -> str:
+    return f"wss://127.0.0.1:{running.address[1]}/"
+
+
+def is_served(running: RunningServer, theirs: ssl.SSLContext) -> bool:
+    with connect_url(url(running), ssl_context=theirs) as client:
+        client.send("is anybody there?")
+        return client.recv(timeout=PATIENCE) == "is anybody there?"
+
+
+def text(message: str) -> bytes:
+    return encode_frame(Opcode.TEXT, message.encode(), mask=MASK)
+
+
+class Hand:
+    """A TLS client whose records go out when and in what pieces the test says."""
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        self.sock = sock
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname="127.0.0.1")
+
+    def handshake(self, send: Callable[[bytes], None]) -> None:
+        while True:
+            try:
+                self.tls.do_handshake()
+                return
+            except ssl.SSLWantReadError:
+                send(self.outgoing.read())
+                self.fetch()
+            finally:
+                send(self.outgoing.read())
+
+    def fetch(self) -> None:
+        data = self.sock.recv(1 << 16)
+        assert data, "the server ended the stream"
+        self.incoming.write(data)
+
+    def record(self, data: bytes) -> bytes:
+        """Return the record that holds these bytes."""
+        assert self.tls.write(data) == len(data)
+        return self.outgoing.read()
+
+    def read(self) -> bytes:
+        while True:
+            try:
+                return self.tls.read(1 << 16)
+            except ssl.SSLWantReadError:
+                self.fetch()
+
+    def read_until(self, end: bytes) -> bytes:
+        data = b""
+        while not data.endswith(end):
+            data += self.read()
+        return data
+
+
+def by_single_bytes(sock: socket.socket) -> Callable[[bytes], None]:
+    def send(data: bytes) -> None:
+        for byte in data:
+            sock.sendall(bytes([byte]))
+
+    return send
+
+
+# Messages
+
+
+@VERSIONS
+@pytest.mark.parametrize("message", ["", "Hello", b"\0" * 16384, bytes(range(251)) * 20_000])
+def test_messages_come_back_as_they_were(
+    certificate: Path, theirs: ssl.SSLContext, version: ssl.TLSVersion, message: str | bytes
+) -> None:
+    theirs.minimum_version = theirs.maximum_version = version
+    limits = {"max_message_size": 8 << 20, "write_buffer_limit": 16 << 20}
+    with (
+        secure(certificate, **limits) as running,
+        connect_url(
+            url(running), ssl_context=theirs, compression=None, max_message_size=8 << 20
+        ) as client,
+    ):
+        for _ in range(2):
+            client.send(message)
+            assert client.recv(timeout=PATIENCE) == message
+
+
+def test_many_peers_are_served_at_once(certificate: Path, theirs: ssl.SSLContext) -> None:
+    with secure(certificate) as running, ExitStack() as stack:
+        clients = [
+            stack.enter_context(connect_url(url(running), ssl_context=theirs)) for _ in range(30)
+        ]
+        for number, client in enumerate(clients):
+            client.send(f"{number}" * 10_000)
+        for number, client in enumerate(clients):
+            assert client.recv(timeout=PATIENCE) == f"{number}" * 10_000
+
+
+def test_both_ends_may_send_much_at_once(certificate: Path, theirs: ssl.SSLContext) -> None:
+    # Each waits for the other to read while it writes.
+    parts = [bytes([number]) * 200_000 for number in range(40)]
+    with (
+        secure(certificate, write_buffer_limit=64 << 20) as running,
+        connect_url(url(running), ssl_context=theirs, compression=None) as client,
+    ):
+        for part in parts:
+            client.send(part)
+        assert [client.recv(timeout=PATIENCE) for _ in parts] == parts
+
+
+@VERSIONS
+def test_a_handshake_and_a_request_may_come_byte_by_byte(
+    certificate: Path, theirs: ssl.SSLContext, version: ssl.TLSVersion
+) -> None:
+    theirs.minimum_version = theirs.maximum_version = version
+    with secure(certificate) as running, connect(running.address) as sock:
+        hand, send = Hand(sock, theirs), by_single_bytes(sock)
+        hand.handshake(send)
+        send(hand.record(handshake()))
+        assert hand.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
+        send(hand.record(text("Hello")))
+        assert hand.read().hex() == "810548656c6c6f"
+
+
+def test_records_that_arrive_in_one_segment_are_all_answered(
+    certificate: Path, theirs: ssl.SSLContext
+) -> None:
+    # Some of them decrypted and kept inside TLS, where no selector sees them.
+    with secure(certificate) as running, connect(running.address) as sock:
+        hand = Hand(sock, theirs)
+        hand.handshake(sock.sendall)
+        messages = [str(number) * 100 for number in range(100)]
+        records = [hand.record(handshake()), *(hand.record(text(each)) for each in messages)]
+        sock.sendall(b"".join(records))
+        hand.read_until(b"\r\n\r\n")
+        client = Connection(Role.CLIENT)
+        received: list[Event] = []
+        while len(received) < len(messages):
+            received += client.receive_data(hand.read())
+        assert received == messages
+
+
+def test_a_large_record_is_read_whole_before_anything_else_arrives(
+    certificate: Path, theirs: ssl.SSLContext
+) -> None:
+    with secure(certificate) as running, connect(running.address) as sock:
+        hand = Hand(sock, theirs)
+        hand.handshake(sock.sendall)
+        sock.sendall(hand.record(handshake()))
+        hand.read_until(b"\r\n\r\n")
+        frames = text("x") * 2300
+        assert 16000 < len(frames) <= 16384, "more or less than one record holds"
+        sock.sendall(hand.record(frames))
+        answer = encode_frame(Opcode.TEXT, b"x") * 2300
+        assert hand.read_until(answer[-300:])
+
+
+# Those who do not speak TLS, or not for long
+
+
+@pytest.mark.parametrize(
+    "data", [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 100, b"\0" * 50]
+)
+def test_what_is_not_tls_is_cut_off_and_disturbs_nobody(
+    certificate: Path, theirs: ssl.SSLContext, data: bytes
+) -> None:
+    with secure(certificate) as running:
+        with connect(running.address) as sock:
+            sock.sendall(data)
+            try:
+                answer = read_to_end(sock)
+            except ConnectionResetError:
+                answer = b""
+            assert not answer.startswith(b"HTTP/"), "an answer in plain text"
+        assert is_served(running, theirs)
+
+
+def test_a_tls_client_at_a_plain_port_is_told_408_and_disturbs_nobody(
+    theirs: ssl.SSLContext,
+) -> None:
+    with serving(open_timeout=0.3) as running:
+        with connect(running.address) as sock, pytest.raises(ssl.SSLError):
+            theirs.wrap_socket(sock, server_hostname="127.0.0.1")
+        with connect_url(f"ws://127.0.0.1:{running.address[1]}/") as client:
+            client.send("still there?")
+            assert client.recv(timeout=PATIENCE) == "still there?"
+
+
+def client_hello(theirs: ssl.SSLContext) -> bytes:
+    outgoing = ssl.MemoryBIO()
+    tls = theirs.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="127.0.0.1")
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0], ids=["none", "half", "all"])
+def test_a_tls_handshake_that_stops_is_cut_at_the_deadline_without_a_word_in_plain_text(
+    certificate: Path, theirs: ssl.SSLContext, share: float
+) -> None:
+    hello = client_hello(theirs)
+    with secure(certificate, open_timeout=0.2) as running, connect(running.address) as sock:
+        sock.sendall(hello[: int(len(hello) * share)])
+        assert b"HTTP" not in read_to_end(sock)
+        running.wait_for_peers(0)
+
+
+def test_a_request_that_stops_after_the_tls_handshake_is_answered_with_408(
+    certificate: Path, theirs: ssl.SSLContext
+) -> None:
+    with (
+        secure(certificate, open_timeout=0.3) as running,
+        theirs.wrap_socket(
+            connect(running.address), server_hostname="127.0.0.1", suppress_ragged_eofs=False
+        ) as sock,
+    ):
+        sock.sendall(b"GET / HTTP/1.1\r\n")
+        assert read_to_end(sock).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("leave", [socket.socket.close, reset], ids=["closed", "reset"])
+def test_those_who_leave_within_their_handshake_are_forgotten(
+    certificate: Path, theirs: ssl.SSLContext, leave: Callable[[socket.socket], None]
+) -> None:
+    hello = client_hello(theirs)
+    with secure(certificate) as running:
+        for length in (0, 1, 100, len(hello)):
+            sock = connect(running.address)
+            sock.sendall(hello[:length])
+            leave(sock)
+        running.wait_for_peers(0)
+        assert is_served(running, theirs)
+
+
+def test_those_who_are_gone_before_they_are_accepted_disturb_nobody(
+    certificate: Path, theirs: ssl.SSLContext
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    server = Server(on_message=Peer.send)
+    address = server.listen("127.0.0.1", 0, context)
+    for data in (b"", b"x", client_hello(theirs)):
+        sock = connect(address)
+        sock.sendall(data)
+        reset(sock)
+    with serving(server=server) as running:
+        running.address = address
+        assert is_served(running, theirs)
+
+
+def test_a_certificate_that_the_client_does_not_trust_ends_its_attempt_and_nothing_else(
+    certificate: Path, theirs: ssl.SSLContext
+) -> None:
+    with secure(certificate) as running:
+        with pytest.raises(ssl.SSLCertVerificationError, match="self-signed"):
+            connect_url(url(running))
+        with (
+            connect(running.address) as sock,
+            pytest.raises(ssl.SSLCertVerificationError, match=r"not valid for 'example\.com'"),
+        ):
+            theirs.wrap_socket(sock, server_hostname="example.com")
+        running.wait_for_peers(0)
+        assert is_served(running, theirs)
+
+
+def test_a_server_that_never_speaks_tls_is_given_up_at_the_deadline(
+    theirs: ssl.SSLContext,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            connect_url(
+                f"wss://127.0.0.1:{listener.getsockname()[1]}/",
+                ssl_context=theirs,
+                open_timeout=0.2,
+            )
+        assert 0.2 <= time.monotonic() - started < 2
+
+
+# The end
+
+
+def _by_closing(sock: ssl.SSLSocket) -> None:
+    sock.sendall(encode_frame(Opcode.CLOSE, encode_close(1000), mask=MASK))
+
+
+def _by_a_violation(sock: ssl.SSLSocket) -> None:
+    sock.sendall(b"\x81\x00")  # not masked
+
+
+@VERSIONS
+@pytest.mark.parametrize("end", [_by_closing, _by_a_violation])
+def test_a_connection_ends_with_close_notify(
+    certificate: Path,
+    theirs: ssl.SSLContext,
+    version: ssl.TLSVersion,
+    end: Callable[[ssl.SSLSocket], None],
+) -> None:
+    theirs.minimum_version = theirs.maximum_version = version
+    with (
+        secure(certificate) as running,
+        theirs.wrap_socket(
+            connect(running.address), server_hostname="127.0.0.1", suppress_ragged_eofs=False
+        ) as sock,
+    ):
+        sock.sendall(handshake())
+        assert sock.recv(4096).startswith(b"HTTP/1.1 101 ")
+        end(sock)
+        # Without it this would raise: "EOF occurred in violation of protocol".
+        assert read_to_end(sock)[:1] == b"\x88"
+        sock.close()
+        running.wait_for_peers(0)
+
+
+@pytest.mark.parametrize("size", [0, 5_000_000])
+def test_a_page_is_sent_whole_and_then_close_notify(
+    certificate: Path, theirs: ssl.SSLContext, size: int
+) -> None:
+    page = b"0123456789" * (size // 10)
+
+    def on_request(peer: Peer, request: Request) -> Response:
+        return Response(200, body=page)
+
+    with (
+        secure(certificate, on_request=on_request, write_buffer_limit=16 << 20) as running,
+        theirs.wrap_socket(
+            connect(running.address, receive_buffer=8192),
+            server_hostname="127.0.0.1",
+            suppress_ragged_eofs=False,
+        ) as sock,
+    ):
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        body = read_to_end(sock).partition(b"\r\n\r\n")[2]
+        assert (len(body), body == page) == (len(page), True)
+
+
+def test_stopping_says_1001_and_close_notify(certificate: Path, theirs: ssl.SSLContext) -> None:
+    with secure(certificate) as running:
+        sock = theirs.wrap_socket(
+            connect(running.address), server_hostname="127.0.0.1", suppress_ragged_eofs=False
+        )
+        with sock:
+            sock.sendall(handshake())
+            assert sock.recv(4096).startswith(b"HTTP/1.1 101 ")
+            running.server.stop(0.1)
+            assert read_to_end(sock)[2:4].hex() == "03e9"
+
+
+def test_a_client_that_ends_tls_in_good_order_is_noticed(
+    certificate: Path, theirs: ssl.SSLContext
+) -> None:
+    left = threading.Event()
+    with (
+        secure(certificate, on_close=lambda peer: left.set()) as running,
+        theirs.wrap_socket(connect(running.address), server_hostname="127.0.0.1") as sock,
+    ):
+        sock.sendall(handshake())
+        assert sock.recv(4096).startswith(b"HTTP/1.1 101 ")
+        sock.unwrap().close()
+        assert left.wait(PATIENCE)
+
+
+# What TLS asks for at times: the other direction
+
+
+class FakeTLS:
+    """What `TLSSocket` wraps, on a plain socket; `moods` are raised one by one."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.moods: dict[str, list[Exception]] = {"recv": [], "send": []}
+        self.established = True
+        self.records: list[bytes] = []  # decrypted, if it is to have records
+        self.calls: list[str] = []
+
+    def wrap_socket(self, sock: socket.socket, **options: object) -> FakeTLS:
+        assert options == {"server_side": True, "do_handshake_on_connect": False}
+        return self
+
+    def version(self) -> str | None:
+        return "TLSv1.3" if self.established else None
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def pending(self) -> int:
+        return len(self.records[0]) if self.records else 0
+
+    def recv(self, size: int) -> bytes:
+        if self.moods["recv"]:
+            raise self.moods["recv"].pop(0)
+        if self.records:
+            record = self.records.pop(0)
+            if record[size:]:
+                self.records.insert(0, record[size:])
+            return record[:size]
+        return self.sock.recv(size)
+
+    def send(self, data: bytes | memoryview) -> int:
+        if self.moods["send"]:
+            raise self.moods["send"].pop(0)
+        return self.sock.send(data)
+
+    def unwrap(self) -> None:
+        self.calls.append("unwrap")
+        raise ssl.SSLWantReadError
+
+    def shutdown(self, how: int) -> None:
+        self.calls.append("shutdown")
+        self.sock.shutdown(how)
+
+    def close(self) -> None:
+        self.calls.append("close")
+        self.sock.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[FakeTLS, TLSSocket, socket.socket]]:
+    ours, other = socket.socketpair()
+    with ours, other:
+        ours.setblocking(False)
+        other.settimeout(PATIENCE)
+        fake = FakeTLS(ours)
+        yield fake, TLSSocket(ours, cast(ssl.SSLContext, fake)), other
+
+
+Pair = tuple[FakeTLS, TLSSocket, socket.socket]
+
+
+def test_reading_that_must_write_first_waits_for_that_and_then_for_reading_again(
+    pair: Pair,
+) -> None:
+    fake, tls, other = pair
+    fake.moods["recv"] = [ssl.SSLWantWriteError(), ssl.SSLWantReadError()]
+    for waits_for in (EVENT_WRITE, EVENT_READ):
+        with pytest.raises(BlockingIOError):
+            tls.recv(100)
+        assert (tls.read_waits_for, tls.write_waits_for) == (waits_for, EVENT_WRITE)
+    other.sendall(b"data")
+    assert tls.recv(100) == b"data"
+
+
+def test_writing_that_must_read_first_waits_for_that_and_then_for_writing_again(
+    pair: Pair,
+) -> None:
+    fake, tls, other = pair
+    fake.moods["send"] = [ssl.SSLWantReadError(), ssl.SSLWantWriteError()]
+    for waits_for in (EVENT_READ, EVENT_WRITE):
+        with pytest.raises(BlockingIOError):
+            tls.send(b"data")
+        assert (tls.read_waits_for, tls.write_waits_for) == (EVENT_READ, waits_for)
+    assert tls.send(b"data") == 4
+    assert other.recv(100) == b"data"
+
+
+def test_all_that_is_decrypted_is_taken_at_once(pair: Pair) -> None:
+    fake, tls, _ = pair
+    fake.records = [b"one", b"two", b"three"]
+    assert tls.recv(100) == b"onetwothree"
+    fake.records = [b"one", b"two"]
+    assert [tls.recv(4), tls.recv(4)] == [b"onet", b"wo"], "more was taken than was asked for"
+
+
+def test_what_came_before_the_end_or_a_pause_is_given_first(pair: Pair) -> None:
+    fake, tls, other = pair
+    fake.records = [b"one", b""]
+    fake.pending = lambda: 1  # type: ignore[method-assign]
+    assert tls.recv(100) == b"one"
+    other.close()
+    assert tls.recv(100) == b""
+    fake.records = [b"one"]
+    fake.sock = cast(socket.socket, type("Raises", (), {"recv": _wants_write})())
+    assert tls.recv(100) == b"one"
+    assert tls.read_waits_for == EVENT_WRITE
+
+
+def _wants_write(self: object, size: int) -> bytes:
+    raise ssl.SSLWantWriteError
+
+
+def test_ending_the_stream_and_closing_send_close_notify_and_wait_for_nobody(pair: Pair) -> None:
+    fake, tls, other = pair
+    assert tls.is_established
+    tls.shutdown(socket.SHUT_WR)
+    assert other.recv(1) == b""
+    tls.close()
+    assert fake.calls == ["unwrap", "shutdown", "unwrap", "close"]
+
+
+def test_a_peer_goes_on_when_what_tls_waits_for_has_come() -> None:
+    ours, other = socket.socketpair()
+    ours.setblocking(False)
+    other.settimeout(PATIENCE)
+    fake = FakeTLS(ours)
+    fake.moods["recv"] = [ssl.SSLWantWriteError(), ssl.SSLWantReadError()]
+    sending: list[Exception] = [ssl.SSLWantReadError(), ssl.SSLWantWriteError()]
+    server = Server(on_message=Peer.send)
+    transport = TLSSocket(ours, cast(ssl.SSLContext, fake))
+    with serving(server=server) as running, other:
+        running.ask(lambda: Peer(server._context, transport, "somewhere:1"))
+        other.sendall(handshake())
+        assert other.recv(4096).endswith(b"\r\n\r\n")
+        running.ask(lambda: fake.moods.update(send=sending, recv=[ssl.SSLWantWriteError()]))
+        other.sendall(text("Hello"))
+        # The answer waits for something to read, not for the socket to be writable.
+        poll(lambda: len(sending) == 1, "sending is tried")
+        other.sendall(encode_frame(Opcode.PING, b"p", mask=MASK))
+        answer = b""
+        while len(answer) < 10:
+            answer += other.recv(4096)
+        assert answer.hex(" ") == "81 05 48 65 6c 6c 6f 8a 01 70"
+        other.close()
+        running.wait_for_peers(0)
+    assert (sending, fake.moods["recv"]) == ([], [])

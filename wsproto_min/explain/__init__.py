@@ -1,0 +1,1 @@
+"""The dissector: explains the bytes of handshakes and frames, field by field."""

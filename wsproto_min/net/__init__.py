@@ -1,0 +1,1 @@
+"""Sockets: the event loop, the server, its peers and the blocking client."""
