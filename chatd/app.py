@@ -30,7 +30,7 @@ from chatd.ops.metrics import Metrics
 from chatd.page import load_page, room_of
 from chatd.registry import LiveRoom, RoomRegistry
 from chatd.rooms import Member, NameTaken
-from chatd.storage.store import Log, NewMessage, Page, StoredMessage, StoreError
+from chatd.storage.store import MessageStore, NewMessage, Page, StoredMessage, StoreError
 from chatd.storage.write_batcher import Said, WriteBatcher
 from wsproto_min import (
     CloseCode,
@@ -106,7 +106,7 @@ class Chat:
     second a peer may send, 0 for any number, and `burst` how many at once.
     `compression` is whether to agree to it. Whom `trusted_proxies` pass on has
     the address that they forward (see `proxy`). `max_peers` and
-    `max_per_address` bound the connections (see `caps`), and `metrics_readers`
+    `max_per_address` bound the connections (see `limiter`), and `metrics_readers`
     are who else than this machine may read `/metrics` (see `status`). `note` is
     what is told of each connection (see `visits`).
     """
@@ -144,8 +144,8 @@ class Chat:
         self._rate = rate
         self._burst = burst
         self._compression = DeflateParameters.NO_CONTEXT_TAKEOVER if compression else None
-        caps = ConnectionLimiter(max_peers, max_per_address, trusted_proxies)
-        self._access_log = AccessLog(caps, self._metrics, trusted_proxies, note)
+        limiter = ConnectionLimiter(max_peers, max_per_address, trusted_proxies)
+        self._access_log = AccessLog(limiter, self._metrics, trusted_proxies, note)
         self._metrics_readers = metrics_readers
         self._page = load_page()
         self._batcher = WriteBatcher(log, self._metrics, self._deliver)
@@ -170,12 +170,12 @@ class Chat:
     # What the server calls.
 
     def _on_accept(self, peer: Peer) -> None:
-        peer.state = self._access_log.arrive(peer)
+        peer.user_data = self._access_log.on_accept(peer)
 
     def _on_request(self, peer: Peer, request: Request) -> Response:
         """Answer a handshake with 101, any other request with a page."""
-        visit = peer.state
-        self._access_log.identify(visit, peer, request)
+        visit = peer.user_data
+        self._access_log.on_request(visit, peer, request)
         if request.path == HEALTH:
             return health(request, draining=self._access_log.draining)
         if request.path == METRICS:
@@ -191,15 +191,15 @@ class Chat:
             request, subprotocols=(protocol.SUBPROTOCOL,), compression=self._compression
         )
         if ("Sec-WebSocket-Protocol", protocol.SUBPROTOCOL) in response.headers:
-            peer.state = ChatPeer(visit)
+            peer.user_data = ChatPeer(visit)
         else:
             invitation, token = self._authorizer.authorize_request(request, room)
             name = None if invitation is None else invitation.name
-            peer.state = PlainPeer(visit, self._registry.open(room), name, token)
+            peer.user_data = PlainPeer(visit, self._registry.open(room), name, token)
         return response
 
     def _on_open(self, peer: Peer) -> None:
-        state = peer.state
+        state = peer.user_data
         if isinstance(state, PlainPeer):
             state.live_room.plain.add(peer)
         elif self._authorizer.requires_invitation:
@@ -209,7 +209,7 @@ class Chat:
         if isinstance(message, bytes):
             peer.fail(CloseCode.UNSUPPORTED_DATA, "this chat takes text messages only")
             return
-        state = peer.state
+        state = peer.user_data
         if self._rate:
             now = time.monotonic()
             if state.bucket is None:
@@ -237,11 +237,11 @@ class Chat:
                 peer.send(protocol.pong(said.t))
         except protocol.ChatError as wrong:
             if wrong.code == "unauthorized":
-                self._access_log.note_uninvited(peer, wrong.room or "", wrong.message)
+                self._access_log.on_join_refused(peer, wrong.room or "", wrong.message)
             peer.send(protocol.error(wrong))
 
     def _on_close(self, peer: Peer) -> None:
-        state = peer.state
+        state = peer.user_data
         if isinstance(state, PlainPeer):
             if state.seat is not None:
                 self._registry.give_up(state.live_room, state.seat)
@@ -251,22 +251,22 @@ class Chat:
                 self._registry.give_up(self._registry.open(room), seat, reserve=True)
 
     def _on_disconnect(self, peer: Peer) -> None:
-        state = peer.state
+        state = peer.user_data
         if isinstance(state, ChatPeer):
-            self._access_log.depart(state.visit, peer, "chat", list(state.seats))
+            self._access_log.on_close(state.visit, peer, "chat", list(state.seats))
         elif isinstance(state, PlainPeer):
-            self._access_log.depart(state.visit, peer, "plain", [state.live_room.room.name])
+            self._access_log.on_close(state.visit, peer, "plain", [state.live_room.room.name])
         elif isinstance(state, ConnectionRecord):
-            self._access_log.depart(state, peer, "", [])
+            self._access_log.on_close(state, peer, "", [])
 
     def _tell_metrics(self) -> Response:
-        kinds = Counter(type(peer.state) for peer in self.server.peers if peer.is_open)
+        kinds = Counter(type(peer.user_data) for peer in self.server.peers if peer.is_open)
         modes = {"chat": kinds[ChatPeer], "plain": kinds[PlainPeer]}
         rooms = sum(not live_room.is_empty for live_room in self._registry)
         return metrics_page(self.server, self._metrics, modes, rooms)
 
     def _on_before_flush(self) -> None:
-        self._batcher.store()
+        self._batcher.flush()
         self._registry.tell_presence()
 
     # Messages.
@@ -307,7 +307,7 @@ class Chat:
 
     def _deliver_one(self, peer: Peer, entry: NewMessage, stored: StoredMessage) -> None:
         live_room = self._registry.find(entry.room)
-        in_chat_mode = isinstance(peer.state, ChatPeer)
+        in_chat_mode = isinstance(peer.user_data, ChatPeer)
         if in_chat_mode or (live_room is not None and live_room.chat):
             encoded = protocol.message(entry.room, stored.message)
             if in_chat_mode:
@@ -324,7 +324,7 @@ class Chat:
 
     def _refuse(self, peer: Peer, entry: NewMessage) -> None:
         """Tell a sender that the log has not taken its message."""
-        if isinstance(peer.state, ChatPeer):
+        if isinstance(peer.user_data, ChatPeer):
             reason = "the message could not be stored and was not sent; try again later"
             peer.send(
                 protocol.error(
@@ -344,7 +344,7 @@ class Chat:
                 messages, cut = _newest_within(result.messages, MAX_ANSWER_TEXT)
                 peer.send(protocol.history(said.room, messages, more=result.more or cut))
 
-        self._log.before(said.room, said.before, said.limit, answer)
+        self._log.read_before(said.room, said.before, said.limit, answer)
 
     def _tell_unreadable(self, peer: Peer, room: str, error: StoreError) -> None:
         self._note_failure(error)
@@ -409,7 +409,7 @@ class Chat:
                 return  # left, or turned out, meanwhile
             if isinstance(result, StoreError):
                 live_room.chat.discard(peer)  # it may have been there before
-                peer.state.leave(room)
+                peer.user_data.leave(room)
                 self._registry.give_up(live_room, seat)
                 self._tell_unreadable(peer, room, result)
             else:
@@ -422,9 +422,9 @@ class Chat:
                 )
 
         if after is None:
-            read = partial(self._log.before, room, None, NEWEST)
+            read = partial(self._log.read_before, room, None, NEWEST)
         else:
-            read = partial(self._log.after, room, after, MAX_MISSED)
+            read = partial(self._log.read_after, room, after, MAX_MISSED)
         self._batcher.read(read, answer)
 
     def _leave(self, peer: Peer, state: ChatPeer, said: protocol.Leave) -> None:
@@ -435,16 +435,16 @@ class Chat:
 
     def _turn_out(self, peer: Peer, room: str) -> None:
         """Take a seat from a connection whose session has come back over another."""
-        peer.state.leave(room)
+        peer.user_data.leave(room)
         self._registry.open(room).chat.discard(peer)
-        if peer.state.seats:
+        if peer.user_data.seats:
             reason = f"your session in the room {room} goes on in another connection"
             peer.send(protocol.error(protocol.ChatError("taken_over", reason, room=room)))
         else:
             peer.close(TAKEN_OVER, "your session goes on in another connection")
 
     def _require_joined(self, peer: Peer) -> None:
-        if peer.is_open and not peer.state.seats:
+        if peer.is_open and not peer.user_data.seats:
             peer.close(CloseCode.POLICY_VIOLATION, f"nothing joined within {JOIN_TIMEOUT:g} s")
 
     def _recheck(self) -> None:
@@ -453,7 +453,7 @@ class Chat:
         for peer in self.server.peers:
             if not peer.is_open:
                 continue
-            state = peer.state
+            state = peer.user_data
             in_chat_mode = isinstance(state, ChatPeer)
             for token in state.tokens.values() if in_chat_mode else (state.token,):
                 reason = self._authorizer.recheck(token)
@@ -466,7 +466,7 @@ class Chat:
     def _trim(self) -> None:
         more = False
         try:
-            more = self._log.trim()
+            more = self._log.apply_retention()
         except StoreError as error:
             self._note_failure(error)
         self.server.call_later(TRIM_PAUSE if more else TRIM_INTERVAL, self._trim)

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from chatd.app import Chat
 from chatd.storage.sqlite import MEMORY, SQLiteStore
-from chatd.storage.store import Log
+from chatd.storage.store import MessageStore
 from tests.support import PATIENCE, Address, RunningServer, serving
 from wsproto_min.errors import ConnectionClosed
 from wsproto_min.net.client import Client, connect

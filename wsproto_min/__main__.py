@@ -108,7 +108,7 @@ def _echo(options: argparse.Namespace) -> int:
         # can be agreed, which is what a conformance run is to see.
         on_request=_accept_all,
         max_message_size=options.max_message_size,
-        compression_threshold=options.compression_threshold,
+        compression_threshold=options.compress_from,
         # One whole message must be able to wait for its reader.
         write_buffer_limit=2 * options.max_message_size + (4 << 20),
     )

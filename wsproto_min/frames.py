@@ -203,12 +203,12 @@ class FrameDecoder:
         >>> decoder = FrameDecoder(masked=True)
         >>> decoder.receive_data(bytes.fromhex("81 85 37fa213d 7f9f4d"))
         >>> frame = decoder.next_frame()
-        >>> frame.payload, frame.offset, frame.missing
+        >>> frame.payload, frame.offset, frame.remaining
         (b'Hel', 0, 2)
         >>> decoder.next_frame()  # nothing more yet
         >>> decoder.receive_data(bytes.fromhex("5158"))
         >>> frame = decoder.next_frame()
-        >>> frame.payload, frame.offset, frame.missing
+        >>> frame.payload, frame.offset, frame.remaining
         (b'lo', 3, 0)
     """
 

@@ -74,11 +74,11 @@ class ConnectionLimiter:
         self._by_key: Counter[bytes] = Counter()
         self._spare = 0
 
-    def enter(self, address: str) -> Slot | None:
+    def acquire(self, address: str) -> Slot | None:
         """Return a place for a connection just accepted, None if there is not even a spare one."""
         place = self._take(address)
         if place.refused is not None and self.overflow_full:
-            self.leave(place)
+            self.release(place)
             return None
         return place
 
@@ -87,14 +87,14 @@ class ConnectionLimiter:
         """Whether more are over a cap than there are spare places."""
         return self._spare > SPARE_PLACES
 
-    def move(self, place: Slot, address: str) -> Slot:
+    def rekey(self, place: Slot, address: str) -> Slot:
         """Return the place instead, where the request has told the client's address."""
         if place.refused is None and place.key == self._key(address):
             return place
-        self.leave(place)
+        self.release(place)
         return self._take(address)
 
-    def leave(self, place: Slot) -> None:
+    def release(self, place: Slot) -> None:
         """Free a place."""
         if place.refused is not None:
             self._spare -= 1

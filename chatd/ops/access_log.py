@@ -48,20 +48,20 @@ class AccessLog:
     ) -> None:
         self.draining = False
         self._note = note
-        self._caps = caps
+        self._limiter = caps
         self._metrics = metrics
         self._trusted = trusted
 
-    def arrive(self, peer: Peer) -> ConnectionRecord | None:
+    def on_accept(self, peer: Peer) -> ConnectionRecord | None:
         """Return the visit of a peer just accepted; None if it was turned away."""
-        place = self._caps.enter(peer.address)
+        place = self._limiter.acquire(peer.address)
         if place is None:
             self._metrics.refused["none", "no_spare_place"] += 1
             peer.abort()
             return None
         return ConnectionRecord(place)
 
-    def identify(self, visit: ConnectionRecord, peer: Peer, request: Request) -> None:
+    def on_request(self, visit: ConnectionRecord, peer: Peer, request: Request) -> None:
         """Note that a request has come, and the address of the client that it names."""
         visit.asked = True
         peer.address = client_address(peer.address, request.headers, self._trusted)
@@ -73,20 +73,20 @@ class AccessLog:
         """
         if self.draining:
             raise Refused("draining", "the server is stopping; try again when it is back")
-        visit.place = self._caps.move(visit.place, peer.address)
+        visit.place = self._limiter.rekey(visit.place, peer.address)
         if visit.place.refused is not None:
-            if self._caps.overflow_full:
+            if self._limiter.overflow_full:
                 peer.abort()
             raise visit.place.refused
 
-    def note_uninvited(self, peer: Peer, room: str, why: str) -> None:
+    def on_join_refused(self, peer: Peer, room: str, why: str) -> None:
         """Count and note that somebody was not let into a room in chat mode."""
         self._metrics.refused["none", "unauthorized"] += 1
         self._note("join refused", address=peer.address, room=room, why=why)
 
-    def depart(self, visit: ConnectionRecord, peer: Peer, mode: str, rooms: Sequence[str]) -> None:
+    def on_close(self, visit: ConnectionRecord, peer: Peer, mode: str, rooms: Sequence[str]) -> None:
         """Count and note how a connection has ended."""
-        self._caps.leave(visit.place)
+        self._limiter.release(visit.place)
         refusal = peer.refusal
         if peer.connection is not None:
             code, by, why = how_it_ended(peer)

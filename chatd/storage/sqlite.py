@@ -185,7 +185,7 @@ class SQLiteStore:
             )
         return stored
 
-    def after(
+    def read_after(
         self, room: str, seen: int, limit: int, done: Callable[[Page | StoreError], None]
     ) -> None:
         """Read a room's messages after an id."""
@@ -206,7 +206,7 @@ class SQLiteStore:
 
         done(self._attempt(read))
 
-    def before(
+    def read_before(
         self, room: str, end: int | None, limit: int, done: Callable[[Page | StoreError], None]
     ) -> None:
         """Read a room's newest messages before an id."""
@@ -227,7 +227,7 @@ class SQLiteStore:
         except sqlite3.Error as error:
             return StoreError(f"the log failed: {error} ({self._path})")
 
-    def trim(self) -> bool:
+    def apply_retention(self) -> bool:
         """Remove some of what is over its number, in the rooms that have grown, or its days.
 
         Returns whether there is more to remove.

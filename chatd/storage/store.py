@@ -47,7 +47,7 @@ class Page:
     gap: bool
 
 
-class Log(Protocol):
+class MessageStore(Protocol):
     """An engine that keeps the messages of all rooms in order."""
 
     def append(
@@ -57,17 +57,17 @@ class Log(Protocol):
     ) -> None:
         """Store entries in this order, all or none; give `done` what became of each."""
 
-    def after(
+    def read_after(
         self, room: str, seen: int, limit: int, done: Callable[[Page | StoreError], None]
     ) -> None:
         """Give `done` a room's messages after the id `seen`, the newest if over the limit."""
 
-    def before(
+    def read_before(
         self, room: str, end: int | None, limit: int, done: Callable[[Page | StoreError], None]
     ) -> None:
         """Give `done` the newest messages before the id `end`, or of all if it is None."""
 
-    def trim(self) -> bool:
+    def apply_retention(self) -> bool:
         """Remove some of what retention no longer keeps; return whether there is more.
 
         Raises `StoreError`.

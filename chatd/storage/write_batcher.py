@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from chatd.ops.metrics import Metrics
-from chatd.storage.store import Log, NewMessage, Page, StoredMessage, StoreError
+from chatd.storage.store import MessageStore, NewMessage, Page, StoredMessage, StoreError
 from wsproto_min import Peer
 
 Said = Sequence[tuple[Peer, NewMessage]]
@@ -42,7 +42,7 @@ class WriteBatcher:
         """Put what a peer said into the next batch."""
         self._said.append((peer, entry))
 
-    def store(self) -> None:
+    def flush(self) -> None:
         """Give the log the next batch, unless it is still at something."""
         if self._said and not self._storing and not self._reading:
             said, self._said = self._said, []

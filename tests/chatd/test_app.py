@@ -43,21 +43,21 @@ class FailingLog:
     ) -> None:
         self._ask(lambda done: self.log.append(entries, done), done)
 
-    def after(
+    def read_after(
         self, room: str, seen: int, limit: int, done: Callable[[Page | StoreError], None]
     ) -> None:
-        self._ask(lambda done: self.log.after(room, seen, limit, done), done)
+        self._ask(lambda done: self.log.read_after(room, seen, limit, done), done)
 
-    def before(
+    def read_before(
         self, room: str, end: int | None, limit: int, done: Callable[[Page | StoreError], None]
     ) -> None:
-        self._ask(lambda done: self.log.before(room, end, limit, done), done)
+        self._ask(lambda done: self.log.read_before(room, end, limit, done), done)
 
-    def trim(self) -> bool:
+    def apply_retention(self) -> bool:
         self.trims += 1
         if self.fails:
             raise StoreError("the log cannot be trimmed: the disk is full")
-        return self.log.trim()
+        return self.log.apply_retention()
 
     def close(self) -> None:
         self.log.close()
@@ -241,21 +241,21 @@ class LaterLog:
 
         self._later(answer)
 
-    def after(
+    def read_after(
         self, room: str, seen: int, limit: int, done: Callable[[Page | StoreError], None]
     ) -> None:
         answers: list[Page | StoreError] = []
-        self.log.after(room, seen, limit, answers.append)
+        self.log.read_after(room, seen, limit, answers.append)
         self._later(lambda: done(answers[0]))
 
-    def before(
+    def read_before(
         self, room: str, end: int | None, limit: int, done: Callable[[Page | StoreError], None]
     ) -> None:
         answers: list[Page | StoreError] = []
-        self.log.before(room, end, limit, answers.append)
+        self.log.read_before(room, end, limit, answers.append)
         self._later(lambda: done(answers[0]))
 
-    def trim(self) -> bool:
+    def apply_retention(self) -> bool:
         return False
 
     def close(self) -> None:

@@ -421,7 +421,7 @@ def test_who_missed_what_retention_removed_is_told_of_the_gap() -> None:
     log.append(
         [NewMessage("lobby", "Ben", str(number), None) for number in range(9)], lambda _: None
     )
-    log.trim()
+    log.apply_retention()
     with chatting(log) as chat, Talker(chat.address) as ann:
         for after, expected, gap in ((2, "678", True), (6, "678", False), (9, "", False)):
             joined = ann.join("lobby", "Ann", after=after)

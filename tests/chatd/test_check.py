@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> str:
     log = SQLiteStore(path, keep_messages=3)
     entries = [NewMessage("tea", "Ann", f"text {number}", f"key {number}") for number in range(4)]
     log.append([*entries, NewMessage("x", "Jürgen", "Grüße\n😀\x1b", None)], lambda done: None)
-    log.trim()
+    log.apply_retention()
     log.close()
     return path
 

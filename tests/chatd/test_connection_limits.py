@@ -31,7 +31,7 @@ REMOTE = "198.51.100.1:{}"
 
 def admitted(caps: ConnectionLimiter, address: str, number: int) -> list[bool]:
     """Return of so many connections from an address whether each has a place of its own."""
-    places = [caps.enter(address.format(port)) for port in range(number)]
+    places = [caps.acquire(address.format(port)) for port in range(number)]
     return [place is not None and place.refused is None for place in places]
 
 
@@ -64,12 +64,12 @@ def test_zero_is_no_cap() -> None:
 
 def test_a_trusted_proxy_and_a_unix_socket_are_not_capped_but_those_behind_are() -> None:
     caps = ConnectionLimiter(0, 1, [parse_proxy("10.0.0.0/8"), parse_proxy("unix")])
-    places = [caps.enter(address) for address in ("10.0.0.2:1", "10.0.0.2:2", "unix", "unix")]
+    places = [caps.acquire(address) for address in ("10.0.0.2:1", "10.0.0.2:2", "unix", "unix")]
     moved: list[Slot] = []
     for place in places:
         assert place is not None
         assert place.refused is None
-        moved.append(caps.move(place, "198.51.100.1"))
+        moved.append(caps.rekey(place, "198.51.100.1"))
     assert [place.refused is None for place in moved] == [True, False, False, False]
 
 
@@ -77,21 +77,21 @@ def test_a_place_that_was_left_is_free_again() -> None:
     caps = ConnectionLimiter(3, 2, ())
     for address in (REMOTE, LOCAL):
         for _ in range(10):
-            places = [caps.enter(address.format(port)) for port in range(3)]
+            places = [caps.acquire(address.format(port)) for port in range(3)]
             for place in places:
                 assert place is not None
-                caps.leave(caps.move(place, address.format(9)))
+                caps.release(caps.rekey(place, address.format(9)))
     assert admitted(caps, REMOTE, 3) == [True, True, False]
     assert admitted(caps, LOCAL, 2) == [True, False]
 
 
 def test_over_a_cap_a_few_are_heard_and_then_nobody() -> None:
     caps = ConnectionLimiter(1, 0, ())
-    places = [caps.enter(REMOTE.format(port)) for port in range(SPARE_PLACES + 3)]
+    places = [caps.acquire(REMOTE.format(port)) for port in range(SPARE_PLACES + 3)]
     assert [place is None for place in places] == [False] * (SPARE_PLACES + 1) + [True] * 2
     assert places[1] is not None
-    caps.leave(places[1])
-    assert caps.enter(LOCAL.format(1)) is not None
+    caps.release(places[1])
+    assert caps.acquire(LOCAL.format(1)) is not None
 
 
 # With real sockets.

@@ -197,7 +197,7 @@ def test_whatever_is_killed_or_cut_nothing_is_lost_and_nothing_comes_twice(tmp_p
     assert storm.kills >= 10
     assert storm.lost_connections >= 10 * len(storm.clients) // 2, "hardly anybody noticed"
 
-    log = chatd.storage.store()
+    log = chatd.log()
     assert sum(map(len, log.values())) == MESSAGES
     for client in storm.clients:
         stored = log[client.room]

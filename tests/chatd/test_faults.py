@@ -316,7 +316,7 @@ def test_a_chat_loses_nothing_and_keeps_nothing_whatever_befalls_its_sockets(
             running.ask(chat._registry._sweep)
             assert list(chat._registry) == []
         slices: list[Page | StoreError] = []
-        log.before("lobby", None, 10_000, slices.append)
+        log.read_before("lobby", None, 10_000, slices.append)
     assert isinstance(slices[0], Page)
     stored = [(each.id, each.text) for each in slices[0].messages]
     assert sum(faults.met[number] for number in ENDING) > 10

@@ -72,11 +72,11 @@ def read(ask: Callable[[Callable[[Page | StoreError], None]], None]) -> Page:
 
 
 def after(log: SQLiteStore, seen: int = 0, limit: int = 1000, room: str = "x") -> Page:
-    return read(lambda done: log.after(room, seen, limit, done))
+    return read(lambda done: log.read_after(room, seen, limit, done))
 
 
 def before(log: SQLiteStore, end: int | None = None, limit: int = 1000, room: str = "x") -> Page:
-    return read(lambda done: log.before(room, end, limit, done))
+    return read(lambda done: log.read_before(room, end, limit, done))
 
 
 def texts(found: Page) -> list[str]:
@@ -206,14 +206,14 @@ def test_the_newest_are_kept_in_each_room_and_who_missed_some_is_told_of_the_gap
     with opened(path, keep_messages=2) as log:
         append(log, *(entry(text, room="y") for text in "pq"))
         one, two, three, four = ids(append(log, *map(entry, "abcd")))
-        log.trim()
+        log.apply_retention()
         assert texts(after(log)) == ["c", "d"]
         assert texts(after(log, room="y")) == ["p", "q"]
         assert not after(log, room="y").gap
         gaps = {seen: after(log, seen).gap for seen in (0, one, two, three, four)}
         assert gaps == {0: True, one: True, two: False, three: False, four: False}
         append(log, entry("e"))
-        log.trim()
+        log.apply_retention()
         assert texts(after(log)) == ["d", "e"]
         assert after(log, two).gap
     with opened(path) as log:
@@ -229,7 +229,7 @@ def test_an_id_is_never_given_again_even_if_its_message_is_gone(path: str) -> No
             assert stored.message.id > last
             last = stored.message.id
             wait_until_it_is_of_the_past(stored)
-            log.trim()
+            log.apply_retention()
             assert texts(after(log)) == []
 
 
@@ -253,18 +253,18 @@ def test_messages_are_kept_for_days_in_rooms_that_are_quiet_too(
     with opened(path, keep_days=2) as log:
         (first,) = append(log, entry("a", "k"))
         append(log, entry("p", room="y"))
-        log.trim()
+        log.apply_retention()
         now += timedelta(days=1)
         append(log, entry("b"))
-        log.trim()
+        log.apply_retention()
         assert texts(after(log)) == ["a", "b"]
         now += timedelta(days=1, seconds=1)
-        log.trim()
+        log.apply_retention()
         assert (texts(after(log)), after(log).gap) == (["b"], True)
         assert (texts(after(log, room="y")), after(log, room="y").gap) == ([], True)
         assert not after(log, first.message.id).gap
         now += timedelta(days=10)
-        log.trim()
+        log.apply_retention()
         assert (texts(after(log)), after(log, first.message.id).gap) == ([], True)
 
 
@@ -278,24 +278,24 @@ def test_much_is_removed_in_parts_the_oldest_first(
             patch.setattr(log_module, "_timestamp", lambda _: "2024-03-01T12:00:00.000Z")
             append(log, *map(entry, "abcdefghi"), entry("p", room="y"))
         append(log, *map(entry, "jkl"))
-        assert log.trim() is True
+        assert log.apply_retention() is True
         assert texts(after(log)) == list("efghijkl")
         assert after(log).gap
-        assert log.trim() is True
+        assert log.apply_retention() is True
         assert texts(after(log)) == list("ijkl")
-        assert log.trim() is False
+        assert log.apply_retention() is False
         assert texts(after(log)) == list("jkl")
         assert texts(after(log, room="y")) == ([] if "keep_days" in options else ["p"])
-        assert log.trim() is False
+        assert log.apply_retention() is False
 
 
 def test_what_a_former_run_left_is_trimmed_too(path: str) -> None:
     with opened(path) as log:
         append(log, *map(entry, "abc"))
-        log.trim()
+        log.apply_retention()
         assert texts(after(log)) == ["a", "b", "c"], "nothing was to be removed"
     with opened(path, keep_messages=1) as log:
-        log.trim()
+        log.apply_retention()
         assert texts(after(log)) == ["c"]
 
 
@@ -516,15 +516,15 @@ def test_reading_and_trimming_tell_what_is_wrong_too() -> None:
         append(log, *map(entry, "abc"))
         log._database.execute("ALTER TABLE messages RENAME TO elsewhere")
         for ask in (
-            lambda done: log.after("x", 0, 5, done),
-            lambda done: log.before("x", None, 5, done),
+            lambda done: log.read_after("x", 0, 5, done),
+            lambda done: log.read_before("x", None, 5, done),
             lambda done: log.append([entry("d")], done),
         ):
             assert "the log failed: no such table" in str(failure(ask))
         with pytest.raises(StoreError, match="cannot be trimmed: no such table"):
-            log.trim()
+            log.apply_retention()
         log._database.execute("ALTER TABLE elsewhere RENAME TO messages")
-        log.trim()
+        log.apply_retention()
         assert texts(after(log)) == ["c"], "the room that was to be trimmed is forgotten"
 
 

@@ -29,7 +29,7 @@ from wsproto_min.testing.violations import (
     find_violation,
 )
 
-SOLUTIONS = Path(__file__).parent / "solutions"
+SOLUTIONS = Path(__file__).parent.parent / "solutions"
 MODULES = (connection, fast, frames, messages)
 
 

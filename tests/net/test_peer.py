@@ -834,7 +834,7 @@ def _not_connected(self: FaultySocket, how: int) -> None:
 def test_the_log_tells_whose_callback_had_the_fault(
     bench: Workbench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench.service.on_message = lambda peer, message: peer.state.whatever
+    bench.service.on_message = lambda peer, message: peer.user_data.whatever
     _, far = bench.open()
     with caplog.at_level(logging.ERROR):
         far.sock.sendall(text("provoke"))

@@ -242,11 +242,11 @@ def test_on_open_and_on_close_come_once_each_and_by_then_the_peer_has_left_its_g
 
 def test_a_peer_knows_its_address_and_keeps_what_the_application_gives_it() -> None:
     def on_request(peer: Peer, request: Request) -> Response:
-        peer.state = request.path
+        peer.user_data = request.path
         return accept(request)
 
     def tell(peer: Peer, message: str | bytes) -> None:
-        peer.send(f"{peer.address} {peer.state}")
+        peer.send(f"{peer.address} {peer.user_data}")
 
     with (
         serving(tell, on_request=on_request) as running,
@@ -274,13 +274,13 @@ def test_a_fault_in_a_callback_ends_that_peer_at_most_and_is_logged(
     caplog: pytest.LogCaptureFixture, callback: str, expected: list[Event]
 ) -> None:
     def unless_witness(peer: Peer | None = None, *arguments: object) -> None:
-        if peer is None or peer.state != "/witness":
+        if peer is None or peer.user_data != "/witness":
             raise RuntimeError("on purpose")
         if callback == "on_message":
             peer.send(str(arguments[0]))
 
     def on_request(peer: Peer, request: Request) -> Response:
-        peer.state = request.path
+        peer.user_data = request.path
         return accept(request)
 
     options: dict[str, Any] = {

@@ -34,7 +34,7 @@ class FrameFields:
     counted from the frame's first byte.
 
     >>> frame = Layout(bytes.fromhex("81 85 37fa213d 7f9f"))
-    >>> frame.opcode_name, frame.length, frame.payload, frame.missing
+    >>> frame.opcode_name, frame.length, frame.payload, frame.remaining
     ('TEXT', 5, b'He', 3)
     """
 

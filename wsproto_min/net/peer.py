@@ -96,7 +96,7 @@ class ServerContext:
 class Peer:
     """One connection, as the application sees it.
 
-    `address` is the peer's "host:port"; `state` is the application's, which
+    `address` is the peer's "host:port"; `user_data` is the application's, which
     may keep there whatever it likes; `connection` is None until the handshake
     is done, and so is `subprotocol` if none was chosen. `refusal` is why the
     handshake was refused, if it was. `latency` is what the last Ping and its
@@ -125,7 +125,7 @@ class Peer:
         "groups",
         "latency",
         "refusal",
-        "state",
+        "user_data",
         "subprotocol",
     )
 
@@ -133,7 +133,7 @@ class Peer:
         self, service: ServerContext, sock: socket.socket | TLSSocket, address: str
     ) -> None:
         self.address = address
-        self.state: Any = None
+        self.user_data: Any = None
         self.connection: Connection | None = None
         self.subprotocol: str | None = None
         self.refusal: HandshakeError | None = None
