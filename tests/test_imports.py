@@ -1,0 +1,54 @@
+"""The import rules of the layout: each area imports only the areas below it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import wsproto_min
+
+ROOT = Path(__file__).parent.parent
+PUBLIC = "|".join(wsproto_min.__all__)
+ASYNCIO_EXAMPLE = "wsproto_min/examples/asyncio_echo.py"
+
+# A rule: the files, and the imports that these files may not have. A pattern matches from
+# the beginning; an import reads "module.name" ("import x" reads "x").
+RULES = [
+    (r"wsproto_min/(?!__)\w+\.py", r"wsproto_min\.(net|explain|testing|examples)\b"),
+    (r"wsproto_min/(?!__)\w+\.py", r"(socket|selectors|ssl|threading|time|chatd|tests)\b"),
+    (r"wsproto_min/net/", r"wsproto_min\.(explain|testing|examples)\b"),
+    (r"wsproto_min/explain/(?!live_trace)", r"wsproto_min\.(net|testing|examples)\b"),
+    (r"wsproto_min/testing/", r"wsproto_min\.(net|explain|examples)\b"),
+    (r"wsproto_min/", r"(chatd|tests)\b"),
+    (r"chatd/", rf"(tests\b|wsproto_min\b(?!\.({PUBLIC})$))"),
+    (r"chatd/model\.py", r"chatd\b"),
+    (r"chatd/protocol\.py", r"chatd\.(?!model\b)"),
+    (r"chatd/storage/", r"chatd\.(?!model\b|storage\b)"),
+    (r"chatd/(access|ops)/", r"chatd\.app\b"),
+    (rf"(?!{ASYNCIO_EXAMPLE})", r"asyncio\b"),
+]
+
+
+def imports(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file}: relative import; import by the full name"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names - {"__future__.annotations"}
+
+
+def test_imports_of_each_module_follow_the_layout() -> None:
+    files = [
+        file for package in ("wsproto_min", "chatd") for file in (ROOT / package).rglob("*.py")
+    ]
+    wrong = [
+        f"{file} imports {name}"
+        for file, path in sorted((file.relative_to(ROOT).as_posix(), file) for file in files)
+        for name in sorted(imports(path))
+        if any(re.match(own, file) and re.match(other, name) for own, other in RULES)
+    ]
+    assert not wrong, "imports against the layout:\n" + "\n".join(wrong)
