@@ -23,6 +23,7 @@ from chatd.access.invitations import Invitations
 from chatd.access.origin import OriginPolicy
 from chatd.access.rate_limit import TokenBucket
 from chatd.access.trusted_networks import TrustedNetwork
+from chatd.model import MAX_TEXT, Message
 from chatd.ops.access_log import AccessLog, ConnectionRecord
 from chatd.ops.endpoints import HEALTH, METRICS, check_reader, health, metrics_page
 from chatd.ops.log_handler import Note, note_in_log
@@ -273,8 +274,8 @@ class Chat:
 
     def _say_plainly(self, peer: Peer, state: PlainPeer, text: str) -> None:
         """Take a message in plain mode, where there is no way to say what is wrong."""
-        if len(text) > protocol.MAX_TEXT:
-            peer.close(CloseCode.MESSAGE_TOO_BIG, f"at most {protocol.MAX_TEXT} characters")
+        if len(text) > MAX_TEXT:
+            peer.close(CloseCode.MESSAGE_TOO_BIG, f"at most {MAX_TEXT} characters")
         elif text:
             live_room = state.live_room
             if state.seat is None:
@@ -472,9 +473,7 @@ class Chat:
         self.server.call_later(TRIM_PAUSE if more else TRIM_INTERVAL, self._trim)
 
 
-def _newest_within(
-    messages: Sequence[protocol.Message], limit: int
-) -> tuple[Sequence[protocol.Message], bool]:
+def _newest_within(messages: Sequence[Message], limit: int) -> tuple[Sequence[Message], bool]:
     """Return the newest messages whose texts fit the limit, and whether any did not."""
     size = 0
     for index in range(len(messages) - 1, -1, -1):

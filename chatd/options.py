@@ -10,9 +10,8 @@ from typing import NoReturn
 
 from chatd.access.connection_limits import DEFAULT_MAX_PEERS, DEFAULT_MAX_PER_ADDRESS
 from chatd.access.trusted_networks import TrustedNetwork, parse_proxy
+from chatd.model import MAX_ID, InvalidName, is_room_name, normalize_name
 from chatd.ops.log_handler import FORMATS
-from chatd.protocol import MAX_ID, ChatError, clean_name
-from chatd.rooms import is_room_name
 from chatd.storage.sqlite import MEMORY
 
 # A hundred years, for what counts in days.
@@ -233,9 +232,9 @@ def _page(text: str) -> str:
 
 def _name(text: str) -> str:
     try:
-        return clean_name(text)
-    except ChatError as error:
-        raise argparse.ArgumentTypeError(error.message) from None
+        return normalize_name(text)
+    except InvalidName as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _file(text: str) -> str:

@@ -12,7 +12,7 @@ import re
 from http import HTTPStatus
 from pathlib import Path
 
-from chatd.rooms import is_room_name
+from chatd.model import is_room_name
 from wsproto_min import HandshakeError, Request, Response
 
 DEFAULT_ROOM = "lobby"

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from functools import partial
 
 from chatd import protocol
-from chatd.rooms import NAMED_MEMBERS, RESERVED_FOR, Member, Room
+from chatd.model import NAMED_MEMBERS, RESERVED_FOR
+from chatd.rooms import Member, Room
 from wsproto_min import Group, Server
 
 # In a large room presence is told at most every so many seconds.

@@ -7,22 +7,11 @@ that a reconnect gets it back.
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-# How long a name is kept for its session after a cut, in seconds.
-RESERVED_FOR = 30.0
-# Beyond this many members, presence is a number without names.
-NAMED_MEMBERS = 200
-
-_ROOM_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-
-def is_room_name(name: str) -> bool:
-    """Return whether `name` is 1 to 64 letters, digits, dots, underscores and dashes."""
-    return _ROOM_NAME.fullmatch(name) is not None
+from chatd.model import NAMED_MEMBERS, RESERVED_FOR
 
 
 class NameTaken(Exception):

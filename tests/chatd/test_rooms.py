@@ -7,7 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from chatd.rooms import NAMED_MEMBERS, RESERVED_FOR, Member, NameTaken, Room, is_room_name
+from chatd.model import NAMED_MEMBERS, RESERVED_FOR, is_room_name
+from chatd.rooms import Member, NameTaken, Room
 
 
 @pytest.mark.parametrize("name", ["a", "lobby", "A-Z_0.9", "...", "x" * 64])

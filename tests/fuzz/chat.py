@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from chatd import protocol
+from chatd.model import Message, normalize_name
 from chatd.rooms import Member, NameTaken, Room
 
 MEMBERS = 0x03
@@ -19,7 +20,7 @@ CUT_OFF = 0x04
 LATER = 0x08
 TURN_ENDS = 0x10
 
-SAMPLE = protocol.Message(1, "2026-01-01T00:00:00Z", "Ann", "Hello")
+SAMPLE = Message(1, "2026-01-01T00:00:00Z", "Ann", "Hello")
 
 
 def check(data: bytes) -> None:
@@ -76,7 +77,7 @@ class Chat:
     def join(self, member: int, said: protocol.Join) -> None:
         """Give a member its seat, and the room's picture."""
         # A name that was cleaned is clean, so that it can be taken back as it was told.
-        assert protocol.clean_name(said.name) == said.name
+        assert normalize_name(said.name) == said.name
         session = said.session
         if session is not None and session in map(str, range(len(self.sessions))):
             session = self.sessions[int(session)]

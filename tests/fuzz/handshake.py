@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from chatd.access.origin import OriginPolicy
 from chatd.access.trusted_networks import client_address, parse_proxy
+from chatd.model import is_room_name
 from chatd.page import room_of
-from chatd.rooms import is_room_name
 from tests.fuzz import cut
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import HandshakeError
