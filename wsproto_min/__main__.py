@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import HandshakeError
 from wsproto_min.explain.cli import add_explain
-from wsproto_min.explain.live_trace import Tracer, converse
+from wsproto_min.explain.live_trace import Tracer, run_interactive
 from wsproto_min.explain.style import printable
 from wsproto_min.handshake import accept
 from wsproto_min.http import Request, Response
@@ -22,44 +22,56 @@ from wsproto_min.net.server import Server
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit status."""
+    """Run the command line.
+
+    Args:
+        arguments: Words after the program's name; None for those of the process.
+
+    Returns:
+        The exit status: 0, 1 if the connection or the server failed, 2 for a usage
+        error, 130 after Ctrl-C. `explain` has its own table in its help text.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m wsproto_min", description="RFC 6455 from scratch, to try and to learn from."
+        prog="python -m wsproto_min", description="Tools to try and to study WebSocket (RFC 6455)."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_connect(commands.add_parser("connect", help="talk to a server: lines out, messages in"))
-    _add_echo(commands.add_parser("echo", help="serve, and send every message back"))
-    add_explain(commands.add_parser("explain", help="say what the bytes of frames mean"))
+    _add_connect(commands.add_parser("connect", help="send lines to a server, print its messages"))
+    _add_echo(commands.add_parser("echo", help="run a server that sends every message back"))
+    add_explain(commands.add_parser("explain", help="explain the bytes of frames and handshakes"))
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)
     except KeyboardInterrupt:
-        status = 128 + signal.SIGINT  # as shells have it
+        status = 128 + signal.SIGINT  # the convention of shells
     return status
 
 
 def _add_connect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("url", help="ws://HOST:PORT/PATH, wss://... or ws+unix:FILE:/PATH")
     parser.add_argument(
-        "--trace", action="store_true", help="explain the handshake and every frame both ways"
+        "--trace",
+        action="store_true",
+        help="explain the handshake and every frame in both directions",
     )
     parser.add_argument(
         "--subprotocol",
         action="append",
         default=[],
         metavar="NAME",
-        help="offer this subprotocol; repeatable",
+        help="offer this subprotocol; may be repeated",
     )
     parser.add_argument("--origin", help="send this Origin header")
     parser.add_argument(
         "--no-compression", action="store_true", help="do not offer permessage-deflate"
     )
-    parser.add_argument("--ca", metavar="FILE", help="trust this certificate, for wss")
+    parser.add_argument(
+        "--ca", metavar="FILE", help="trust the CA certificates in this file (wss only)"
+    )
     parser.set_defaults(run=_connect)
 
 
 def _connect(options: argparse.Namespace) -> int:
-    """Run the interactive client; return 1 if it cannot connect or the server errs."""
+    """Run the interactive client; return 1 if connecting fails or the server breaks a rule."""
     try:
         client = connect(
             options.url,
@@ -70,46 +82,48 @@ def _connect(options: argparse.Namespace) -> int:
             trace=Tracer() if options.trace else None,
         )
     except (ValueError, OSError, HandshakeError) as error:
-        # A refusal quotes the server, whose words are not to steer the terminal.
+        # The error may quote the server's response, which must not control the terminal.
         reason = printable(str(error))
         print(f"wsproto_min: cannot connect to {options.url}: {reason}", file=sys.stderr)
         return 1
-    return converse(client, sys.stdin.fileno())
+    return run_interactive(client, sys.stdin.fileno())
 
 
 def _add_echo(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
-    parser.add_argument("--port", type=int, default=9001, help="the TCP port; 0 picks a free one")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=9001, help="TCP port; 0 selects a free one")
     parser.add_argument(
         "--max-message-size",
         type=int,
         default=DEFAULT_MAX_MESSAGE_SIZE,
         metavar="BYTES",
-        help="the largest message to accept",
+        help="maximum size of a received message",
     )
     parser.add_argument(
         "--compress-from",
         type=int,
         default=0,
         metavar="BYTES",
-        help="compress messages from this size up",
+        help="minimum size of a message that is compressed",
     )
-    parser.add_argument("--tls-cert", metavar="FILE", help="serve wss with this certificate")
-    parser.add_argument("--tls-key", metavar="FILE", help="its key, if not in the same file")
+    parser.add_argument(
+        "--tls-cert", metavar="FILE", help="serve wss with the certificate in this file"
+    )
+    parser.add_argument(
+        "--tls-key", metavar="FILE", help="private key of the certificate, if in another file"
+    )
     parser.set_defaults(run=_echo)
 
 
 def _echo(options: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM; return the exit status, 2 if it cannot listen."""
+    """Serve until SIGINT or SIGTERM; return 2 if the certificate or the address is unusable."""
     server = Server(
         on_message=Peer.send,
-        # Contexts are taken over if the client has no objection: the most that
-        # can be agreed, which is what a conformance run is to see.
-        on_request=_accept_all,
+        on_request=_accept,
         max_message_size=options.max_message_size,
         compression_threshold=options.compress_from,
-        # One whole message must be able to wait for its reader.
+        # The echo of the largest message must fit, also while an earlier echo waits.
         write_buffer_limit=2 * options.max_message_size + (4 << 20),
     )
     context = None
@@ -136,7 +150,8 @@ def _echo(options: argparse.Namespace) -> int:
     return 0
 
 
-def _accept_all(peer: Peer, request: Request) -> Response:
+def _accept(peer: Peer, request: Request) -> Response:
+    """Accept every handshake, with context takeover so that a conformance run tests it."""
     return accept(request, compression=DeflateParameters.DEFAULT)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import PATIENCE, poll, serving
 from wsproto_min.connection import Role
-from wsproto_min.explain.live_trace import Tracer, converse, print_messages
+from wsproto_min.explain.live_trace import Tracer, print_received, run_interactive
 from wsproto_min.net.client import Client, connect
 from wsproto_min.net.peer import Peer
 
@@ -73,7 +73,7 @@ def test_each_line_is_a_message_and_the_end_of_input_closes_once_all_answers_are
 
     with serving(on_message) as running, typed(*chunks) as pipe:
         pipe.end()
-        assert converse(connect(url(running.address)), pipe.reader) == 0
+        assert run_interactive(connect(url(running.address)), pipe.reader) == 0
     output, errors = capsys.readouterr()
     assert received == lines
     assert output == "".join(f"{line}\n" for line in lines)
@@ -91,7 +91,7 @@ def test_a_line_that_comes_in_pieces_is_one_message_and_answers_are_printed_mean
 
     with serving() as running, typed() as pipe:
         client = connect(url(running.address))
-        thread = threading.Thread(target=converse, args=(client, pipe.reader), daemon=True)
+        thread = threading.Thread(target=run_interactive, args=(client, pipe.reader), daemon=True)
         thread.start()
         pipe.write(b"on")
         pipe.write(b"e\ntw")
@@ -109,7 +109,7 @@ def test_what_the_server_says_by_itself_is_printed_while_nothing_is_typed(capsys
         running.server.call_later(0.1, peer.close)
 
     with serving(on_open=speak_later) as running, typed() as pipe:
-        assert converse(connect(url(running.address)), pipe.reader) == 0
+        assert run_interactive(connect(url(running.address)), pipe.reader) == 0
     assert capsys.readouterr().out == "good morning\n"
 
 
@@ -132,7 +132,7 @@ def test_a_message_is_one_line_that_cannot_steer_the_terminal(
         peer.close(4000, "\x1b]0;bye\x07")
 
     with serving(on_open=on_open) as running, typed() as pipe:
-        assert converse(connect(url(running.address)), pipe.reader) == 0
+        assert run_interactive(connect(url(running.address)), pipe.reader) == 0
     output, errors = capsys.readouterr()
     assert output == line
     assert errors == "closed: 4000 \\x1b]0;bye\\x07\n"
@@ -141,7 +141,7 @@ def test_a_message_is_one_line_that_cannot_steer_the_terminal(
 def test_a_server_that_breaks_a_rule_is_status_1(capsys: Output) -> None:
     with serving(on_open=lambda peer: peer.send("x" * 1001)) as running, typed() as pipe:
         client = connect(url(running.address), max_message_size=1000)
-        assert converse(client, pipe.reader) == 1
+        assert run_interactive(client, pipe.reader) == 1
     assert capsys.readouterr() == ("", "closed: a message is larger than 1000 bytes\n")
 
 
@@ -152,16 +152,16 @@ def test_the_input_may_be_a_file_or_nothing(
     path.write_bytes(b"from a file\n")
     for name, expected in ((str(path), "from a file\n"), (os.devnull, "")):
         with serving() as running, open(name, "rb") as file:
-            assert converse(connect(url(running.address)), file.fileno()) == 0
+            assert run_interactive(connect(url(running.address)), file.fileno()) == 0
         assert capsys.readouterr() == (expected, "closed: 1000\n")
 
 
 def test_printing_waits_for_nothing(capsys: Output) -> None:
     with serving() as running, connect(url(running.address)) as client:
-        print_messages(client)
+        print_received(client)
         assert capsys.readouterr().out == ""
         _send_and_wait(client, "Hello")
-        print_messages(client)
+        print_received(client)
         assert capsys.readouterr().out == "Hello\n"
 
 

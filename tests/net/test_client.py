@@ -27,7 +27,7 @@ from wsproto_min.net import client as client_module
 from wsproto_min.net.client import Client, connect
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.server import Server
-from wsproto_min.net.url import Address, parse_url
+from wsproto_min.net.url import WebSocketURL, parse_url
 
 HELLO = encode_frame(Opcode.TEXT, b"Hello")  # 81 05 48 65 6c 6c 6f
 BYE = encode_frame(Opcode.CLOSE, encode_close(1000, "bye"))
@@ -137,28 +137,28 @@ def closed(client: Client) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("url", "address", "host"),
     [
-        ("ws://example.com", Address("ws", "example.com", 80, "/"), "example.com"),
-        ("ws://example.com/", Address("ws", "example.com", 80, "/"), "example.com"),
-        ("wss://example.com/a/b", Address("wss", "example.com", 443, "/a/b"), "example.com"),
-        ("ws://h:80/", Address("ws", "h", 80, "/"), "h"),
-        ("ws://h:443/", Address("ws", "h", 443, "/"), "h:443"),
-        ("wss://h:443/", Address("wss", "h", 443, "/"), "h"),
-        ("wss://h:80/", Address("wss", "h", 80, "/"), "h:80"),
-        ("ws://h:9001/?a=1&b", Address("ws", "h", 9001, "/?a=1&b"), "h:9001"),
-        ("ws://h?a=1", Address("ws", "h", 80, "/?a=1"), "h"),
-        ("ws://h/x?", Address("ws", "h", 80, "/x"), "h"),
-        ("ws://h/%23%20", Address("ws", "h", 80, "/%23%20"), "h"),
-        ("WS://EXAMPLE.com/A", Address("ws", "example.com", 80, "/A"), "example.com"),
-        ("ws://[::1]/", Address("ws", "::1", 80, "/"), "[::1]"),
-        ("ws://[::1]:9001/x", Address("ws", "::1", 9001, "/x"), "[::1]:9001"),
-        ("ws+unix:/tmp/s", Address("ws+unix", "/tmp/s", 0, "/"), "localhost"),
-        ("ws+unix:/tmp/s:/a?b", Address("ws+unix", "/tmp/s", 0, "/a?b"), "localhost"),
-        ("ws+unix:///tmp/s:/a", Address("ws+unix", "/tmp/s", 0, "/a"), "localhost"),
-        ("ws+unix:s:a", Address("ws+unix", "s", 0, "/a"), "localhost"),
+        ("ws://example.com", WebSocketURL("ws", "example.com", 80, "/"), "example.com"),
+        ("ws://example.com/", WebSocketURL("ws", "example.com", 80, "/"), "example.com"),
+        ("wss://example.com/a/b", WebSocketURL("wss", "example.com", 443, "/a/b"), "example.com"),
+        ("ws://h:80/", WebSocketURL("ws", "h", 80, "/"), "h"),
+        ("ws://h:443/", WebSocketURL("ws", "h", 443, "/"), "h:443"),
+        ("wss://h:443/", WebSocketURL("wss", "h", 443, "/"), "h"),
+        ("wss://h:80/", WebSocketURL("wss", "h", 80, "/"), "h:80"),
+        ("ws://h:9001/?a=1&b", WebSocketURL("ws", "h", 9001, "/?a=1&b"), "h:9001"),
+        ("ws://h?a=1", WebSocketURL("ws", "h", 80, "/?a=1"), "h"),
+        ("ws://h/x?", WebSocketURL("ws", "h", 80, "/x"), "h"),
+        ("ws://h/%23%20", WebSocketURL("ws", "h", 80, "/%23%20"), "h"),
+        ("WS://EXAMPLE.com/A", WebSocketURL("ws", "example.com", 80, "/A"), "example.com"),
+        ("ws://[::1]/", WebSocketURL("ws", "::1", 80, "/"), "[::1]"),
+        ("ws://[::1]:9001/x", WebSocketURL("ws", "::1", 9001, "/x"), "[::1]:9001"),
+        ("ws+unix:/tmp/s", WebSocketURL("ws+unix", "/tmp/s", 0, "/"), "localhost"),
+        ("ws+unix:/tmp/s:/a?b", WebSocketURL("ws+unix", "/tmp/s", 0, "/a?b"), "localhost"),
+        ("ws+unix:///tmp/s:/a", WebSocketURL("ws+unix", "/tmp/s", 0, "/a"), "localhost"),
+        ("ws+unix:s:a", WebSocketURL("ws+unix", "s", 0, "/a"), "localhost"),
     ],
 )
 def test_a_url_says_where_it_leads_and_what_the_host_header_is(
-    url: str, address: Address, host: str
+    url: str, address: WebSocketURL, host: str
 ) -> None:
     assert parse_url(url) == address
     assert parse_url(url).host_header == host
@@ -914,7 +914,7 @@ def test_nothing_is_left_open_when_connecting_fails(monkeypatch: pytest.MonkeyPa
     opened: list[socket.socket] = []
     open_socket = client_module._open_socket
 
-    def note(address: Address, deadline: float, context: ssl.SSLContext | None) -> socket.socket:
+    def note(address: WebSocketURL, deadline: float, context: ssl.SSLContext | None) -> socket.socket:
         sock = open_socket(address, deadline, context)
         opened.append(sock)
         return sock

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from wsproto_min.explain.frame_fields import FrameFields
-from wsproto_min.explain.style import Paint
+from wsproto_min.explain.style import Style
 
 _ROW = 32  # bits
 _MARGIN = " " * 9
@@ -31,7 +31,7 @@ class _Cell:
         return f"{text if len(text) <= self.width else '':^{self.width}}"
 
 
-def figure(frame: FrameFields, offset: int, paint: Paint) -> Iterator[str]:
+def figure(frame: FrameFields, offset: int, paint: Style) -> Iterator[str]:
     """Yield the lines of the figure; `offset` is the number of the frame's first byte.
 
     Of the payload only the beginning is drawn.

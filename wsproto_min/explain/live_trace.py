@@ -1,7 +1,7 @@
-"""The interactive client of `python -m wsproto_min connect`.
+"""The interactive client of `python -m wsproto_min connect`, and its trace.
 
-Lines from standard input go out as text messages, messages that arrive are
-printed. What comes from the network is escaped before it reaches the terminal.
+Sends lines of standard input as text messages and prints the messages that arrive.
+Escapes everything from the network before it reaches the terminal.
 """
 
 from __future__ import annotations
@@ -19,46 +19,57 @@ from wsproto_min.explain.style import printable
 from wsproto_min.net.client import Client
 
 READ_SIZE = 1 << 16
+MAX_BINARY_SHOWN = 64
+"""Number of bytes of a binary message that are printed."""
 
 
 class Tracer:
-    """Prints the handshake and every frame both ways, as `explain` would in short."""
+    """Printer of the handshake and of every frame in both directions.
+
+    An instance is the `trace` argument of `connect`.
+    """
 
     def __init__(self) -> None:
         opening = HandshakeContext()
         self._dissectors = {
-            # How much the server takes is not known.
+            # The server's message size limit is unknown, so use a practically infinite one.
             Role.CLIENT: Dissector(Role.CLIENT, opening=opening, max_message_size=1 << 40),
             Role.SERVER: Dissector(Role.SERVER, opening=opening),
         }
 
     def __call__(self, sender: Role, data: bytes) -> None:
-        """Explain bytes that `sender` sent."""
+        """Print an explanation of `data`, sent by `sender`; wait for the rest of a part."""
         arrow = ">" if sender is Role.CLIENT else "<"
         for seen in self._dissectors[sender].receive_data(data):
             for line in trace(seen):
                 print(f"{arrow} {line}", flush=True)
 
 
-def converse(client: Client, standard_input: int) -> int:
-    """Send lines and print messages until either side ends; return the exit status.
+def run_interactive(client: Client, standard_input: int) -> int:
+    """Send lines and print messages until the connection is closed.
 
-    The end of input closes with 1000; what arrives before the server closes too
-    is still printed.
+    At the end of input, close with 1000 and print the messages that still arrive.
+
+    Args:
+        client: An open connection. This function closes it.
+        standard_input: File descriptor to read lines from.
+
+    Returns:
+        The exit status: 0, or 1 if the server broke a rule.
     """
-    unfinished = b""
-    # Linux's epoll, the default, takes neither a file nor /dev/null.
+    incomplete_line = b""
+    # SelectSelector, because epoll rejects regular files and /dev/null.
     with client, SelectSelector() as selector:
         selector.register(client, EVENT_READ)
         selector.register(standard_input, EVENT_READ)
         try:
             while True:
-                print_messages(client)
+                print_received(client)
                 if any(key.fd == standard_input for key, _ in selector.select()):
                     data = os.read(standard_input, READ_SIZE)
-                    *lines, unfinished = (unfinished + data).split(b"\n")
-                    if unfinished and not data:  # the last line, without its end
-                        lines.append(unfinished)
+                    *lines, incomplete_line = (incomplete_line + data).split(b"\n")
+                    if incomplete_line and not data:
+                        lines.append(incomplete_line)
                     for line in lines:
                         client.send(line.decode("utf-8", "replace"))
                     if not data:
@@ -68,14 +79,20 @@ def converse(client: Client, standard_input: int) -> int:
             return 0 if isinstance(error, ConnectionClosed) else 1
 
 
-def print_messages(client: Client) -> None:
-    """Print every message that is here, and wait for none."""
+def print_received(client: Client) -> None:
+    """Print every message that has arrived, without waiting for more.
+
+    Raises:
+        ConnectionClosed: The connection is closed.
+        ProtocolError: The server broke a rule.
+    """
     while True:
         try:
             message = client.recv(timeout=0)
         except TimeoutError:
             return
         if isinstance(message, bytes):
-            print(f"(binary, {len(message)} bytes) {message[:64].hex(' ')}", flush=True)
+            start = message[:MAX_BINARY_SHOWN].hex(" ")
+            print(f"(binary, {len(message)} bytes) {start}", flush=True)
         else:
             print(printable(message), flush=True)

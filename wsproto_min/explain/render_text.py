@@ -18,7 +18,7 @@ from wsproto_min.explain.frame_fields import FrameFields
 from wsproto_min.explain.handshake_lines import Head
 from wsproto_min.explain.style import (
     COLUMNS,
-    Paint,
+    Style,
     hexadecimal,
     plain,
     printable,
@@ -36,7 +36,7 @@ _CONTROL_SECTIONS: dict[int, str] = {
 }
 
 
-def draw(seen: Head | FrameReport, paint: Paint) -> Iterator[str]:
+def draw(seen: Head | FrameReport, paint: Style) -> Iterator[str]:
     """Yield the lines that explain a head or a frame."""
     if isinstance(seen, Head):
         yield from _draw_head(seen, paint)
@@ -78,7 +78,7 @@ def trace(seen: Head | FrameReport) -> Iterator[str]:
         yield from conclude(seen.verdict)
 
 
-def conclude(verdict: Verdict, paint: Paint = plain) -> Iterator[str]:
+def conclude(verdict: Verdict, paint: Style = plain) -> Iterator[str]:
     """Yield the lines that give a verdict."""
     word = verdict.result.upper()
     section = f" ({verdict.section})" if verdict.section else ""
@@ -101,7 +101,7 @@ def conclude(verdict: Verdict, paint: Paint = plain) -> Iterator[str]:
         yield "  The client closes the connection; there is no close code before it is open."
 
 
-def _draw_head(head: Head, paint: Paint) -> Iterator[str]:
+def _draw_head(head: Head, paint: Style) -> Iterator[str]:
     yield paint("title", f"Handshake: the {head.kind}, {head.size} bytes")
     yield ""
     for text, meaning in head.lines:

@@ -1,4 +1,4 @@
-"""Text for a terminal: nothing in it can steer the terminal, and it fits the line."""
+"""Text for a terminal: escaped so that it cannot control the terminal, and cut to a width."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Callable
 from unicodedata import east_asian_width
 
 COLUMNS = 80
+"""Width of a line of output, in terminal columns."""
 
-Paint = Callable[[str, str], str]
-"""Gives a text (the second argument) the look that the first one names."""
+Style = Callable[[str, str], str]
+"""Function of a role, which is a key of the table below, and a text; returns the styled text."""
 
-_LOOKS = {
+# Parameters of the escape sequence "select graphic rendition" (ECMA-48, 8.3.117).
+_SGR = {
     "title": "1",
     "note": "2",
     "header": "33",
@@ -22,18 +24,18 @@ _LOOKS = {
 }
 
 
-def plain(look: str, text: str) -> str:
-    """Return the text as it is: a `Paint` for files and pipes."""
+def plain(role: str, text: str) -> str:
+    """Return `text` unchanged: the `Style` for files and pipes."""
     return text
 
 
-def coloured(look: str, text: str) -> str:
-    """Return the text in colour: a `Paint` for terminals."""
-    return f"\x1b[{_LOOKS[look]}m{text}\x1b[0m"
+def coloured(role: str, text: str) -> str:
+    """Return `text` in the colour of `role`: the `Style` for terminals."""
+    return f"\x1b[{_SGR[role]}m{text}\x1b[0m"
 
 
 def printable(text: str) -> str:
-    r"""Return `text` with all that could steer a terminal written as an escape.
+    r"""Return `text` with control and format characters written as escapes.
 
     >>> printable("red: \x1b[31m, right to left: \u202e")
     'red: \\x1b[31m, right to left: \\u202e'
@@ -44,35 +46,39 @@ def printable(text: str) -> str:
 
 
 def shortened(text: str, columns: int) -> str:
-    """Return as much of `text` as takes up to `columns` columns, marked if cut.
+    """Return `text` cut to `columns` terminal columns, with "..." at its end if cut.
 
     >>> shortened("abcdef", 6), shortened("abcdefg", 6)
     ('abcdef', 'abc...')
     """
     used = 0
-    cut = 0  # characters that leave room for the mark
+    kept = 0  # characters that leave room for the dots
     for index, character in enumerate(text):
         used += 2 if east_asian_width(character) in "WF" else 1
         if used > columns:
-            return text[:cut] + "..."
+            return text[:kept] + "..."
         if used <= columns - 3:
-            cut = index + 1
+            kept = index + 1
     return text
 
 
 def quoted(text: str | bytes, columns: int) -> str:
-    r"""Return text, or bytes read as ASCII, in quotes, each character escaped once.
+    r"""Return `text` in quotes, escaped, and cut to `columns` terminal columns.
+
+    Args:
+        text: Text, or bytes to show as ASCII.
+        columns: Width of the result, quotes included.
 
     >>> quoted("a\tb\\", 20), quoted(b"hi\xff", 20)
     ("'a\\tb\\\\'", "'hi\\xff'")
     """
-    # Each of them takes a column or more.
+    # A character takes at least one column, so no more of them can fit.
     start = text[: columns + 1]
     return shortened(repr(start).removeprefix("b"), columns)
 
 
 def hexadecimal(data: bytes, columns: int) -> str:
-    """Return bytes in hex, marked if they are cut.
+    """Return `data` in hex, cut to `columns` terminal columns, with ".." at its end if cut.
 
     >>> hexadecimal(b"Hello", 14), hexadecimal(b"Hello!", 14)
     ('48 65 6c 6c 6f', '48 65 6c 6c ..')

@@ -30,7 +30,7 @@ from wsproto_min.errors import ConnectionClosed, HandshakeError
 from wsproto_min.handshake import upgrade_request, validate_response
 from wsproto_min.http import Headers, HeadReader, parse_response
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
-from wsproto_min.net.url import Address, parse_url
+from wsproto_min.net.url import WebSocketURL, parse_url
 
 RECEIVE_SIZE = 1 << 16
 MAX_FIRST_LINE = 500  # bytes of a refusal's body that an error quotes
@@ -304,7 +304,7 @@ class Client:
 
 
 def _open_socket(
-    address: Address, deadline: float, ssl_context: ssl.SSLContext | None
+    address: WebSocketURL, deadline: float, ssl_context: ssl.SSLContext | None
 ) -> socket.socket:
     """Return a connected socket, TLS included for `wss`."""
     if address.scheme == "ws+unix":

@@ -6,30 +6,40 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 DEFAULT_PORTS = {"ws": 80, "wss": 443}
+"""Port of each scheme if the URL names none."""
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """Where a WebSocket URL leads (section 3)."""
+class WebSocketURL:
+    """Parts of a WebSocket URL (section 3).
+
+    Attributes:
+        scheme: `ws`, `wss` or `ws+unix`, in lower case.
+        host: Host name or IP address; for `ws+unix`, the path of the Unix socket.
+        port: TCP port; 0 for `ws+unix`.
+        target: Request target: the path and the query.
+    """
 
     scheme: str
-    host: str  # of a Unix socket, its path
+    host: str
     port: int
     target: str
 
     @property
     def host_header(self) -> str:
-        """The value of the Host header; the port only if it is not the scheme's own."""
+        """Value of the Host header (section 4.1, item 4); omits the scheme's default port."""
         if self.scheme == "ws+unix":
             return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
 
-def parse_url(url: str) -> Address:
-    """Return where `ws://HOST[:PORT]/PATH`, `wss://...` or `ws+unix:FILE:/PATH` leads.
+def parse_url(url: str) -> WebSocketURL:
+    """Parse `ws://HOST[:PORT]/PATH`, `wss://HOST[:PORT]/PATH` or `ws+unix:FILE:/PATH`.
 
-    Raises `ValueError`, also for a fragment, which section 3 forbids.
+    Raises:
+        ValueError: The URL has another form, user information, a fragment (section 3
+            forbids it) or a character that must be percent-encoded.
     """
     if "#" in url:
         raise ValueError(f"{url!r} has a fragment; write '#' as %23 (RFC 6455, section 3)")
@@ -41,14 +51,14 @@ def parse_url(url: str) -> Address:
     else:
         parts = urlsplit(url)
         if parts.username is not None:
-            raise ValueError(f"{url!r} has a user in it; pass an Authorization header instead")
+            raise ValueError(f"{url!r} has user information; pass an Authorization header instead")
         host, port = parts.hostname or "", parts.port or DEFAULT_PORTS.get(scheme, 0)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
     if not target.startswith("/"):
         target = f"/{target}"
     if not host or scheme not in (*DEFAULT_PORTS, "ws+unix"):
         raise ValueError(f"{url!r} is not ws://HOST/PATH, wss://HOST/PATH or ws+unix:FILE:/PATH")
-    # Anything else would end the request's first line, or its second word, too early.
+    # A space or a line break would end the request target or the request line.
     if not all("!" <= character <= "~" for character in target):
-        raise ValueError(f"{url!r} has characters in it that must be percent-encoded")
-    return Address(scheme, host, port, target)
+        raise ValueError(f"{url!r} has characters that must be percent-encoded, such as %20")
+    return WebSocketURL(scheme, host, port, target)
