@@ -1,4 +1,4 @@
-"""The benchmarks run, and notice what they must: smallest loads, ours alone."""
+"""The benchmarks run with the smallest loads and detect wrong output of a server."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.benchmarks.measure import (
 from tests.benchmarks.servers import Program, chatd, echo, floor, probe, run, serving
 from tests.needs import need
 
-# The same room, but the sender hears itself: one delivery a message too many.
-ECHOES_TO_ITS_SENDER = """
+# A room that delivers each message to its sender too: one delivery too many.
+ECHOES_TO_SENDER = """
 from wsproto_min import Server
 server = Server(on_open=lambda peer: room.add(peer), on_message=lambda _, text: room.send(text))
 room = server.group()
@@ -34,8 +34,8 @@ print("ready: ws://%s:%s/" % server.listen("127.0.0.1", 0), flush=True)
 server.run()
 """
 
-# The right number, but not what was said.
-GARBLES = """
+# A room that delivers the right number of messages, but other content.
+GARBLES_TEXT = """
 from wsproto_min import Server
 def garble(peer, text):
     room.send("x" * len(text), sender=peer)
@@ -47,20 +47,20 @@ server.run()
 
 needs_linux = pytest.mark.skipif(
     not hasattr(select, "epoll") or not Path("/proc/self/schedstat").exists(),
-    reason="epoll and /proc/PID/schedstat are Linux's",
+    reason="needs epoll and /proc/PID/schedstat of Linux",
 )
 SMALL = {"peers": 4, "senders": 2, "window": 3, "seconds": 0.1}
 
 
-def test_the_codec_benchmarks_parse_what_was_sent() -> None:
+def test_codec_benchmark_parses_all_messages() -> None:
     for benchmark in codec.benchmarks(quick=True, ours_alone=True):
         (result,) = measure(benchmark, runs=1)
         assert result.note == ""
         assert result.median > 0
 
 
-def test_a_codec_that_loses_a_message_has_no_speed() -> None:
-    with pytest.raises(Wrong, match="parsed 9 messages that are not the 10 sent"):
+def test_codec_benchmark_detects_a_lost_message() -> None:
+    with pytest.raises(Wrong, match="parsed 9 messages, which differ from the 10 sent"):
         codec.run(lambda chunks: codec.parse_with_ours(chunks)[1:], 64, 10, "frames/s")
 
 
@@ -80,7 +80,7 @@ def test_a_codec_that_loses_a_message_has_no_speed() -> None:
         ("echo", echo(), {"peers": 3, "seconds": 0.1}),
     ],
 )
-def test_a_small_load_loses_nothing(
+def test_load_with_few_peers_loses_nothing(
     module: str, program: Program, arguments: dict[str, Any]
 ) -> None:
     assert run(program, module, **arguments).value >= 0
@@ -88,10 +88,10 @@ def test_a_small_load_loses_nothing(
 
 @needs_linux
 @pytest.mark.parametrize("task", ["chat", "echo"])
-def test_the_floor_in_c_does_its_work(task: str) -> None:
-    need(floor(task).is_there(), "a C compiler", "apt-get install gcc libc6-dev")
+def test_floor_in_c_passes_its_loads(task: str) -> None:
+    need(floor(task).is_installed(), "a C compiler", "apt-get install gcc libc6-dev")
     if task == "chat":
-        # So many messages that they come in pieces, and turns have several senders.
+        # Enough messages to split reads, with several senders in one loop iteration.
         loads: dict[str, dict[str, Any]] = {
             "fanout": {**SMALL, "senders": 4, "window": 4000},
             "handshakes": {"seconds": 0.1},
@@ -103,7 +103,7 @@ def test_the_floor_in_c_does_its_work(task: str) -> None:
 
 
 @needs_linux
-def test_a_server_is_started_and_answers() -> None:
+def test_start_benchmark_measures_a_server() -> None:
     assert 0 < start.run(chatd()).value < 10
 
 
@@ -111,27 +111,27 @@ def test_a_server_is_started_and_answers() -> None:
 @pytest.mark.parametrize(
     ("server", "complaint"),
     [
-        (ECHOES_TO_ITS_SENDER, "more was delivered than was sent"),
-        (GARBLES, "received other content than was sent"),
+        (ECHOES_TO_SENDER, "more messages were delivered than sent"),
+        (GARBLES_TEXT, "received content that differs from the sent one"),
     ],
 )
-def test_a_fan_out_that_delivers_something_else_has_no_speed(server: str, complaint: str) -> None:
+def test_fanout_detects_wrong_deliveries(server: str, complaint: str) -> None:
     program = Program("wrong", (sys.executable, "-c", server))
     with pytest.raises(Wrong, match=complaint):
         run(program, "fanout", **{**SMALL, "senders": 1, "window": 1})
 
 
-def test_every_benchmark_measures_ours_first_and_under_a_name_of_its_own() -> None:
+def test_benchmarks_and_contenders_have_unique_names() -> None:
     for quick in (False, True):
-        every = [one for module in MODULES for one in module.benchmarks(quick=quick)]
-        names = [one.name for one in every]
+        every = [each for module in MODULES for each in module.benchmarks(quick=quick)]
+        names = [each.name for each in every]
         assert len(set(names)) == len(names)
         for benchmark in every:
-            contenders = [one.name for one in benchmark.contenders]
+            contenders = [each.name for each in benchmark.contenders]
             assert len(set(contenders)) == len(contenders)
 
 
-def test_an_absent_rival_says_in_its_row_what_to_install() -> None:
+def test_table_of_absent_rival_shows_the_install_command() -> None:
     def absent() -> Sample:
         raise Absent("not installed: pip install '.[bench]'")
 
@@ -149,13 +149,13 @@ def test_an_absent_rival_says_in_its_row_what_to_install() -> None:
 
 
 @needs_linux
-def test_a_server_that_is_not_installed_is_absent() -> None:
+def test_serving_a_missing_server_raises_absent() -> None:
     program = Program("theirs", ("theirs",), lambda: False, "not installed: pip install theirs")
     with pytest.raises(Absent, match="pip install theirs"), serving(program):
         pass
 
 
-def test_details_have_columns_and_costs_are_compared_with_the_first() -> None:
+def test_table_shows_details_and_ratio_to_the_first() -> None:
     benchmark = Benchmark(
         "sums",
         "s",
@@ -173,7 +173,7 @@ def test_details_have_columns_and_costs_are_compared_with_the_first() -> None:
     ]
 
 
-def test_the_command_runs_what_is_named_and_writes_json(
+def test_command_runs_chosen_benchmarks_and_writes_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def benchmarks(*, quick: bool) -> list[Benchmark]:

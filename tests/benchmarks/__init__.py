@@ -1,4 +1,4 @@
-"""Benchmarks: each of ours beside its rivals, in the same run on the same machine.
+"""Benchmarks: this package beside other libraries, in one run on one machine.
 
-`python -m tests.benchmarks` runs them all; `--help` says what else there is.
+`python -m tests.benchmarks` runs all of them; `--help` lists the options.
 """

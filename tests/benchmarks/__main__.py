@@ -16,7 +16,10 @@ MODULES = (fanout, latency, memory, handshakes, idle, codec, echo, start)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what is named; return the exit status, 1 if something of ours failed."""
+    """Measure the chosen benchmarks; return the exit status.
+
+    The exit status is 1 if the first contender of a benchmark, ours, failed.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
         description="Measure wsproto_min and chatd beside other libraries.",
@@ -25,18 +28,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "names",
         nargs="*",
         metavar="NAME",
-        help="only the benchmarks with this in their name, as 'codec' or '100 peers'",
+        help="only the benchmarks with NAME in their name, such as 'codec' or '100 peers'",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every run's figures there")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the figures of all runs to FILE"
+    )
     parser.add_argument("--runs", type=int, default=3, help="runs of each contender (default: 3)")
-    parser.add_argument("--quick", action="store_true", help="short runs: to try, not to quote")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="short runs, to try the benchmarks; do not quote their figures",
+    )
     options = parser.parse_args(arguments)
     if options.runs < 1:
         parser.error("--runs must be at least 1")
-    every = [one for module in MODULES for one in module.benchmarks(quick=options.quick)]
-    chosen = [one for one in every if not options.names or _is_named(one, options.names)]
+    every = [each for module in MODULES for each in module.benchmarks(quick=options.quick)]
+    chosen = [each for each in every if not options.names or _is_named(each, options.names)]
     if not chosen:
-        parser.error("no such benchmark; there are: " + "; ".join(one.name for one in every))
+        parser.error(
+            "no benchmark has this name; choose from: " + "; ".join(each.name for each in every)
+        )
 
     print(f"{machine()}; median of {options.runs}{' short runs' if options.quick else ''}")
     results: dict[str, list[Result]] = {}
@@ -53,7 +64,7 @@ def _is_named(benchmark: Benchmark, names: Sequence[str]) -> bool:
 
 
 def table(benchmark: Benchmark, results: Sequence[Result]) -> str:
-    """Return a Markdown table: each one's median, its range and how it compares."""
+    """Return a Markdown table: a row per contender with median, range and ratio."""
     names = dict.fromkeys(
         name for result in results for sample in result.samples for name in sample.details
     )
@@ -86,12 +97,12 @@ def table(benchmark: Benchmark, results: Sequence[Result]) -> str:
 
 
 def _figure(value: float) -> str:
-    """Return a figure with at least three digits that count."""
+    """Return a figure with at least three significant digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Return one row, the first column flush left and the figures flush right."""
+    """Return one row: the first column flush left, the figures flush right."""
     first = cells[0].ljust(widths[0])
     others = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
     return f"| {' | '.join([first, *others])} |"

@@ -1,9 +1,8 @@
-"""The process that loads a server, and what all loads have in common.
+"""The load client: a process of its own, so that it has a core of its own.
 
-`python -m tests.benchmarks.client MODULE ARGUMENTS` calls `load` of one of the
-modules beside this one with the arguments, a JSON object, and prints the figures
-that it returns, as JSON. It is a process of its own, so that it has a core of
-its own.
+`python -m tests.benchmarks.client MODULE ARGUMENTS` calls `load` of the module
+`tests.benchmarks.MODULE`. ARGUMENTS is a JSON object with the keyword arguments. The
+process prints the returned figures as JSON. The functions below are shared by all loads.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from tests.benchmarks.measure import Wrong
 from wsproto_min.codes import Opcode
 from wsproto_min.frames import encode_frame
 
-# So long nothing arrives only when something is lost.
+# Seconds without any delivery after which a message counts as lost.
 PATIENCE = 10.0
-# Servers may admit a peer to the room some time after they have answered its handshake.
+# A server may add a peer to the room some time after it answered the handshake.
 SETTLE = 0.2
 
 
 def opening(port: int, path: str = "/", subprotocol: str | None = None) -> bytes:
-    """Return a request that opens a WebSocket."""
+    """Return an opening handshake request."""
     offer = "" if subprotocol is None else f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
     return (
         f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
@@ -47,17 +46,17 @@ def connect(port: int, path: str = "/", subprotocol: str | None = None) -> socke
         data = sock.recv(4096)
         answer += data
         if not data or not answer.startswith(b"HTTP/1.1 101 "[: len(answer)]):
-            raise Wrong(f"the server refused the handshake: {answer[:100]!r}")
+            raise Wrong(f"handshake: the server refused it with {answer[:100]!r}")
     return sock
 
 
 def masked_frame(payload: bytes, opcode: Opcode = Opcode.TEXT) -> bytes:
-    """Return a frame as a client sends it."""
+    """Return a masked frame, as a client sends it."""
     return encode_frame(opcode, payload, mask=os.urandom(4))
 
 
 def cpu_seconds(process: int) -> float:
-    """Return how long a process has run on a core, its threads together."""
+    """Return the CPU time of a process in seconds, all threads together."""
     total = 0
     for task in Path(f"/proc/{process}/task").iterdir():
         total += int((task / "schedstat").read_text().split()[0])
@@ -65,13 +64,13 @@ def cpu_seconds(process: int) -> float:
 
 
 def resident_bytes(process: int) -> int:
-    """Return how much memory a process has to itself or shares."""
+    """Return the resident set size of a process, shared pages included."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 class Clock:
-    """Elapsed seconds, and the shares of a core that server and client had in them."""
+    """Elapsed time, and the CPU time of server and client, since its creation."""
 
     def __init__(self, server: int) -> None:
         self._server = server
@@ -80,13 +79,13 @@ class Clock:
         self._own_begin = time.process_time()
 
     def read(self) -> tuple[float, float, float]:
-        """Return the seconds so far: on the clock, the server's, the client's own."""
+        """Return three figures in seconds: elapsed time, server CPU, client CPU."""
         own = time.process_time() - self._own_begin
         elapsed = time.perf_counter() - self.begin
         return elapsed, cpu_seconds(self._server) - self._server_begin, own
 
     def rate(self, count: float) -> dict[str, float]:
-        """Return how many there were a second, with what both ends used of their cores."""
+        """Return `count` per second, and the CPU use of server and client."""
         elapsed, server, own = self.read()
         return {
             "value": count / elapsed,
@@ -96,7 +95,7 @@ class Clock:
 
 
 def main() -> None:
-    """Load a server as told; print the figures, or what was wrong, as JSON."""
+    """Run the load; print its figures or its error as JSON."""
     module, arguments = sys.argv[1:]
     result: dict[str, float | str]
     try:

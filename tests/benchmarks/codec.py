@@ -1,10 +1,10 @@
-"""How fast received frames are parsed, without any socket.
+"""Parsing of received frames, without a socket.
 
-Masked binary messages of one frame each, as a client sends them, arrive in reads
-of 64 KiB and go through what a server would use: our `Connection`, websockets'
-`ServerProtocol` in state OPEN, wsproto's `Connection`. All get the same chunks,
-and outside the measured time each one's messages are compared with what was
-encoded. Binary, because websockets would leave the decoding of text for later.
+The input is masked binary messages of one frame each, in chunks of 64 KiB. Each
+contender is the class that a server would use: our `Connection`, the `ServerProtocol`
+of websockets in state OPEN, the `Connection` of wsproto. All get the same chunks.
+After the measured time, the parsed messages are compared with the sent ones.
+The messages are binary because websockets decodes text later than the others do.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Parse = Callable[[Iterable[bytes]], list[bytes]]
 
 
 def parse_with_ours(chunks: Iterable[bytes]) -> list[bytes]:
-    """Return the messages that our `Connection` finds."""
+    """Return the messages that our `Connection` parses."""
     connection = Connection(Role.SERVER)
     messages: list[bytes] = []
     for chunk in chunks:
@@ -56,12 +56,12 @@ def _benchmark(name: str, unit: str, size: int, megabytes: int, ours_alone: bool
     return Benchmark(
         name,
         unit,
-        [Contender(who, partial(run, parse, size, count, unit)) for who, parse in contenders],
+        [Contender(name, partial(run, parse, size, count, unit)) for name, parse in contenders],
     )
 
 
 def _websockets_name() -> str:
-    """Return the name under which websockets runs here, with its C extension or not."""
+    """Return the name of the websockets contender; says if its C extension is on."""
     try:
         rivals.require("websockets")
     except Absent:
@@ -70,20 +70,20 @@ def _websockets_name() -> str:
 
 
 def run(parse: Parse, size: int, count: int, unit: str) -> Sample:
-    """Let `parse` have `count` messages of `size` bytes, and check what it made of them."""
+    """Measure `parse` on `count` messages of `size` bytes, and check its result."""
     sent, chunks = _traffic(size, count)
     begin = time.perf_counter()
     received = parse(chunks)
     elapsed = time.perf_counter() - begin
     if received != sent:
-        raise Wrong(f"parsed {len(received)} messages that are not the {count} sent")
+        raise Wrong(f"codec: parsed {len(received)} messages, which differ from the {count} sent")
     return Sample((count if unit == "frames/s" else count * size / 1e6) / elapsed)
 
 
 def _traffic(size: int, count: int) -> tuple[list[bytes], list[bytes]]:
-    """Return messages, and their masked frames cut into reads; the same every time."""
+    """Return messages and the chunks of their masked frames; the same every time."""
     source = random.Random(size)
-    # A few different ones, in turn: enough to notice a loss or a mix-up.
+    # A few different messages in turn are enough to detect a loss or a mix-up.
     variety = [(source.randbytes(size), source.randbytes(4)) for _ in range(61)][:count]
     frames = [encode_frame(Opcode.BINARY, message, mask=mask) for message, mask in variety]
     messages = [variety[index % len(variety)][0] for index in range(count)]

@@ -1,4 +1,4 @@
-"""How many messages a second come back: each peer sends one and awaits its return."""
+"""Echo round trips per second: each peer sends one message and awaits its return."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ PEERS = (1, 100)
 
 
 def load(port: int, server: int, peers: int, seconds: float) -> dict[str, float]:
-    """Keep one message of each peer under way for so long; return the round trips/s."""
+    """Keep one message of each peer in flight for `seconds`; return round trips/s."""
     sockets = {sock.fileno(): sock for sock in (connect(port) for _ in range(peers))}
     texts = {descriptor: numbered(descriptor, 0) for descriptor in sockets}
-    said = {descriptor: masked_frame(text) for descriptor, text in texts.items()}
-    due = {descriptor: TEXT_FRAME + text for descriptor, text in texts.items()}
+    sent = {descriptor: masked_frame(text) for descriptor, text in texts.items()}
+    expected = {descriptor: TEXT_FRAME + text for descriptor, text in texts.items()}
     epoll = select.epoll()
     for descriptor, sock in sockets.items():
         epoll.register(descriptor, select.EPOLLIN)
-        sock.sendall(said[descriptor])
+        sock.sendall(sent[descriptor])
 
     def rounds(end: float) -> int:
         count = 0
         while time.perf_counter() < end:
             ready = [(descriptor, 0) for descriptor in sockets]
-            if peers > 1:  # one peer's can only be waited for, without asking
+            if peers > 1:  # with one peer, recv() blocks until its message arrives
                 ready = epoll.poll(PATIENCE, peers)
             for descriptor, _ in ready:
                 sock = sockets[descriptor]
-                if sock.recv(4096) != due[descriptor]:
-                    raise Wrong("something else came back than was sent")
-                sock.send(said[descriptor])
+                if sock.recv(4096) != expected[descriptor]:
+                    raise Wrong("echo: the received message differs from the sent one")
+                sock.send(sent[descriptor])
             count += len(ready)
             if not ready:
-                raise Wrong(f"nothing came back for {PATIENCE:g} s")
+                raise Wrong(f"echo: no message arrived within {PATIENCE:g} s")
         return count
 
     rounds(time.perf_counter() + WARM_UP * seconds)
     clock = Clock(server)
     figures = clock.rate(rounds(clock.begin + seconds))
     for descriptor, sock in sockets.items():
-        if sock.recv(4096) != due[descriptor]:
-            raise Wrong("something else came back than was sent")
+        if sock.recv(4096) != expected[descriptor]:
+            raise Wrong("echo: the received message differs from the sent one")
     return figures
 
 

@@ -1,14 +1,13 @@
-"""How many deliveries a second a chat room makes: one message, to all other peers.
+"""Deliveries per second in a chat room: each message goes to all other peers.
 
-64 bytes of text a message, over loopback. A message counts as done when the
-deliveries of as many messages are in; then the next may be sent, so that a fixed
-number, the window, is always under way. What one sender has to send between two
-waits goes out in one write. Beside each figure stand the shares of their cores
-that server and client used: where the client's is near 100% and the server's is
-not, it is the client that was measured.
+Messages have 64 bytes of text; the connections are on loopback. A fixed number of
+messages, the window, is in flight: a sender sends the next message when all deliveries
+of an earlier one have arrived. One write carries all the messages that a sender sends
+between two waits. Each figure comes with the CPU use of server and client. If the
+client's is near 100% and the server's is not, the figure measures the client.
 
-With one message under way a turn of the server has just that to deliver, so its
-CPU for a delivery tells what peers and rooms cost by being there.
+With a window of 1, each loop iteration of the server delivers one message. Its CPU time
+per delivery then shows the cost of the peers and rooms that are idle.
 """
 
 from __future__ import annotations
@@ -46,9 +45,9 @@ def load(
     rooms: int = 1,
     per_delivery: bool = False,
 ) -> dict[str, float]:
-    """Keep the window full for so long; return deliveries/s.
+    """Keep the window full for `seconds`; return deliveries/s.
 
-    Or, `per_delivery`, the server's CPU in seconds for a million deliveries.
+    With `per_delivery`, return the server's CPU seconds per million deliveries.
     """
     room = Room(port, peers, senders, chat=chat, rooms=rooms)
     cost = room.deliveries * room.mode.unit  # of a message
@@ -60,11 +59,11 @@ def load(
     while now < begin + seconds:
         free = window - (sent - total // cost)
         if free > window:
-            raise Wrong("more was delivered than was sent")
+            raise Wrong("fan-out: more messages were delivered than sent")
         share, extra = divmod(free, senders)
         for step in range(senders if share else extra):
             sender = (first + step) % senders
-            room.say(sender, texts[sender], share + (step < extra))
+            room.send(sender, texts[sender], share + (step < extra))
         first = (first + extra) % senders
         sent += free
         total += room.receive()
@@ -108,7 +107,7 @@ def benchmarks(*, quick: bool = False) -> list[Benchmark]:
             "CPU for a delivery, by peers",
             "s/million",
             [
-                # The floor shows how much of the growth is the kernel's.
+                # The floor shows the kernel's part of the growth.
                 contender(program, "fanout", f"{name}, {peers:,} peers", peers=peers, **alone)
                 for program, name, numbers in (
                     (chatd(), "chatd", PEERS),

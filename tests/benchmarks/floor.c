@@ -1,8 +1,8 @@
-/* The floor in C: what the kernel leaves to be gained, with no checks and nothing kept.
+/* The floor in C: the cost of the kernel, without checks or buffers.
  *
- * `floor chat` sends what one peer says to all others, in one write for each peer and
- * turn of the loop; `floor echo` sends it back. Frames are taken for granted: whole
- * or not, masked, text, under 126 bytes. Built with `cc -O2`.
+ * `floor chat` sends each message to all other peers, in one write per peer and loop
+ * iteration; `floor echo` sends it back. It expects masked text frames of under 126
+ * bytes, in any chunks. Build with `cc -O2`.
  */
 
 #include <netinet/in.h>
@@ -15,26 +15,27 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { PEERS = 16384, READ = 1 << 16, TURN = 1 << 22 };
+enum { PEERS = 16384, READ = 1 << 16, OUTPUT = 1 << 22 };
 
 struct peer {
     int index;           /* in `room`, -1 before the handshake */
-    int kept;            /* bytes of a frame, or of a request, that is not whole */
-    unsigned char *rest; /* those */
-    int spoke;           /* the number of the last turn in which it spoke */
+    int kept;            /* size of `rest` */
+    unsigned char *rest; /* an incomplete frame or request */
+    int sent_in;         /* the last loop iteration in which the peer sent a frame */
 };
 
-struct piece {
+struct chunk {
     int sender;
     size_t begin, end;
 };
 
 static struct peer peers[PEERS];
 static int room[PEERS], members;
-static unsigned char turn[TURN], own[TURN]; /* what a turn has to say, to all and to one */
-static struct piece pieces[TURN / 8];
-static size_t said;
-static int count, number;
+static unsigned char output[OUTPUT]; /* the frames of this iteration */
+static unsigned char merged[OUTPUT]; /* the same without the frames of one sender */
+static struct chunk chunks[OUTPUT / 8];
+static size_t used;
+static int count, iteration;
 
 static uint32_t rotate(uint32_t word, int bits) { return word << bits | word >> (32 - bits); }
 
@@ -69,7 +70,7 @@ static void sha1(const char *text, unsigned char digest[20])
         digest[i] = h[i / 4] >> (24 - i % 4 * 8);
 }
 
-/* Blocks, where a server would keep the rest for later. */
+/* Blocks, where a server would buffer the rest. */
 static void send_all(int fd, const unsigned char *data, size_t size)
 {
     ssize_t sent;
@@ -112,22 +113,22 @@ static void leave(int fd)
     close(fd);
 }
 
-/* Put the frames that are whole into `turn`; return how many bytes they were. */
-static int take(int fd, unsigned char *data, int size)
+/* Append the complete frames to `output`, unmasked; return their size in `data`. */
+static int parse(int fd, unsigned char *data, int size)
 {
     int at = 0;
-    size_t begin = said;
+    size_t begin = used;
     while (at + 6 <= size && at + 6 + (data[at + 1] & 127) <= size) {
         int length = data[at + 1] & 127;
-        turn[said++] = data[at];
-        turn[said++] = length;
+        output[used++] = data[at];
+        output[used++] = length;
         for (int i = 0; i < length; i++)
-            turn[said++] = data[at + 6 + i] ^ data[at + 2 + i % 4];
+            output[used++] = data[at + 6 + i] ^ data[at + 2 + i % 4];
         at += 6 + length;
     }
-    if (said > begin) {
-        pieces[count++] = (struct piece){fd, begin, said};
-        peers[fd].spoke = number;
+    if (used > begin) {
+        chunks[count++] = (struct chunk){fd, begin, used};
+        peers[fd].sent_in = iteration;
     }
     return at;
 }
@@ -142,38 +143,38 @@ static void receive(int fd)
         leave(fd);
         return;
     }
-    int size = peer->kept + got, used = 0;
+    int size = peer->kept + got, parsed = 0;
     data[size] = 0;
     if (peer->index >= 0)
-        used = take(fd, data, size);
+        parsed = parse(fd, data, size);
     else if (strstr((char *)data, "\r\n\r\n")) {
         answer(fd, (char *)data);
-        used = size;
+        parsed = size;
     }
-    peer->kept = size - used;
+    peer->kept = size - parsed;
     if (peer->kept) {
         peer->rest = realloc(peer->rest, peer->kept);
-        memcpy(peer->rest, data + used, peer->kept);
+        memcpy(peer->rest, data + parsed, peer->kept);
     }
 }
 
 static void deliver(int echo)
 {
     for (int i = 0; i < count && echo; i++)
-        send_all(pieces[i].sender, turn + pieces[i].begin, pieces[i].end - pieces[i].begin);
+        send_all(chunks[i].sender, output + chunks[i].begin, chunks[i].end - chunks[i].begin);
     for (int i = 0; i < members && !echo; i++) {
         int fd = room[i];
         size_t size = 0;
-        if (peers[fd].spoke != number) {
-            send_all(fd, turn, said);
+        if (peers[fd].sent_in != iteration) {
+            send_all(fd, output, used);
             continue;
         }
         for (int j = 0; j < count; j++)
-            if (pieces[j].sender != fd) {
-                memcpy(own + size, turn + pieces[j].begin, pieces[j].end - pieces[j].begin);
-                size += pieces[j].end - pieces[j].begin;
+            if (chunks[j].sender != fd) {
+                memcpy(merged + size, output + chunks[j].begin, chunks[j].end - chunks[j].begin);
+                size += chunks[j].end - chunks[j].begin;
             }
-        send_all(fd, own, size);
+        send_all(fd, merged, size);
     }
 }
 
@@ -194,12 +195,12 @@ int main(int arguments, char **argument)
     fflush(stdout);
     for (;;) {
         int ready = epoll_wait(epoll, events, PEERS, -1);
-        number++, said = 0, count = 0;
+        iteration++, used = 0, count = 0;
         for (int i = 0; i < ready; i++) {
             int fd = events[i].data.fd;
             if (fd != listener) {
-                /* What does not fit any more is read in the next turn. */
-                if (said < TURN - 2 * READ)
+                /* When `output` is full, the next iteration reads the rest. */
+                if (used < OUTPUT - 2 * READ)
                     receive(fd);
                 continue;
             }

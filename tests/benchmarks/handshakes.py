@@ -1,4 +1,4 @@
-"""How many opening handshakes a second one client gets, one after the other."""
+"""Opening handshakes per second of one client, one after the other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ QUICK_SECONDS = 0.3
 
 
 def load(port: int, server: int, seconds: float) -> dict[str, float]:
-    """Connect, open and drop connections for so long; return how many a second."""
+    """Open and drop connections for `seconds`; return handshakes/s."""
     _open_until(port, time.perf_counter() + WARM_UP * seconds)
     clock = Clock(server)
     return clock.rate(_open_until(port, clock.begin + seconds))

@@ -1,4 +1,4 @@
-"""What very many silent peers cost: the CPU that it takes to Ping them."""
+"""The CPU cost of many silent peers: the server sends Pings to all of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from tests.benchmarks.client import SETTLE, Clock, connect, masked_frame
 from tests.benchmarks.measure import Benchmark, Wrong
 from tests.benchmarks.servers import chatd, contender
-from wsproto_min import Opcode
+from wsproto_min.codes import Opcode
 
 PEERS = 10_000
 QUICK_PEERS = 200
@@ -17,7 +17,7 @@ QUICK_SECONDS = 3.0
 
 
 def load(port: int, server: int, peers: int, seconds: float) -> dict[str, float]:
-    """Connect so many, answer their Pings; return the server's share of its core in %."""
+    """Connect `peers`, answer their Pings; return the server's CPU use in %."""
     sockets = {}
     epoll = select.epoll()
     for _ in range(peers):
@@ -32,7 +32,7 @@ def load(port: int, server: int, peers: int, seconds: float) -> dict[str, float]
         for descriptor, _ in epoll.poll(wait, 100):
             ping = sockets[descriptor].recv(1024)
             if ping[:1] != b"\x89" or len(ping) != 2 + ping[1]:
-                raise Wrong(f"{ping.hex(' ')} is no Ping")
+                raise Wrong(f"idle: expected one Ping, received {ping.hex(' ')}")
             sockets[descriptor].sendall(masked_frame(ping[2:], Opcode.PONG))
             pings += 1
     elapsed, server_cpu, _ = clock.read()
@@ -40,7 +40,7 @@ def load(port: int, server: int, peers: int, seconds: float) -> dict[str, float]
 
 
 def benchmarks(*, quick: bool = False) -> list[Benchmark]:
-    """Return the benchmark; a `quick` one is over before the first Ping."""
+    """Return the benchmark; a `quick` one ends before the first Ping."""
     peers, seconds = (QUICK_PEERS, QUICK_SECONDS) if quick else (PEERS, SECONDS)
     return [
         Benchmark(

@@ -1,9 +1,8 @@
-"""How long a message takes from its sender to another peer, under a steady load.
+"""Latency from a sender to another peer, under a steady load.
 
-Messages are said at random moments, as independent people would, so many a
-second on average and the same moments for all contenders; nobody waits for
-deliveries. Each text holds the time at which it was sent, and every tenth peer's
-are compared with the time at which they are read.
+Messages leave at random moments (a Poisson process with a fixed mean rate), the same
+moments for all contenders. No sender waits for deliveries. Each text holds the time of
+its sending; every tenth peer compares this time with the time of reading.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ RATE = 600
 WARM_UP = 0.1  # of the measured time
 SECONDS = 4.0
 QUICK_SECONDS = 0.5
-SAMPLED = 10  # every so many peers
+SAMPLED = 10  # one in this many peers measures
 
 _TIME = re.compile(rb"@(\d{19})")
 
@@ -32,7 +31,7 @@ _TIME = re.compile(rb"@(\d{19})")
 def load(
     port: int, server: int, peers: int, rate: float, seconds: float, chat: bool = False
 ) -> dict[str, float]:
-    """Say messages at a rate; return the 99th percentile of the latency in milliseconds."""
+    """Send messages at a rate; return the 99th percentile of the latency in ms."""
     room = Room(port, peers, peers, chat=chat)
     sampled = {sock.fileno() for sock in room.sockets[::SAMPLED]}
     taken: list[int] = []
@@ -44,21 +43,21 @@ def load(
             taken.extend(now - int(sent) for sent in _TIME.findall(view[:size]))
 
     moments = random.Random(rate)
-    begin = due = time.perf_counter()
+    begin = next_at = time.perf_counter()
     warm = begin + WARM_UP * seconds
     end = warm + seconds
     clock: Clock | None = None
     total = number = 0
-    while due < end:
+    while next_at < end:
         now = time.perf_counter()
-        if now >= due:
-            room.say(number % peers, b"@%019d" % time.perf_counter_ns() + b"." * (TEXT_SIZE - 20))
+        if now >= next_at:
+            room.send(number % peers, b"@%019d" % time.perf_counter_ns() + b"." * (TEXT_SIZE - 20))
             number += 1
-            due += moments.expovariate(rate)
+            next_at += moments.expovariate(rate)
         if clock is None and now >= warm:
             clock = Clock(server)
             taken.clear()
-        # No wait: poll would round it to milliseconds, and this core has nothing else to do.
+        # epoll rounds a timeout to milliseconds, so poll without one.
         total += room.receive(0, idle=True, watch=watch)
     assert clock is not None
     seconds, server_cpu, _ = clock.read()

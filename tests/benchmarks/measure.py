@@ -1,8 +1,8 @@
-"""What a benchmark is, and how one is measured.
+"""Benchmarks and their measurement.
 
-Contenders take turns, A B A B, so that whatever else the machine does meets all
-of them alike; of each one's runs the median counts. Figures of different runs of
-this program are not comparable, the ratios within one are.
+Contenders run in turn, A B A B, so that other load on the machine affects all of them
+alike. The result of a contender is the median of its runs. Compare the ratios within one
+run of this program, never figures of different runs.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ TO_THE_FIRST = "of the first"
 
 
 class Absent(Exception):
-    """A contender cannot run here; the text says what would change that."""
+    """A contender cannot run here; the text says how to install it."""
 
 
 class Wrong(Exception):
-    """A contender's output is not what it must be, so its speed means nothing."""
+    """Wrong output of a contender: its speed means nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One run: its figure, and whatever else was measured along the way."""
+    """One run: its figure, and details measured beside it."""
 
     value: float
     details: Mapping[str, float] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One of those compared; `run` measures once."""
+    """A program or library to compare; `run` measures once."""
 
     name: str
     run: Callable[[], Sample]
@@ -45,9 +45,9 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """What is measured, in which unit, and of whom: ours comes first.
+    """A measurement, its unit and its contenders, ours first.
 
-    `ratio` is what each row is told beside its figure: how it compares to the first.
+    `ratio` is the heading of the column that compares each row with the first.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Benchmark:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A contender's runs, or in `note` why there are none."""
+    """The runs of a contender; without any, `note` gives the reason."""
 
     contender: str
     samples: tuple[Sample, ...] = ()
@@ -70,14 +70,14 @@ class Result:
         return statistics.median(sample.value for sample in self.samples)
 
     def detail(self, name: str) -> float | None:
-        """Return the median of something measured along the way, if it was."""
+        """Return the median of a detail, None if it was not measured."""
         taken = [sample.details[name] for sample in self.samples if name in sample.details]
         return statistics.median(taken) if taken else None
 
 
 def measure(benchmark: Benchmark, runs: int) -> list[Result]:
-    """Run all contenders in turn, so many times."""
-    samples: dict[str, list[Sample]] = {one.name: [] for one in benchmark.contenders}
+    """Run all contenders in turn, `runs` times."""
+    samples: dict[str, list[Sample]] = {each.name: [] for each in benchmark.contenders}
     notes: dict[str, str] = {}
     for _ in range(runs):
         for contender in benchmark.contenders:
@@ -93,7 +93,7 @@ def measure(benchmark: Benchmark, runs: int) -> list[Result]:
 
 
 def machine() -> str:
-    """Return one line on when and where this ran."""
+    """Return one line with date, Python, system and processor."""
     now = datetime.now(UTC)
     python = f"{platform.python_implementation()} {platform.python_version()}"
     system = f"{platform.system()} {platform.release()}"
@@ -101,7 +101,7 @@ def machine() -> str:
 
 
 def _processor() -> str:
-    """Return the processor's name, as far as it is known."""
+    """Return the name of the processor, or of the architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

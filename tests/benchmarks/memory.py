@@ -1,7 +1,7 @@
-"""How much memory a connection takes that says nothing.
+"""Memory of an idle connection.
 
-It is the server's growth while the peers come, after the first few: what is
-needed once is none of theirs. The kernel's part is not in it.
+The figure is the growth of the server's resident memory while the peers connect. A few
+peers connect before, so that one-time allocations do not count. Kernel memory is not included.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FIRST = 20
 
 
 def load(port: int, server: int, peers: int, chat: bool = False) -> dict[str, float]:
-    """Connect so many; return the server's growth in KiB for each."""
+    """Connect `peers`; return the server's growth in KiB per peer."""
     few = Room(port, FIRST, 1, chat=chat)
     before = resident_bytes(server)
     many = Room(port, peers, 1, chat=chat, first=FIRST)

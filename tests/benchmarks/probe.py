@@ -1,7 +1,7 @@
-"""The floor: a chat room on bare selectors, with no checks and nothing kept.
+"""The floor of Python: a chat room on bare selectors, without checks or buffers.
 
-It takes well-formed frames of under 126 bytes, whole in a read or not, and writes
-once for each turn and peer. What no Python server can undercut by much.
+It reads well-formed frames of under 126 bytes, in any chunks, and writes once per loop
+iteration and peer. No Python server can cost much less.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ def main() -> None:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     selector.register(listener, selectors.EVENT_READ)
     print(f"probe is ready: ws://127.0.0.1:{listener.getsockname()[1]}/", flush=True)
-    room: dict[socket.socket, bytes] = {}  # each peer, and what it has sent of a frame
+    room: dict[socket.socket, bytes] = {}  # each peer and its incomplete frame
     while True:
-        said: dict[socket.socket, list[bytes]] = {}
+        received: dict[socket.socket, list[bytes]] = {}
         for key, _ in selector.select():
             sock = key.fileobj
             assert isinstance(sock, socket.socket)
@@ -39,18 +39,18 @@ def main() -> None:
                 room.pop(sock, None)
                 sock.close()
             elif sock in room:
-                said[sock] = _parse(room, sock, room[sock] + data)
+                received[sock] = _parse(room, sock, room[sock] + data)
             else:
                 _open(sock, data)
                 room[sock] = b""
-        everything = b"".join([frame for frames in said.values() for frame in frames])
+        everything = b"".join([frame for frames in received.values() for frame in frames])
         for sock in room if everything else ():
             data = everything
-            if sock in said:
-                others = (frames for other, frames in said.items() if other is not sock)
+            if sock in received:
+                others = (frames for other, frames in received.items() if other is not sock)
                 data = b"".join([frame for frames in others for frame in frames])
-            with suppress(OSError):  # its end is read in the next turn
-                sock.sendall(data)  # blocks, where a server would keep the rest for later
+            with suppress(OSError):  # the next iteration reads the end of this peer
+                sock.sendall(data)  # blocks, where a server would buffer the rest
 
 
 def _open(sock: socket.socket, data: bytes) -> None:
@@ -63,7 +63,7 @@ def _open(sock: socket.socket, data: bytes) -> None:
 
 
 def _parse(room: dict[socket.socket, bytes], sock: socket.socket, data: bytes) -> list[bytes]:
-    """Return the frames to send on; keep what is not whole."""
+    """Return the complete frames, unmasked; keep an incomplete one."""
     frames, at = [], 0
     while at + 6 <= len(data) and at + 6 + (length := data[at + 1] & 127) <= len(data):
         words = -(-length // 4)

@@ -1,4 +1,4 @@
-// `ws` on Node.js, asked to do just what ours does: node rival_ws.cjs chat | echo
+// `ws` on Node.js with the same task as ours: node rival_ws.cjs chat | echo
 
 const { WebSocket, WebSocketServer } = require("ws");
 
@@ -6,7 +6,7 @@ const echo = process.argv[2] === "echo";
 const server = new WebSocketServer({ host: "127.0.0.1", port: 0, perMessageDeflate: false });
 
 server.on("connection", (peer) => {
-  peer.on("error", () => {}); // the client ends without closing handshakes
+  peer.on("error", () => {}); // the client closes without closing handshakes
   peer.on("message", (data, isBinary) => {
     if (echo) {
       peer.send(data, { binary: isBinary });

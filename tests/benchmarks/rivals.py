@@ -1,10 +1,9 @@
-"""The rivals: other Python WebSocket libraries, asked to do just what ours does.
+"""Rivals: other Python WebSocket libraries that do the same task as ours.
 
-Only here are they imported, and only when they run. `python -m
-tests.benchmarks.rivals websockets chat` serves a chat room: each text message goes
-to every peer but its sender, in the library's own best way. With `echo` it
-goes back. Pings and compression are off: they would add to the bytes that the
-client counts.
+Only this module imports them, and only when they run. `python -m
+tests.benchmarks.rivals websockets chat` serves a chat room: each text message goes to
+every peer except its sender, by the fastest interface of the library. With `echo` it
+goes back to its sender. Pings and compression are off because the client counts bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from tests.benchmarks.servers import INSTALL
 
 
 def require(package: str) -> str:
-    """Return the package's name and version; raises `Absent` without it."""
+    """Return the name and version of a package; raise `Absent` without it."""
     try:
         return f"{package} {version(package)}"
     except PackageNotFoundError:
@@ -29,14 +28,14 @@ def require(package: str) -> str:
 
 
 def websockets_has_c() -> bool:
-    """Return whether websockets masks with its C extension."""
+    """Return True if websockets masks with its C extension."""
     from websockets import frames, utils
 
     return vars(frames)["apply_mask"] is not utils.apply_mask
 
 
 def parse_with_websockets(chunks: Iterable[bytes]) -> list[bytes]:
-    """Return the messages that the sans-I/O protocol of websockets finds."""
+    """Return the messages that the sans-I/O protocol of websockets parses."""
     require("websockets")
     from websockets.frames import Frame
     from websockets.protocol import OPEN
@@ -53,22 +52,22 @@ def parse_with_websockets(chunks: Iterable[bytes]) -> list[bytes]:
 
 
 def parse_with_wsproto(chunks: Iterable[bytes]) -> list[bytes]:
-    """Return the messages that wsproto finds; it leaves it to its user to join the parts."""
+    """Return the messages that wsproto parses; the caller of wsproto joins fragments."""
     require("wsproto")
     from wsproto.connection import Connection, ConnectionType
     from wsproto.events import BytesMessage
 
     connection = Connection(ConnectionType.SERVER)
     messages: list[bytes] = []
-    parts: list[bytes | bytearray] = []
+    fragments: list[bytes | bytearray] = []
     for chunk in chunks:
         connection.receive_data(chunk)
         for event in connection.events():
             if isinstance(event, BytesMessage):
-                parts.append(event.data)
+                fragments.append(event.data)
                 if event.message_finished:
-                    messages.append(b"".join(parts))
-                    parts.clear()
+                    messages.append(b"".join(fragments))
+                    fragments.clear()
     return messages
 
 
@@ -76,7 +75,7 @@ def serve_websockets(task: str) -> None:
     """Serve with the asyncio server of websockets and its `broadcast`."""
     import uvloop
     from websockets.asyncio.server import ServerConnection, broadcast, serve
-    from websockets.members_needing_merge import ConnectionClosed
+    from websockets.exceptions import ConnectionClosed
 
     room: set[ServerConnection] = set()
 
@@ -102,7 +101,7 @@ def serve_websockets(task: str) -> None:
 
 
 def serve_picows(task: str) -> None:
-    """Serve with picows, which is Cython."""
+    """Serve with picows, which is written in Cython."""
     import picows
     import uvloop
 
@@ -167,7 +166,7 @@ def serve_aiohttp(task: str) -> None:
 
 
 def serve_socketify(task: str) -> None:
-    """Serve with uWebSockets, which is C++, and its publish."""
+    """Serve with uWebSockets, which is written in C++, and its publish."""
     from socketify import App
     from socketify.native import lib
 
@@ -175,7 +174,7 @@ def serve_socketify(task: str) -> None:
         if task == "echo":
             peer.send(message, opcode)
             return
-        # What uWebSockets calls ws.publish; that of socketify sends to the sender too.
+        # This is ws.publish of uWebSockets; socketify's own publish includes the sender.
         data = message.encode()
         lib.uws_ws_publish_with_options(0, peer.ws, b"room", 4, data, len(data), int(opcode), False)
 
@@ -187,7 +186,7 @@ def serve_socketify(task: str) -> None:
         "message": on_message,
         "compression": 0,
         "idle_timeout": 0,
-        "max_backpressure": 64 << 20,  # by default it drops what a slow peer does not take
+        "max_backpressure": 64 << 20,  # above it, messages to a slow peer are dropped
     }
     app.ws("/*", behavior)
     app.listen({"host": "127.0.0.1", "port": port}, lambda _: _announce(port))
@@ -207,7 +206,7 @@ SERVERS = {
 
 
 def main() -> None:
-    """Serve with the rival that is named."""
+    """Serve with the rival of the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.rivals")
     parser.add_argument("rival", choices=SERVERS)
     parser.add_argument("task", choices=("chat", "echo"))

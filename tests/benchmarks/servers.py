@@ -1,7 +1,7 @@
-"""Servers to be measured: how each is started, and a client beside it.
+"""Servers to measure, and the load client beside them.
 
-Every server is a process of its own on one core, started afresh for each run in
-a directory of its own; the client has another core.
+Each run starts a server process on one core, in a new directory. The client runs on
+another core.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ INSTALL_WS = (
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A server: the command that starts it, and what to do unless it `is_there`.
+    """A server: its command, its availability, and the hint to install it.
 
-    It prints one line with its address once it listens.
+    The server prints one line with its address when it listens.
     """
 
     name: str
     command: Sequence[str]
-    is_there: Callable[[], bool] = lambda: True
-    remaining: str = INSTALL
+    is_installed: Callable[[], bool] = lambda: True
+    install_hint: str = INSTALL
 
 
 def chatd() -> Program:
-    """Return our chat: a real log, no limit on speed, otherwise its defaults."""
+    """Return chatd with a message store on disk and without a rate limit."""
     options = ("--port", "0", "--db", "chat.db", "--rate-limit", "0")
     return Program("chatd", (sys.executable, "-m", "chatd", *options))
 
@@ -58,7 +58,7 @@ def echo() -> Program:
 
 
 def rivals(task: str) -> list[Program]:
-    """Return the other libraries' servers for a task: `chat` or `echo`."""
+    """Return the servers of other libraries for a task, `chat` or `echo`."""
     return [
         _python_rival("websockets + uvloop", "websockets", task, ("websockets", "uvloop")),
         _python_rival("picows + uvloop", "picows", task, ("picows", "uvloop")),
@@ -69,12 +69,12 @@ def rivals(task: str) -> list[Program]:
 
 
 def probe() -> Program:
-    """Return the least that a Python server can do: one write a turn and peer, no checks."""
+    """Return the floor in Python: one write per iteration and peer, no checks."""
     return Program("bare probe", (sys.executable, "-m", "tests.benchmarks.probe"))
 
 
 def floor(task: str) -> Program:
-    """Return the same in C, for `chat` or `echo`: what is left is the kernel's."""
+    """Return the floor in C for `chat` or `echo`; nearly all of its cost is the kernel's."""
     build = f"cc -O2 -o floor {shlex.quote(str(HERE / 'floor.c'))}"
     command = ("sh", "-c", f"{build} && exec ./floor {task}")
     return Program("C floor", command, lambda: shutil.which("cc") is not None, INSTALL_CC)
@@ -100,12 +100,12 @@ def _has_ws() -> bool:
 def contender(
     program: Program, module: str, name: str | None = None, **arguments: object
 ) -> Contender:
-    """Return one who serves `program` while the client does `module`'s `load`."""
+    """Return a contender: `program` under the `load` of `module`."""
     return Contender(name or program.name, partial(run, program, module, **arguments))
 
 
 def run(program: Program, module: str, **arguments: object) -> Sample:
-    """Start a server and the client that loads it; return what the client measured."""
+    """Start a server and the load client; return the client's figures."""
     with serving(program) as (process, port):
         client = subprocess.Popen(
             [
@@ -122,7 +122,7 @@ def run(program: Program, module: str, **arguments: object) -> Sample:
     try:
         result = json.loads(output)
     except ValueError:
-        raise Wrong(f"the client ended with {client.returncode}") from None
+        raise Wrong(f"load client: it exited with status {client.returncode}") from None
     if "error" in result:
         raise Wrong(result["error"])
     return Sample(result.pop("value"), result)
@@ -130,11 +130,11 @@ def run(program: Program, module: str, **arguments: object) -> Sample:
 
 @contextmanager
 def serving(program: Program) -> Iterator[tuple[int, int]]:
-    """Run a server while the context lasts; give its process and port."""
+    """Run a server; yield its process id and port."""
     if not hasattr(select, "epoll") or not Path("/proc/self/schedstat").exists():
-        raise Absent("needs epoll and /proc, which are Linux's")
-    if not program.is_there():
-        raise Absent(program.remaining)
+        raise Absent("needs epoll and /proc; run it on Linux")
+    if not program.is_installed():
+        raise Absent(program.install_hint)
     _allow_descriptors()
     with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
@@ -152,36 +152,36 @@ def serving(program: Program) -> Iterator[tuple[int, int]]:
                 line = process.stdout.readline()
                 address = re.search(r"://[^/]*:(\d+)/", line)
                 if address is None:
-                    raise Wrong(f"the server said {line!r} where its address was awaited")
+                    raise Wrong(f"server: expected a line with its address, read {line!r}")
                 yield process.pid, int(address[1])
             finally:
                 process.terminate()
                 process.wait()
                 errors.seek(0)
                 for line in errors:
-                    if " info connection " not in line:  # chatd's line for each that ends
+                    if " info connection " not in line:  # chatd logs one per connection
                         sys.stderr.write(line)
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment in which this checkout's modules are found."""
+    """Return an environment that finds the modules of this checkout."""
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def _two_cores() -> tuple[int | None, int | None]:
-    """Return one core for the server and one for the client, or None where there is no say."""
+    """Return the cores of server and client, or None twice on a single core."""
     cores = sorted(os.sched_getaffinity(0))
     return (cores[0], cores[1]) if len(cores) > 1 else (None, None)
 
 
 def _pin(process: int, core: int | None) -> None:
     if core is not None:
-        with suppress(ProcessLookupError):  # it has ended already: its output says why
+        with suppress(ProcessLookupError):  # it has exited; its output gives the reason
             os.sched_setaffinity(process, {core})
 
 
 def _allow_descriptors() -> None:
-    """Raise the limit on open files as far as it goes, for the server and the client."""
+    """Raise the soft limit on open files to the hard limit, for server and client."""
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""How long it takes from starting a server to its first answer, a handshake's."""
+"""Time from the start of a server to its first handshake response."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.benchmarks.servers import Program, chatd, probe, rivals, serving
 
 
 def run(program: Program) -> Sample:
-    """Start a server and open one connection; return the seconds that it took."""
+    """Start a server and open one connection; return the time in seconds."""
     begin = time.perf_counter()
     with serving(program) as (_, port), connect(port):
         return Sample(time.perf_counter() - begin)
 
 
 def benchmarks(*, quick: bool = False) -> list[Benchmark]:
-    """Return the benchmark, which is short."""
+    """Return the benchmark; it has no quick form."""
     programs = [chatd(), *rivals("chat"), probe()]
     return [
         Benchmark(
