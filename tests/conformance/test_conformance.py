@@ -1,7 +1,7 @@
-"""Autobahn's cases, run by `kosoku`, against our server and against our client.
+"""The cases of the Autobahn test suite, run by `kosoku` against our server and our client.
 
-What each case must end in is kept as data in `expected.json`: OK, or
-INFORMATIONAL where the case asks about something that the RFC leaves open.
+`expected.json` has the expected verdict of each case: OK, or INFORMATIONAL if the RFC
+leaves the behaviour open.
 """
 
 from __future__ import annotations
@@ -20,29 +20,31 @@ from wsproto_min import ConnectionClosed, DeflateParameters, ProtocolError, conn
 EXPECTED: dict[str, str] = json.loads(Path(__file__).with_name("expected.json").read_text())
 KOSOKU = Path(sys.executable).with_name("kosoku")
 INSTALL = "pip install '.[conformance]'"
-# The largest message that the cases send (9.1.6 and its like) is 16 MiB.
+# The largest messages (cases 9.1.6 and 9.2.6) have 16 MiB.
 MAX_MESSAGE_SIZE = 16 << 20
-# For the whole suite, in seconds; its compression cases send gigabytes.
+# Seconds for the whole suite; its compression cases send gigabytes.
 TIMEOUT = 900
-# Cases that the client has under way at once: one computes while the other waits.
+# Concurrent cases of the client: one computes while the other waits.
 AT_ONCE = 2
-# Cases that are run again by themselves if they were too slow.
+# Up to this many failed cases run again, alone, because the suite has a time limit per case.
 MAX_RETRIED = 4
 
 
 def wrong_verdicts(report: Path) -> dict[str, set[str]]:
-    """Return the cases whose verdicts, on messages and close, are not those due.
+    """Return the cases with unexpected verdicts on messages or close.
 
-    A case that is not in the report counts as one of them.
+    A case that is missing in the report counts as wrong.
     """
     (cases,) = json.loads((report / "index.json").read_text()).values()
-    got = {case: {verdict["behavior"], verdict["behaviorClose"]} for case, verdict in cases.items()}
-    return {case: got[case] for case in got if got[case] != {EXPECTED[case]}} | {
-        case: {"not run"} for case in EXPECTED.keys() - got.keys()
+    actual = {
+        case: {verdict["behavior"], verdict["behaviorClose"]} for case, verdict in cases.items()
+    }
+    return {case: actual[case] for case in actual if actual[case] != {EXPECTED[case]}} | {
+        case: {"not run"} for case in EXPECTED.keys() - actual.keys()
     }
 
 
-def test_the_echo_server_passes_every_case(tmp_path: Path) -> None:
+def test_echo_server_passes_every_case(tmp_path: Path) -> None:
     need(KOSOKU.exists(), "kosoku", INSTALL)
     command = [sys.executable, "-m", "wsproto_min", "echo", "--port", "0"]
     command += ["--max-message-size", str(MAX_MESSAGE_SIZE)]
@@ -56,8 +58,7 @@ def test_the_echo_server_passes_every_case(tmp_path: Path) -> None:
             subprocess.run(suite, capture_output=True, timeout=TIMEOUT)
             wrong = wrong_verdicts(tmp_path)
             if 0 < len(wrong) <= MAX_RETRIED:
-                # The suite gives each case 20 s, of which the longest, with 400,000
-                # compressed fragments, needs 15: on a busy machine too few.
+                # A busy machine may exceed the suite's limit of 20 s for case 12.2.15.
                 suite += [word for case in wrong for word in ("-i", case)]
                 subprocess.run(suite, capture_output=True, timeout=TIMEOUT)
                 again = wrong_verdicts(tmp_path)
@@ -68,7 +69,7 @@ def test_the_echo_server_passes_every_case(tmp_path: Path) -> None:
     assert wrong == {}
 
 
-def test_an_echoing_client_passes_every_case(tmp_path: Path) -> None:
+def test_echoing_client_passes_every_case(tmp_path: Path) -> None:
     need(KOSOKU.exists(), "kosoku", INSTALL)
     command = [str(KOSOKU), "-m", "fuzzingserver", "-o", str(tmp_path), "127.0.0.1:0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as suite:
@@ -90,10 +91,10 @@ def test_an_echoing_client_passes_every_case(tmp_path: Path) -> None:
 
 
 def echo_one_case(url: str) -> None:
-    """Send every message back until the connection ends, in whatever way."""
+    """Send every message back until the connection ends."""
     client = connect(
         url,
-        # The suite's server asks only what a client has said it can do.
+        # The suite's server uses only the parameters that a client offers.
         compression=DeflateParameters(client_no_context_takeover=True),
         compression_threshold=0,
         max_message_size=MAX_MESSAGE_SIZE,

@@ -1,1 +1,1 @@
-"""wsproto_min and chatd with the WebSockets of others."""
+"""wsproto_min and chatd against other WebSocket implementations."""

@@ -11,7 +11,7 @@ from tests.needs import need
 
 
 class Certificate:
-    """A certificate of 127.0.0.1 that signs itself, and contexts for both ends."""
+    """A self-signed certificate of 127.0.0.1, and TLS contexts for both ends."""
 
     def __init__(self, directory: Path) -> None:
         self.certificate = directory / "certificate.pem"
@@ -22,12 +22,12 @@ class Certificate:
         command += ["-keyout", str(self.key), "-out", str(self.certificate)]
         subprocess.run(command, check=True, capture_output=True, timeout=60)
 
-    def of_server(self) -> ssl.SSLContext:
+    def server_context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(self.certificate, self.key)
         return context
 
-    def of_client(self) -> ssl.SSLContext:
+    def client_context(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=self.certificate)
 
 

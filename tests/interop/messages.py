@@ -1,4 +1,4 @@
-"""What is sent: every kind of message, each of which must arrive as it was."""
+"""Messages of every kind and size, and close codes with reasons."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ MESSAGES: dict[str, str | bytes] = {
     "1 MiB of unicode": "日本é👍\n\n\n\n" * (MIB // 16),
     "1 MiB that does not compress": random.Random(6455).randbytes(MIB),
     "the same once more": random.Random(6455).randbytes(MIB),
-    "a last word": "bye",
+    "a last text": "bye",
 }
 
-# Codes and reasons that an application may close with.
+# Codes and reasons that an application may send.
 CLOSES = [
     (1000, ""),
     (1000, "done"),
     (1001, "going away"),
     (1008, "no"),
     (3000, "registered"),
-    (4999, "ü" * 61 + "x"),  # 123 bytes, the most there is room for
+    (4999, "ü" * 61 + "x"),  # 123 bytes, the longest possible reason
 ]

@@ -1,6 +1,6 @@
 """Other WebSocket libraries behind one interface, as client and as server.
 
-They are imported only when they run: what is not installed is skipped.
+Each library is imported only when it runs; tests of a missing library are skipped.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class Link(ABC):
-    """One end of a connection, in the hands of a rival."""
+    """A rival's end of a connection."""
 
     subprotocol: str | None
     compressed: bool
@@ -45,12 +45,12 @@ class Link(ABC):
         """Send a message in one frame."""
 
     @abstractmethod
-    async def send_pieces(self, pieces: Sequence[str] | Sequence[bytes]) -> None:
-        """Send a message in as many frames as there are pieces."""
+    async def send_fragments(self, fragments: Sequence[str] | Sequence[bytes]) -> None:
+        """Send a message in one frame per fragment."""
 
     @abstractmethod
     async def receive(self) -> str | bytes | Close:
-        """Return the next message, or how the connection was closed."""
+        """Return the next message, or the Close that ended the connection."""
 
     @abstractmethod
     async def ping(self, payload: bytes) -> None:
@@ -58,31 +58,31 @@ class Link(ABC):
 
     @abstractmethod
     async def close(self, code: int, reason: str) -> int | None:
-        """Close; return the code that came back."""
+        """Close; return the code of the answer."""
 
 
 Handler = Callable[[str, Link], Awaitable[None]]
-"""Is given the path and the server's end of each connection."""
+"""Called with the path and the server's end of each connection."""
 
 
 class Rival(ABC):
-    """A library; `servers` and `clients` are the ways that its compression is set up."""
+    """A library; `servers` and `clients` name its compression settings."""
 
     name: str
     servers: tuple[str, ...]
     clients: tuple[str, ...]
-    fragments: bool  # whether it sends messages in pieces
-    echoes_codes: bool  # whether its server closes with the code that it got, else with 1000
+    sends_fragments: bool
+    echoes_codes: bool  # True if its server answers Close with the same code, else with 1000
 
     def need(self) -> None:
-        """Skip the test without it."""
+        """Skip the test if the library is not installed."""
         need(find_spec(self.name), self.name, "pip install '.[interop]'")
 
     @abstractmethod
     def serve(
         self, handler: Handler, compression: str, context: ssl.SSLContext | None
     ) -> AbstractAsyncContextManager[int]:
-        """Serve on the port that is returned."""
+        """Serve; the context gives the port."""
 
     @abstractmethod
     def connect(
@@ -92,7 +92,7 @@ class Rival(ABC):
         context: ssl.SSLContext | None,
         subprotocols: Sequence[str] = (),
     ) -> AbstractAsyncContextManager[Link]:
-        """Connect to a server."""
+        """Connect; the context gives the link."""
 
 
 class WebsocketsLink(Link):
@@ -104,11 +104,11 @@ class WebsocketsLink(Link):
     async def send(self, message: str | bytes) -> None:
         await self._connection.send(message)
 
-    async def send_pieces(self, pieces: Sequence[str] | Sequence[bytes]) -> None:
-        await self._connection.send(pieces)
+    async def send_fragments(self, fragments: Sequence[str] | Sequence[bytes]) -> None:
+        await self._connection.send(fragments)
 
     async def receive(self) -> str | bytes | Close:
-        from websockets.members_needing_merge import ConnectionClosed
+        from websockets.exceptions import ConnectionClosed
 
         try:
             return await self._connection.recv()
@@ -127,16 +127,16 @@ class WebsocketsLink(Link):
 
 class Websockets(Rival):
     name = "websockets"
-    servers = ("default", "without compression", "without takeover", "small windows")
+    servers = ("default", "no compression", "no context takeover", "small windows")
     clients = (
         "default",
-        "without compression",
-        "without takeover",
-        "server without takeover",
-        "client without takeover",
+        "no compression",
+        "no context takeover",
+        "no server context takeover",
+        "no client context takeover",
         "small windows",
     )
-    fragments = True
+    sends_fragments = True
     echoes_codes = True
 
     @asynccontextmanager
@@ -147,7 +147,7 @@ class Websockets(Rival):
         from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 
         extensions = {
-            "without takeover": [
+            "no context takeover": [
                 ServerPerMessageDeflateFactory(
                     server_no_context_takeover=True, client_no_context_takeover=True
                 )
@@ -195,15 +195,15 @@ class Websockets(Rival):
         from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
         extensions = {
-            "without takeover": [
+            "no context takeover": [
                 ClientPerMessageDeflateFactory(
                     server_no_context_takeover=True, client_no_context_takeover=True
                 )
             ],
-            "server without takeover": [
+            "no server context takeover": [
                 ClientPerMessageDeflateFactory(server_no_context_takeover=True)
             ],
-            "client without takeover": [
+            "no client context takeover": [
                 ClientPerMessageDeflateFactory(client_no_context_takeover=True)
             ],
             "small windows": [
@@ -237,7 +237,7 @@ class AiohttpLink(Link):
         else:
             await self._websocket.send_bytes(message)
 
-    async def send_pieces(self, pieces: Sequence[str] | Sequence[bytes]) -> None:
+    async def send_fragments(self, fragments: Sequence[str] | Sequence[bytes]) -> None:
         raise NotImplementedError
 
     async def receive(self) -> str | bytes | Close:
@@ -267,9 +267,9 @@ class AiohttpLink(Link):
 
 class Aiohttp(Rival):
     name = "aiohttp"
-    servers = ("default", "without compression")
-    clients = ("default", "without compression", "small windows")
-    fragments = False
+    servers = ("default", "no compression")
+    clients = ("default", "no compression", "small windows")
+    sends_fragments = False
     echoes_codes = False
 
     @asynccontextmanager
@@ -320,7 +320,7 @@ class Aiohttp(Rival):
             session.ws_connect(
                 url,
                 ssl=context or True,
-                compress={"without compression": 0, "small windows": 9}.get(compression, 15),
+                compress={"no compression": 0, "small windows": 9}.get(compression, 15),
                 protocols=subprotocols,
                 autoping=False,
                 max_msg_size=MAX_SIZE,
@@ -333,18 +333,18 @@ RIVALS: tuple[Rival, ...] = (Websockets(), Aiohttp())
 
 
 def in_time(scenario: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end; fail if that takes too long."""
+    """Run a coroutine with a time limit."""
     return asyncio.run(asyncio.wait_for(scenario, 3 * PATIENCE))
 
 
 class TheirServer:
-    """A rival's server in a thread; every connection begins with what was agreed.
+    """A rival's server in a thread; its first message is "SUBPROTOCOL COMPRESSED".
 
-    - `/echo` sends every message back,
-    - `/pieces` too, in three pieces,
-    - `/ping` answers every message, after a Ping and its Pong, with "pong",
-    - `/close` closes as the message "CODE REASON" says,
-    - `/closing` adds to `closed` how the connection was closed.
+    - `/echo` sends every message back.
+    - `/fragments` sends it back in three fragments.
+    - `/ping` answers every message with a Ping and, after the Pong, with "pong".
+    - `/close` closes with the code and reason in the message "CODE REASON".
+    - `/closing` adds the received Close to `closed`.
     """
 
     def __init__(self, scheme: str) -> None:
@@ -360,10 +360,10 @@ class TheirServer:
         while not isinstance(message := await link.receive(), Close):
             if path == "/echo":
                 await link.send(message)
-            elif path == "/pieces":
+            elif path == "/fragments":
                 third = len(message) // 3
-                pieces = [message[:third], message[third:-third], message[-third:]]
-                await link.send_pieces(pieces)  # type: ignore[arg-type]
+                fragments = [message[:third], message[third:-third], message[-third:]]
+                await link.send_fragments(fragments)  # type: ignore[arg-type]
             elif path == "/ping":
                 await link.ping(b"how are you?")
                 await link.send("pong")
@@ -380,7 +380,7 @@ class TheirServer:
 def their_server(
     rival: Rival, compression: str, context: ssl.SSLContext | None
 ) -> Iterator[TheirServer]:
-    """Run a rival's server."""
+    """Run a rival's server in a thread."""
     started: Queue[TheirServer | BaseException] = Queue()
     loops: list[asyncio.AbstractEventLoop] = []
     stopping = asyncio.Event()

@@ -1,4 +1,4 @@
-"""What several tests of this directory share."""
+"""chatd on a Unix socket, for several tests of this directory."""
 
 from __future__ import annotations
 

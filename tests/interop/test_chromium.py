@@ -1,4 +1,4 @@
-"""The WebSocket of a browser talks to our servers."""
+"""The WebSocket of a browser against our servers."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ FLAGS = (
     " --disable-background-networking --disable-component-update --disable-sync"
     " --disable-dev-shm-usage --ignore-certificate-errors --no-proxy-server"
 )
-# A browser may take its time to start.
+# Seconds; a browser may start slowly.
 PATIENCE = 60.0
 
-# Each step leaves what it saw in `seen`, which goes to the server at the end.
+# Each step records its results in `seen`; the page sends `seen` to the server at the end.
 PAGE = """<!doctype html>
 <meta charset="utf-8">
 <link rel="icon" href="data:,">
@@ -72,7 +72,7 @@ const MESSAGES = {
   "1 MiB of text": "a line of text\\n".repeat(MIB / 15),
   "1 MiB of random bytes": random,
   "the same once more": random,
-  "a last word": "bye",
+  "a last text": "bye",
 };
 
 async function exchange(url) {
@@ -108,7 +108,7 @@ run().catch((error) => { seen.error = String(error); }).finally(async () => {
 
 
 class Ours:
-    """A server of the page, and of what it cannot do with the echo server."""
+    """A server of the page and of the steps for which the echo server has no option."""
 
     def __init__(self, echo: str) -> None:
         self.seen: Queue[Any] = Queue()
@@ -142,7 +142,7 @@ class Ours:
 
 @contextmanager
 def chromium(profile: Path, url: str) -> Iterator[None]:
-    """Open a page in a browser of its own."""
+    """Open a page in a new browser."""
     assert CHROMIUM is not None
     arguments = [CHROMIUM, *FLAGS.split(), f"--user-data-dir={profile}", url]
     with subprocess.Popen(
@@ -157,11 +157,11 @@ def chromium(profile: Path, url: str) -> Iterator[None]:
             yield
         finally:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # the group that started here
+                os.killpg(process.pid, signal.SIGKILL)  # the group of this browser
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
-def test_a_browser_gets_back_what_it_sends_and_learns_how_it_ended(
+def test_chromium_exchanges_messages_and_close_frames(
     tmp_path: Path, request: pytest.FixtureRequest, tls: bool
 ) -> None:
     need(CHROMIUM, "Chromium", "apt-get install chromium")
@@ -181,7 +181,7 @@ def test_a_browser_gets_back_what_it_sends_and_learns_how_it_ended(
                 except Empty:
                     pytest.fail(f"the page reported nothing within {PATIENCE:g} s")
         assert echo.stop() == (0, "")
-    # The answer to a Close frame has its code and no reason; this is the frame itself.
+    # The echo server's answer has no reason; this Close frame went to our own server.
     assert ours.closed[0] == Close(4321, "fünf")
     assert seen == {
         "echo": ["permessage-deflate", [], 4321, "", True],

@@ -1,8 +1,6 @@
-"""chatd seen by curl, as HTTP.
+"""curl requests the page from chatd and sends handshakes that chatd refuses.
 
-curl speaks WebSocket only where it was built for that (`curl --version` then has
-ws among the protocols), which that of Debian 12 is not. So here it asks for the
-page and sees what a handshake that cannot work is answered.
+The curl of Debian 12 is built without WebSocket support, so these tests use HTTP only.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ HANDSHAKE = {
 
 
 def curl(*arguments: str) -> tuple[str, str, bytes]:
-    """Return the status, the content type and the body (with --head, the head)."""
+    """Return status, content type and body (with --head, the head)."""
     need(shutil.which("curl"), "curl", "apt-get install curl")
     command = ["curl", "--silent", "--show-error", "--noproxy", "*", "--max-time", str(PATIENCE)]
     command += ["--write-out", "\n%{http_code}\n%{content_type}", *arguments]
@@ -40,7 +38,7 @@ def curl(*arguments: str) -> tuple[str, str, bytes]:
 
 @pytest.fixture(scope="module", params=["", "TLS"], ids=["plain", "TLS"])
 def chatd(request: pytest.FixtureRequest) -> Iterator[list[str]]:
-    """Yield the arguments that lead curl to chatd, but for the path."""
+    """Yield curl's arguments for chatd; the last one is the URL without its path."""
     arguments, trust, scheme = [], [], "http"
     if request.param:
         certificate: Certificate = request.getfixturevalue("certificate")
@@ -56,12 +54,12 @@ def chatd(request: pytest.FixtureRequest) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("path", ["/", "/r/tea", "/?a=b"])
-def test_it_gets_the_page(chatd: list[str], path: str) -> None:
+def test_curl_gets_the_page(chatd: list[str], path: str) -> None:
     page = (ROOT / "client.html").read_bytes()
     assert curl(*chatd[:-1], chatd[-1] + path) == ("200", "text/html; charset=utf-8", page)
 
 
-def test_a_head_is_that_of_the_page_and_no_more(chatd: list[str]) -> None:
+def test_curl_head_gets_the_content_length(chatd: list[str]) -> None:
     size = (ROOT / "client.html").stat().st_size
     status, _, head = curl("--head", *chatd[:-1], chatd[-1] + "/")
     assert status == "200"
@@ -82,7 +80,7 @@ def test_a_head_is_that_of_the_page_and_no_more(chatd: list[str]) -> None:
         (["--header", "Host: evil.example"], "/", "403", "does not go by the name"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_a_sentence(
+def test_curl_bad_request_gets_status_and_explanation(
     chatd: list[str], arguments: list[str], path: str, status: str, sentence: str
 ) -> None:
     given = {header.partition(":")[0] for header in arguments}
@@ -95,7 +93,7 @@ def test_what_cannot_be_done_is_told_in_a_sentence(
     assert body.count(b"\n") == 1
 
 
-def test_over_a_unix_socket_it_gets_the_page_too(tmp_path: Path) -> None:
+def test_curl_gets_the_page_over_a_unix_socket(tmp_path: Path) -> None:
     page = (ROOT / "client.html").read_bytes()
     path = tmp_path / "chatd.sock"
     with chatd_on(path):

@@ -22,9 +22,9 @@ from tests.needs import need
 from tests.support import PATIENCE, ROOT, Address, daemon, exchange, poll, serving, troubles
 from wsproto_min import Client, HandshakeError, connect
 
-# Where Debian has it, which is on the path of root alone.
+# Debian has nginx in /usr/sbin, which only root has on the path.
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-# From where it connects over TCP when a test is to tell it from its clients.
+# nginx connects from this address, so that chatd can distinguish nginx from its clients.
 NGINX_ADDRESS = "127.0.0.2"
 README_SOCKET = "http://unix:/run/chatd/chatd.sock"
 
@@ -51,7 +51,7 @@ http {{
 
 
 def snippet() -> str:
-    """Return what README has for nginx."""
+    """Return the nginx configuration in README."""
     found = re.search(
         r"<!-- nginx -->\n```nginx\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
     )
@@ -87,7 +87,7 @@ def nginx(directory: Path, upstream: str, more: str = "") -> Iterator[Address]:
 
 
 def enter(address: Address, origin: str | None = None) -> Client:
-    """Connect as a page would that came from there, or from another origin."""
+    """Connect with the Origin of the page at `address`, or with another one."""
     host = f"127.0.0.1:{address[1]}"
     return connect(f"ws://{host}/r/tea", origin=origin or f"http://{host}")
 
@@ -106,7 +106,7 @@ def chat_through(address: Address) -> None:
         assert ann.ping(PATIENCE) > 0
 
 
-def test_the_page_and_the_chat_go_through_it_over_a_unix_socket(tmp_path: Path) -> None:
+def test_nginx_forwards_page_and_chat_to_a_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "chatd.sock"
     with chatd_on(path) as chatd, nginx(tmp_path, f"http://unix:{path}") as address:
         assert path.stat().st_mode & 0o777 == 0o660
@@ -117,7 +117,7 @@ def test_the_page_and_the_chat_go_through_it_over_a_unix_socket(tmp_path: Path) 
         assert not path.exists()
 
 
-def test_the_page_and_the_chat_go_through_it_over_tcp(tmp_path: Path) -> None:
+def test_nginx_forwards_page_and_chat_over_tcp(tmp_path: Path) -> None:
     with (
         daemon("chatd", "--port", "0", "--trusted-proxy", "127.0.0.1", "--db", MEMORY) as chatd,
         nginx(tmp_path, f"http://127.0.0.1:{chatd.address[1]}") as address,
@@ -126,7 +126,7 @@ def test_the_page_and_the_chat_go_through_it_over_tcp(tmp_path: Path) -> None:
         assert chatd.stop() == (0, "")
 
 
-def test_a_page_of_another_site_is_refused_through_it_too(tmp_path: Path) -> None:
+def test_nginx_forwards_a_foreign_origin_and_chatd_refuses(tmp_path: Path) -> None:
     path = tmp_path / "chatd.sock"
     with chatd_on(path), nginx(tmp_path, f"http://unix:{path}") as address:
         for origin in ("http://evil.example", "http://127.0.0.1", "http://127.0.0.1:1", "null"):
@@ -135,7 +135,7 @@ def test_a_page_of_another_site_is_refused_through_it_too(tmp_path: Path) -> Non
             assert caught.value.status == 403
 
 
-def test_when_chatd_stops_those_behind_it_are_told_1001(tmp_path: Path) -> None:
+def test_nginx_forwards_close_1001_when_chatd_stops(tmp_path: Path) -> None:
     path = tmp_path / "chatd.sock"
     with chatd_on(path) as chatd, nginx(tmp_path, f"http://unix:{path}") as address:
         peer = enter(address)
@@ -146,15 +146,13 @@ def test_when_chatd_stops_those_behind_it_are_told_1001(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("trusted", ["unix", NGINX_ADDRESS])
-def test_the_address_that_it_forwards_is_the_peers_and_none_that_a_client_made_up(
-    tmp_path: Path, trusted: str
-) -> None:
+def test_nginx_forwards_the_address_of_the_client(tmp_path: Path, trusted: str) -> None:
     claims = [("X-Forwarded-For", "192.0.2.1"), ("X-Forwarded-For", f"192.0.2.2, {trusted}")]
 
     def address_of_peer(*proxies: TrustedNetwork) -> str:
-        """Return what chatd takes a client's address for that claims to be others'."""
-        log = SQLiteStore(MEMORY)
-        chat = Chat(log, trusted_proxies=proxies)
+        """Return chatd's address of a client with forged X-Forwarded-For headers."""
+        store = SQLiteStore(MEMORY)
+        chat = Chat(store, trusted_proxies=proxies)
         path = tmp_path / "chatd.sock"
         chat.server.listen_unix(os.fspath(path))
         with serving(server=chat.server) as running:
@@ -167,7 +165,7 @@ def test_the_address_that_it_forwards_is_the_peers_and_none_that_a_client_made_u
                 connect(f"ws://127.0.0.1:{address[1]}/", headers=claims),
             ):
                 (peer,) = running.ask(lambda: chat.server.peers)
-        log.close()
+        store.close()
         return peer.address
 
     assert address_of_peer(parse_proxy(trusted)) == "127.0.0.1"

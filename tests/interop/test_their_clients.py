@@ -1,4 +1,4 @@
-"""The clients of other libraries talk to our servers."""
+"""The clients of other libraries against our servers."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from wsproto_min import (
     accept,
 )
 
-WISHES: dict[str, DeflateParameters | None] = {
-    "any": DeflateParameters.DEFAULT,
+COMPRESSIONS: dict[str, DeflateParameters | None] = {
+    "default": DeflateParameters.DEFAULT,
     "none": None,
-    "without takeover": DeflateParameters.NO_CONTEXT_TAKEOVER,
+    "no context takeover": DeflateParameters.NO_CONTEXT_TAKEOVER,
     "small windows": DeflateParameters(server_max_window_bits=9, client_max_window_bits=9),
 }
 
 
 class Tls:
-    """Both ends' part in TLS, or in doing without."""
+    """TLS contexts and options of both ends; all empty without a certificate."""
 
     def __init__(self, certificate: Certificate | None) -> None:
         self.scheme = "ws" if certificate is None else "wss"
-        self.server = None if certificate is None else certificate.of_server()
-        self.client = None if certificate is None else certificate.of_client()
+        self.server = None if certificate is None else certificate.server_context()
+        self.client = None if certificate is None else certificate.client_context()
         self.arguments: list[str] = []
         if certificate is not None:
             self.arguments = ["--tls-cert", str(certificate.certificate)]
@@ -47,10 +47,10 @@ class Tls:
 
 
 class Theirs:
-    """A client of theirs, and how it gets to our server."""
+    """A rival's client with its settings."""
 
     def __init__(self, rival: Rival, compression: str, context: ssl.SSLContext | None) -> None:
-        self.compressed = compression != "without compression"
+        self.compressed = compression != "no compression"
         self._rival = rival
         self._compression = compression
         self._context = context
@@ -68,7 +68,7 @@ def tls(request: pytest.FixtureRequest) -> Tls:
 
 @pytest.fixture(scope="module")
 def echo(tls: Tls) -> Iterator[str]:
-    """Yield the URL of the echo server, a process."""
+    """Yield the URL of an echo server process."""
     with daemon("wsproto_min", "echo", "--port", "0", *tls.arguments) as running:
         url = f"{tls.scheme}://127.0.0.1:{running.address[1]}/"
         assert url in running.line
@@ -85,7 +85,7 @@ def client_params(rivals: Sequence[Rival]) -> list[ParameterSet]:
 
 
 CLIENTS = client_params(RIVALS)
-CLIENTS_WITH_PIECES = client_params([rival for rival in RIVALS if rival.fragments])
+CLIENTS_WITH_FRAGMENTS = client_params([rival for rival in RIVALS if rival.sends_fragments])
 
 
 @pytest.fixture(params=CLIENTS)
@@ -95,7 +95,7 @@ def theirs(request: pytest.FixtureRequest, tls: Tls) -> Theirs:
     return Theirs(rival, compression, tls.client)
 
 
-def test_every_message_comes_back_as_it_was_sent(theirs: Theirs, echo: str) -> None:
+def test_client_receives_the_echo_of_every_message(theirs: Theirs, echo: str) -> None:
     async def scenario() -> None:
         async with theirs.connect(echo) as link:
             assert link.compressed == theirs.compressed
@@ -106,7 +106,7 @@ def test_every_message_comes_back_as_it_was_sent(theirs: Theirs, echo: str) -> N
     in_time(scenario())
 
 
-def test_many_messages_on_their_way_at_once_keep_their_order(theirs: Theirs, echo: str) -> None:
+def test_client_messages_in_flight_keep_their_order(theirs: Theirs, echo: str) -> None:
     messages = [f"message {number} " * number for number in range(100)]
 
     async def scenario() -> None:
@@ -118,19 +118,19 @@ def test_many_messages_on_their_way_at_once_keep_their_order(theirs: Theirs, ech
     in_time(scenario())
 
 
-@pytest.mark.parametrize("theirs", CLIENTS_WITH_PIECES, indirect=True)
-def test_a_message_in_pieces_is_put_together(theirs: Theirs, echo: str) -> None:
+@pytest.mark.parametrize("theirs", CLIENTS_WITH_FRAGMENTS, indirect=True)
+def test_server_assembles_fragments_of_a_client(theirs: Theirs, echo: str) -> None:
     async def scenario() -> None:
         async with theirs.connect(echo) as link:
-            await link.send_pieces(["日本語", "", "é", "x" * 70_000])
+            await link.send_fragments(["日本語", "", "é", "x" * 70_000])
             assert await link.receive() == "日本語é" + "x" * 70_000
-            await link.send_pieces([b"\0", b"\xff" * 1000, b""])
+            await link.send_fragments([b"\0", b"\xff" * 1000, b""])
             assert await link.receive() == b"\0" + b"\xff" * 1000
 
     in_time(scenario())
 
 
-def test_a_ping_of_theirs_is_answered(theirs: Theirs, echo: str) -> None:
+def test_server_answers_a_ping_of_a_client(theirs: Theirs, echo: str) -> None:
     async def scenario() -> None:
         async with theirs.connect(echo) as link:
             await link.ping(b"how are you?")
@@ -141,7 +141,7 @@ def test_a_ping_of_theirs_is_answered(theirs: Theirs, echo: str) -> None:
     in_time(scenario())
 
 
-def test_each_code_that_they_close_with_comes_back(theirs: Theirs, echo: str) -> None:
+def test_server_answers_close_with_the_same_code(theirs: Theirs, echo: str) -> None:
     async def scenario() -> None:
         for code, reason in CLOSES:
             async with theirs.connect(echo) as link:
@@ -151,14 +151,14 @@ def test_each_code_that_they_close_with_comes_back(theirs: Theirs, echo: str) ->
 
 
 class Ours:
-    """A server of ours in this process; `closed` queues how connections ended."""
+    """Our server in this process; `closed` queues the received Close frames."""
 
     def __init__(
-        self, tls: Tls, wish: DeflateParameters | None = DeflateParameters.DEFAULT
+        self, tls: Tls, compression: DeflateParameters | None = DeflateParameters.DEFAULT
     ) -> None:
         self.closed: Queue[Close | None] = Queue()
         self.peers: Queue[Peer] = Queue()
-        self._wish = wish
+        self._compression = compression
         self.server = Server(
             on_request=self._on_request,
             on_open=self._on_open,
@@ -171,7 +171,7 @@ class Ours:
         self.url = f"{tls.scheme}://{host}:{port}/"
 
     def _on_request(self, peer: Peer, request: Request) -> Response:
-        return accept(request, subprotocols=SUBPROTOCOLS, compression=self._wish)
+        return accept(request, subprotocols=SUBPROTOCOLS, compression=self._compression)
 
     def _on_open(self, peer: Peer) -> None:
         self.peers.put(peer)
@@ -189,30 +189,32 @@ class Ours:
 
 
 @contextmanager
-def ours(tls: Tls, wish: DeflateParameters | None = DeflateParameters.DEFAULT) -> Iterator[Ours]:
-    server = Ours(tls, wish)
+def ours(
+    tls: Tls, compression: DeflateParameters | None = DeflateParameters.DEFAULT
+) -> Iterator[Ours]:
+    server = Ours(tls, compression)
     with serving(server=server.server):
         yield server
 
 
-@pytest.mark.parametrize("wish", WISHES)
-def test_whatever_the_server_wishes_of_compression_messages_arrive(
-    theirs: Theirs, tls: Tls, wish: str
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_messages_arrive_with_each_compression_of_the_server(
+    theirs: Theirs, tls: Tls, compression: str
 ) -> None:
     messages: list[str | bytes] = ["first", "first", "", b"\0" * 100_000, "日本語" * 1000, "first"]
 
     async def scenario(url: str) -> None:
         async with theirs.connect(url) as link:
-            assert link.compressed == (theirs.compressed and wish != "none")
+            assert link.compressed == (theirs.compressed and compression != "none")
             for message in messages:
                 await link.send(message)
                 assert await link.receive() == message
 
-    with ours(tls, WISHES[wish]) as server:
+    with ours(tls, COMPRESSIONS[compression]) as server:
         in_time(scenario(server.url))
 
 
-def test_the_server_chooses_a_subprotocol_of_those_they_offer(theirs: Theirs, tls: Tls) -> None:
+def test_server_chooses_a_subprotocol_of_the_offer(theirs: Theirs, tls: Tls) -> None:
     async def scenario(url: str) -> None:
         async with theirs.connect(url, ["water", "coffee"]) as link:
             assert link.subprotocol == "coffee"
@@ -225,11 +227,11 @@ def test_the_server_chooses_a_subprotocol_of_those_they_offer(theirs: Theirs, tl
         assert [peer.subprotocol for peer in peers] == ["coffee", None]
 
 
-def test_a_ping_of_ours_is_answered(theirs: Theirs, tls: Tls) -> None:
+def test_client_answers_a_ping_of_the_server(theirs: Theirs, tls: Tls) -> None:
     async def scenario(server: Ours) -> None:
         async with theirs.connect(server.url) as link:
             peer = server.peers.get(timeout=PATIENCE)
-            while peer.latency is None:  # a Ping is due every 0.05 s
+            while peer.latency is None:  # the server sends a Ping every 0.05 s
                 await link.send("a moment")
                 await link.receive()
 
@@ -237,7 +239,7 @@ def test_a_ping_of_ours_is_answered(theirs: Theirs, tls: Tls) -> None:
         in_time(scenario(server))
 
 
-def test_each_code_and_reason_that_they_close_with_arrives(theirs: Theirs, tls: Tls) -> None:
+def test_server_receives_code_and_reason_of_a_client(theirs: Theirs, tls: Tls) -> None:
     async def scenario(url: str, code: int, reason: str) -> None:
         async with theirs.connect(url) as link:
             await link.close(code, reason)
@@ -248,7 +250,7 @@ def test_each_code_and_reason_that_they_close_with_arrives(theirs: Theirs, tls: 
             assert server.closed.get(timeout=PATIENCE) == Close(code, reason)
 
 
-def test_each_code_and_reason_that_we_close_with_arrives(theirs: Theirs, tls: Tls) -> None:
+def test_client_receives_code_and_reason_of_the_server(theirs: Theirs, tls: Tls) -> None:
     async def scenario(url: str, code: int, reason: str) -> None:
         async with theirs.connect(url) as link:
             await link.send(f"close {code} {reason}")

@@ -1,4 +1,4 @@
-"""Our client talks to the servers of other libraries."""
+"""Our client against the servers of other libraries."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from wsproto_min.frames import FrameDecoder, encode_frame
 from wsproto_min.net.client import Client, connect
 
 OFFERS: dict[str, DeflateParameters | None] = {
-    "any": DeflateParameters.DEFAULT,
+    "default": DeflateParameters.DEFAULT,
     "none": None,
-    "without takeover": DeflateParameters.NO_CONTEXT_TAKEOVER,
-    "server without takeover": DeflateParameters(server_no_context_takeover=True),
-    "client without takeover": DeflateParameters(client_no_context_takeover=True),
+    "no context takeover": DeflateParameters.NO_CONTEXT_TAKEOVER,
+    "no server context takeover": DeflateParameters(server_no_context_takeover=True),
+    "no client context takeover": DeflateParameters(client_no_context_takeover=True),
     "small windows": DeflateParameters(server_max_window_bits=9, client_max_window_bits=9),
     "small server window": DeflateParameters(server_max_window_bits=9),
     "small client window": DeflateParameters(client_max_window_bits=8),
 }
 
 
-class Wire:
-    """Remembers what went over the wire, and which of it was compressed."""
+class FrameCounter:
+    """A trace that counts fragments and notes compressed frames by sender."""
 
     def __init__(self) -> None:
         self._decoders = {
@@ -45,7 +45,7 @@ class Wire:
 
     def __call__(self, sender: Role, data: bytes) -> None:
         if data.startswith((b"GET ", b"HTTP/")):
-            return  # the handshake, whose heads come by themselves
+            return  # a head of the handshake; each comes in a call of its own
         decoder = self._decoders[sender]
         decoder.receive_data(data)
         while (frame := decoder.next_frame()) is not None:
@@ -53,19 +53,19 @@ class Wire:
             self.fragments += frame.opcode is Opcode.CONTINUATION
 
 
-class Peers:
-    """A server of theirs, and how our client gets there."""
+class Theirs:
+    """A rival's server, and our client's settings for it."""
 
     def __init__(self, server: TheirServer, certificate: Certificate | None) -> None:
         self.server = server
-        self.context = None if certificate is None else certificate.of_client()
+        self.context = None if certificate is None else certificate.client_context()
 
     def connect(
         self,
         path: str,
         compression: DeflateParameters | None = DeflateParameters.DEFAULT,
         subprotocols: tuple[str, ...] = (),
-        wire: Wire | None = None,
+        trace: FrameCounter | None = None,
     ) -> Client:
         return connect(
             self.server.url(path),
@@ -73,7 +73,7 @@ class Peers:
             compression_threshold=0,
             subprotocols=subprotocols,
             ssl_context=self.context,
-            trace=wire,
+            trace=trace,
         )
 
 
@@ -86,9 +86,11 @@ SETTINGS = [
 
 
 def where(condition: Callable[[Rival, str, str], object]) -> pytest.MarkDecorator:
-    """Run a test in some settings only."""
-    some = [each for each in SETTINGS if condition(*cast("tuple[Rival, str, str]", each.values[0]))]
-    return pytest.mark.parametrize("setting", some, indirect=True)
+    """Run a test only in the settings that meet `condition`."""
+    chosen = [
+        each for each in SETTINGS if condition(*cast("tuple[Rival, str, str]", each.values[0]))
+    ]
+    return pytest.mark.parametrize("setting", chosen, indirect=True)
 
 
 @pytest.fixture(scope="module", params=SETTINGS)
@@ -99,97 +101,97 @@ def setting(request: pytest.FixtureRequest) -> tuple[Rival, str, str]:
 
 
 @pytest.fixture(scope="module")
-def peers(request: pytest.FixtureRequest, setting: tuple[Rival, str, str]) -> Iterator[Peers]:
+def theirs(request: pytest.FixtureRequest, setting: tuple[Rival, str, str]) -> Iterator[Theirs]:
     rival, compression, tls = setting
     certificate = request.getfixturevalue("certificate") if tls else None
-    context = None if certificate is None else certificate.of_server()
+    context = None if certificate is None else certificate.server_context()
     with their_server(rival, compression, context) as server:
-        yield Peers(server, certificate)
+        yield Theirs(server, certificate)
 
 
 @pytest.mark.parametrize("offer", OFFERS)
-def test_every_message_comes_back_as_it_was_sent(
-    peers: Peers, setting: tuple[Rival, str, str], offer: str
+def test_client_receives_the_echo_of_every_message(
+    theirs: Theirs, setting: tuple[Rival, str, str], offer: str
 ) -> None:
-    wire = Wire()
-    expected = OFFERS[offer] is not None and setting[1] != "without compression"
-    with peers.connect("/echo", OFFERS[offer], wire=wire) as client:
+    trace = FrameCounter()
+    expected = OFFERS[offer] is not None and setting[1] != "no compression"
+    with theirs.connect("/echo", OFFERS[offer], trace=trace) as client:
         assert client.recv(PATIENCE) == f"None {expected}"
         for name, message in MESSAGES.items():
             client.send(message)
             assert client.recv(PATIENCE) == message, name
-    assert wire.compressed == {Role.CLIENT: expected, Role.SERVER: expected}
+    assert trace.compressed == {Role.CLIENT: expected, Role.SERVER: expected}
 
 
-def test_many_messages_on_their_way_at_once_keep_their_order(peers: Peers) -> None:
+def test_client_messages_in_flight_keep_their_order(theirs: Theirs) -> None:
     messages = [f"message {number} " * number for number in range(100)]
-    with peers.connect("/echo") as client:
+    with theirs.connect("/echo") as client:
         client.recv(PATIENCE)
         for message in messages:
             client.send(message)
         assert [client.recv(PATIENCE) for _ in messages] == messages
 
 
-@where(lambda rival, compression, tls: rival.fragments)
-def test_a_message_in_pieces_is_put_together(peers: Peers) -> None:
-    wire = Wire()
-    with peers.connect("/pieces", wire=wire) as client:
+@where(lambda rival, compression, tls: rival.sends_fragments)
+def test_client_assembles_fragments_of_a_server(theirs: Theirs) -> None:
+    trace = FrameCounter()
+    with theirs.connect("/fragments", trace=trace) as client:
         client.recv(PATIENCE)
         for message in ("日本語" * 5, bytes(range(256)), "x" * 70_000):
-            wire.fragments = 0
+            trace.fragments = 0
             client.send(message)
             assert client.recv(PATIENCE) == message
-            assert wire.fragments >= 2
+            assert trace.fragments >= 2
 
 
 @where(lambda rival, compression, tls: not tls)
-def test_our_frames_of_a_message_in_pieces_are_put_together(peers: Peers) -> None:
-    with PlainClient(("127.0.0.1", peers.server.port), "/echo") as client:
+def test_server_assembles_our_fragments(theirs: Theirs) -> None:
+    with PlainClient(("127.0.0.1", theirs.server.port), "/echo") as client:
         assert client.receive() == "None False"
-        pieces = ["日本".encode()[:4], "日本".encode()[4:], b"", b"!"]
-        for number, piece in enumerate(pieces):
+        fragments = ["日本".encode()[:4], "日本".encode()[4:], b"", b"!"]
+        for number, fragment in enumerate(fragments):
             opcode = Opcode.CONTINUATION if number else Opcode.TEXT
-            fin = number == len(pieces) - 1
-            client.sock.sendall(encode_frame(opcode, piece, fin=fin, mask=b"\1\2\3\4"))
+            fin = number == len(fragments) - 1
+            client.sock.sendall(encode_frame(opcode, fragment, fin=fin, mask=b"\1\2\3\4"))
         assert client.receive() == "日本!"
 
 
-def test_a_ping_of_ours_is_answered(peers: Peers) -> None:
-    with peers.connect("/echo") as client:
+def test_server_answers_a_ping_of_our_client(theirs: Theirs) -> None:
+    with theirs.connect("/echo") as client:
         client.send("before")
         assert 0 < client.ping(PATIENCE) < PATIENCE
         assert [client.recv(PATIENCE) for _ in range(2)][1] == "before"
 
 
-def test_a_ping_of_theirs_is_answered(peers: Peers) -> None:
-    with peers.connect("/ping") as client:
+def test_client_answers_a_ping_of_the_server(theirs: Theirs) -> None:
+    with theirs.connect("/ping") as client:
         client.recv(PATIENCE)
         client.send("ping me")
         assert client.recv(PATIENCE) == "pong"
 
 
-def test_the_server_chooses_a_subprotocol_of_those_we_offer(peers: Peers) -> None:
-    with peers.connect("/echo", subprotocols=("water", "coffee")) as client:
+def test_server_chooses_a_subprotocol_of_our_offer(theirs: Theirs) -> None:
+    with theirs.connect("/echo", subprotocols=("water", "coffee")) as client:
         assert client.subprotocol == "coffee"
         assert str(client.recv(PATIENCE)).startswith("coffee ")
 
 
-def test_our_codes_and_reasons_arrive_and_their_codes_come_back(
-    peers: Peers, setting: tuple[Rival, str, str]
+def test_server_receives_code_and_reason_and_answers(
+    theirs: Theirs, setting: tuple[Rival, str, str]
 ) -> None:
     for code, reason in [*CLOSES, (1005, "")]:  # 1005: a Close frame without a code
-        client = peers.connect("/closing")
+        client = theirs.connect("/closing")
         client.recv(PATIENCE)
         client.close(code, reason)
-        assert peers.server.closed.get(timeout=PATIENCE) == Close(code, reason)
+        assert theirs.server.closed.get(timeout=PATIENCE) == Close(code, reason)
         assert client.connection.close_received is not None
         answer = code if setting[0].echoes_codes else 1000
         assert client.connection.close_received.code == answer
 
 
-def test_their_codes_and_reasons_arrive(peers: Peers) -> None:
+def test_client_receives_code_and_reason(theirs: Theirs) -> None:
     for code, reason in CLOSES:
-        with peers.connect("/close") as client:
+        with theirs.connect("/close") as client:
             client.recv(PATIENCE)
             client.send(f"{code} {reason}")
             with pytest.raises(ConnectionClosed) as caught:
@@ -197,11 +199,11 @@ def test_their_codes_and_reasons_arrive(peers: Peers) -> None:
         assert (caught.value.code, caught.value.reason) == (code, reason)
 
 
-def test_a_refusal_is_told_at_once_with_its_status_and_first_line(peers: Peers) -> None:
+def test_client_raises_a_refusal_with_status_and_first_line(theirs: Theirs) -> None:
     before = time.monotonic()
     for path in ("/nowhere", "/nowhere/chunked"):
         with pytest.raises(HandshakeError, match=f": {REFUSAL}$") as caught:
-            peers.connect(path)
+            theirs.connect(path)
         assert caught.value.status == 404
-    # Not only when the server gives up waiting for another request.
+    # The client does not wait until the server closes its keep-alive connection.
     assert time.monotonic() - before < PATIENCE / 2
