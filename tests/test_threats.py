@@ -1,7 +1,7 @@
-"""What has gone wrong in other WebSocket software, tried on this one.
+"""Known vulnerabilities and bugs of other WebSocket software, tested on this one.
 
-Each test's docstring begins with where it happened, a row of `ROWS`, and says
-what that taught. Whatever can be tried from outside is, on a socket.
+The docstring of each test begins with an advisory or issue of `ADVISORIES` and describes the
+bug. The tests use sockets where possible.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from wsproto_min.handshake import upgrade_request
 from wsproto_min.http import MAX_HEAD_SIZE, MAX_HEADERS
 from wsproto_min.net.peer import Peer
 
-ROWS = [
+ADVISORIES = [
     "CVE-2026-48779 (ws), ws #2329 and #2331",
     "CVE-2026-54274 (aiohttp)",
     "CVE-2018-1000518 (websockets), CVE-2026-1526 (undici), wsproto",
@@ -80,31 +80,36 @@ MASK = bytes.fromhex("37fa213d")
 KIB, MIB = 1 << 10, 1 << 20
 
 
-def test_every_row_has_its_test() -> None:
-    told = [
+def test_advisories_all_have_a_test() -> None:
+    docstrings = [
         function.__doc__ or ""
         for name, function in globals().items()
-        if name.startswith("test_") and function is not test_every_row_has_its_test
+        if name.startswith("test_") and function is not test_advisories_all_have_a_test
     ]
-    rows = {doc.partition(":")[0] for doc in told}
-    assert rows == set(ROWS)
+    assert {docstring.partition(":")[0] for docstring in docstrings} == set(ADVISORIES)
 
 
 def fragment(opcode: Opcode, payload: bytes, *, fin: bool = False, rsv1: bool = False) -> bytes:
-    """Return a client's frame."""
+    """Return a masked frame."""
     return encode_frame(opcode, payload, fin=fin, rsv1=rsv1, mask=MASK)
 
 
+def events_of(connection: Connection, data: bytes) -> list[Event]:
+    """Return the events of `data`."""
+    connection.receive_data(data)
+    return list(iter(connection.next_event, None))
+
+
 def cpu_time(running: RunningServer) -> float:
-    """Return the seconds that a server's thread has computed so far."""
+    """Return the CPU seconds of a server's thread."""
     return running.ask(time.thread_time)
 
 
-# Messages.
+# Messages
 
 
 @pytest.mark.parametrize("payload", [b"", b"x"], ids=["empty", "tiny"])
-def test_every_fragment_is_charged_and_none_is_an_object_of_its_own(payload: bytes) -> None:
+def test_tiny_fragments_are_counted_and_share_one_buffer(payload: bytes) -> None:
     """CVE-2026-48779 (ws), ws #2329 and #2331: tiny and empty fragments pinned memory."""
     first = fragment(Opcode.TEXT, payload)
     more = fragment(Opcode.CONTINUATION, payload)
@@ -113,7 +118,7 @@ def test_every_fragment_is_charged_and_none_is_an_object_of_its_own(payload: byt
         try:
             for number in range(64):
                 client.sock.sendall((more if number else first) + more * 255)
-            running.ask(lambda: None)  # the last of them have been read
+            running.ask(lambda: None)  # the server has read all fragments
             held, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -126,8 +131,8 @@ def test_every_fragment_is_charged_and_none_is_an_object_of_its_own(payload: byt
         ]
 
 
-def test_a_message_is_refused_on_its_announced_length_and_its_pieces_share_a_buffer() -> None:
-    """CVE-2026-54274 (aiohttp): buffered before it was judged, an object for each read."""
+def test_big_message_is_refused_by_its_header_before_buffering() -> None:
+    """CVE-2026-54274 (aiohttp): buffered the payload before the check, an object per read."""
     with serving(max_message_size=100_000) as running:
         announced = fragment(Opcode.BINARY, bytes(100_001))[:14]
         with Client(running.address) as client:
@@ -140,15 +145,15 @@ def test_a_message_is_refused_on_its_announced_length_and_its_pieces_share_a_buf
     tracemalloc.start()
     try:
         for at in range(len(frame) - 1):
-            assert not list(connection.receive_data(frame[at : at + 1]))
+            assert not events_of(connection, frame[at : at + 1])
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert held < 40_000, f"{held} bytes are held for {len(frame)} that came one by one"
+    assert held < 40_000, f"{held} bytes are held for {len(frame)} received one by one"
 
 
-def answered(address: Address, *frames: bytes) -> list[Event]:
-    """Send compressed messages and a Close in one segment; return all that comes."""
+def events_after_compressed(address: Address, *frames: bytes) -> list[Event]:
+    """Send compressed messages and a Close in one segment; return the events of the answer."""
     with connect(address) as sock:
         request = upgrade_request(
             "127.0.0.1", "/", new_key(), compression=DeflateParameters.DEFAULT
@@ -156,49 +161,49 @@ def answered(address: Address, *frames: bytes) -> list[Event]:
         sock.sendall(request + b"".join(frames) + fragment(Opcode.CLOSE, b"", fin=True))
         head, _, data = read_to_end(sock).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 101 "), head
-    assert b"permessage-deflate" in head, "no compression was agreed"
+    assert b"permessage-deflate" in head, "compression was not negotiated"
     connection = Connection(Role.CLIENT, compression=DeflateParameters.NO_CONTEXT_TAKEOVER)
-    return list(connection.receive_data(data))
+    return events_of(connection, data)
 
 
-def test_what_a_message_expands_to_is_bounded_where_the_budget_ends_too() -> None:
+def test_decompressed_size_is_limited_also_at_the_exact_limit() -> None:
     """CVE-2018-1000518 (websockets), CVE-2026-1526 (undici), wsproto: unbounded inflating.
 
-    zlib takes a `max_length` of 0 for no limit, and 0 is what is left of a budget
-    that is used up exactly.
+    zlib reads a `max_length` of 0 as no limit, and 0 bytes remain when a message has
+    used its limit exactly.
     """
-    budget = 100_000
+    limit = 100_000
     compressor = zlib.compressobj(9, wbits=-15)
-    within = compressor.compress(bytes(budget)) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    within = compressor.compress(bytes(limit)) + compressor.flush(zlib.Z_SYNC_FLUSH)
     bomb = compressor.compress(bytes(64 * MIB)) + compressor.flush(zlib.Z_SYNC_FLUSH)
     first = fragment(Opcode.BINARY, within, rsv1=True)
-    too_big = Close(1009, f"a message is larger than {budget} bytes")
-    with serving(max_message_size=budget) as running:
+    too_big = Close(1009, f"a message is larger than {limit} bytes")
+    with serving(max_message_size=limit) as running:
         tracemalloc.start()
         try:
             for last, events in (
-                (b"", [bytes(budget), Close(1005)]),
+                (b"", [bytes(limit), Close(1005)]),
                 (bomb[: 80 * KIB], [too_big]),
             ):
                 rest = fragment(Opcode.CONTINUATION, last, fin=True)
-                assert answered(running.address, first, rest) == events
+                assert events_after_compressed(running.address, first, rest) == events
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-    assert peak < 3 * MIB, f"{peak} bytes for messages of at most {budget}"
+    assert peak < 3 * MIB, f"{peak} bytes for messages of at most {limit}"
 
 
 @pytest.mark.parametrize("context_takeover", [False, True])
-def test_pings_between_compressed_fragments_leave_the_messages_alone(
+def test_pings_between_compressed_fragments_keep_messages_intact(
     context_takeover: bool,
 ) -> None:
     """wsproto #205: a Ping between compressed fragments corrupted the message."""
-    # Each bit of `places` stands for a Ping before one of eight fragments.
-    for places in range(1 << 8):
-        check_pings_at(places, context_takeover)
+    # Each bit of `positions` stands for a Ping before one of eight fragments.
+    for positions in range(1 << 8):
+        check_pings_at(positions, context_takeover)
 
 
-def check_pings_at(places: int, context_takeover: bool) -> None:
+def check_pings_at(positions: int, context_takeover: bool) -> None:
     compressor = Compressor(context_takeover=context_takeover)
     server = Connection(
         Role.SERVER,
@@ -211,21 +216,21 @@ def check_pings_at(places: int, context_takeover: bool) -> None:
     index = 0
     for _ in range(2):
         payload = compressor.compress(b"Hello, Hello")
-        cuts = [0, 1, 3, 3, len(payload)]
-        for begin, end in pairwise(cuts):
-            if places >> index & 1:
+        bounds = [0, 1, 3, 3, len(payload)]
+        for begin, end in pairwise(bounds):
+            if positions >> index & 1:
                 data += fragment(Opcode.PING, bytes([index]), fin=True)
                 expected.append(Ping(bytes([index])))
             opcode = Opcode.CONTINUATION if begin else Opcode.TEXT
             data += fragment(opcode, payload[begin:end], fin=end == len(payload), rsv1=not begin)
             index += 1
         expected.append("Hello, Hello")
-    assert list(server.receive_data(data)) == expected, f"Pings at {places:08b}"
+    assert events_of(server, data) == expected, f"Pings at {positions:08b}"
     assert server.error is None
 
 
-def test_windows_are_8_to_15_bits_and_a_zlib_error_is_a_close() -> None:
-    """CVE-2026-2229 (undici): a window of other bits, or an error of zlib, was a crash."""
+def test_bad_window_bits_and_zlib_errors_are_handled() -> None:
+    """CVE-2026-2229 (undici): window bits out of range, or an error of zlib, crashed it."""
     with chatting() as chat:
         for name in ("server_max_window_bits", "client_max_window_bits"):
             for bits in range(18):
@@ -236,7 +241,7 @@ def test_windows_are_8_to_15_bits_and_a_zlib_error_is_a_close() -> None:
                 assert answer.startswith(b"HTTP/1.1 101 "), answer
                 assert (b"permessage-deflate" in answer) is (8 <= bits <= 15), (name, bits)
         broken = fragment(Opcode.TEXT, b"\x06 is no type of block", fin=True, rsv1=True)
-        (close,) = answered(chat.address, broken)
+        (close,) = events_after_compressed(chat.address, broken)
         assert isinstance(close, Close)
         assert close.code == 1007
         with open_client(chat.address) as client:
@@ -246,14 +251,14 @@ def test_windows_are_8_to_15_bits_and_a_zlib_error_is_a_close() -> None:
 @pytest.mark.parametrize(
     ("before", "length", "code"),
     [
-        (0, 1 << 63, 1002),  # the top bit must be zero (section 5.2)
+        (0, 1 << 63, 1002),  # the top bit must be zero (RFC 6455, 5.2)
         (0, (1 << 64) - 1, 1002),
         (0, (1 << 63) - 1, 1009),
-        (1, (1 << 63) - 1, 1009),  # together with what came before they pass 2**63
+        (1, (1 << 63) - 1, 1009),  # the total with the first frame exceeds 2**63 - 1
         (1000, (1 << 63) - 1000, 1009),
     ],
 )
-def test_a_length_is_compared_before_it_is_added_to(before: int, length: int, code: int) -> None:
+def test_huge_payload_length_does_not_overflow(before: int, length: int, code: int) -> None:
     """CVE-2020-27813 (gorilla), CVE-2026-1528 (undici): lengths that overflowed."""
     data = b"\x82\xff" if not before else b"\x80\xff"
     if before:
@@ -265,7 +270,7 @@ def test_a_length_is_compared_before_it_is_added_to(before: int, length: int, co
         assert close.code == code
 
 
-def test_a_pong_that_nobody_waits_for_is_harmless() -> None:
+def test_unsolicited_pongs_are_ignored() -> None:
     """PRISMA-2021-0118 (coder): duplicate and unsolicited Pongs were a panic."""
     with (
         serving(ping_interval=0.05, ping_timeout=PATIENCE) as running,
@@ -273,28 +278,28 @@ def test_a_pong_that_nobody_waits_for_is_harmless() -> None:
     ):
         ping = client.receive()
         assert isinstance(ping, Ping)
-        for payload in (ping.payload, ping.payload, b"", b"unasked", bytes(125)):
+        for payload in (ping.payload, ping.payload, b"", b"unsolicited", bytes(125)):
             client.connection.pong(payload)
         client.send("still there?")
         assert client.receive() == "still there?"
 
 
-# The opening handshake.
+# The opening handshake
 
 
-def test_a_long_head_costs_one_look_at_each_byte_however_it_is_chopped() -> None:
-    """CVE-2023-43669 (tungstenite): a long header cost minutes."""
+def test_long_head_in_single_bytes_takes_linear_time() -> None:
+    """CVE-2023-43669 (tungstenite): parsing a long header took minutes."""
     head = b"GET / HTTP/1.1\r\nX: ".ljust(MAX_HEAD_SIZE + 4, b"x")
     with serving(open_timeout=3 * PATIENCE) as running, connect(running.address) as sock:
         for at in range(len(head)):
             sock.sendall(head[at : at + 1])
         assert sock.recv(4096).startswith(b"HTTP/1.1 431 ")
-        # Looked at anew with each byte, it would be 134 million.
+        # Parsing the whole head after each byte would read 134 million bytes.
         assert cpu_time(running) < PATIENCE
 
 
-def test_a_missing_header_is_400_and_too_many_are_431(caplog: pytest.LogCaptureFixture) -> None:
-    """CVE-2024-37890 (ws): beyond a number headers were dropped, and Upgrade missed."""
+def test_missing_header_is_400_and_too_many_are_431(caplog: pytest.LogCaptureFixture) -> None:
+    """CVE-2024-37890 (ws): headers over a maximum number were dropped, Upgrade among them."""
     line, *fields = handshake().removesuffix(b"\r\n\r\n").split(b"\r\n")
     padding = [b"X-%d: x" % number for number in range(MAX_HEADERS - len(fields))]
     with chatting() as chat:
@@ -306,20 +311,20 @@ def test_a_missing_header_is_400_and_too_many_are_431(caplog: pytest.LogCaptureF
 
         assert status(*padding, *fields) == 101
         assert status(b"X: x", *padding, *fields) == 431
-        for left_out in fields:
-            rest = [field for field in fields if field is not left_out]
-            refused = 426 if b"Version" in left_out else 400
-            assert status(*rest) == refused, left_out
+        for omitted in fields:
+            rest = [field for field in fields if field is not omitted]
+            expected = 426 if b"Version" in omitted else 400
+            assert status(*rest) == expected, omitted
     assert caplog.records == []
 
 
 @pytest.mark.parametrize(
     "value",
     ["," * 15_000, " \t" * 7500 + "x", "a;" * 7500, 'a="' + "\\" * 15_000, "a " * 7500 + "a"],
-    ids=["commas", "spaces", "parameters", "a quoted string", "words"],
+    ids=["commas", "spaces", "parameters", "quoted string", "words"],
 )
-def test_reading_lists_in_headers_does_not_backtrack(value: str) -> None:
-    """CVE-2021-32640 (ws), CVE-2020-7662 and CVE-2020-7663: expressions that backtracked."""
+def test_long_header_lists_take_linear_time(value: str) -> None:
+    """CVE-2021-32640 (ws), CVE-2020-7662 and CVE-2020-7663: backtracking regular expressions."""
     names = ["Connection", "Upgrade", "Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"]
     names += ["Origin", "Host", "Authorization", "X-Forwarded-For", "Sec-WebSocket-Key"]
     with chatting(trusted_proxies=[parse_proxy("127.0.0.1")]) as chat:
@@ -330,17 +335,17 @@ def test_reading_lists_in_headers_does_not_backtrack(value: str) -> None:
         assert cpu_time(chat) < PATIENCE
 
 
-def test_signatures_are_compared_in_constant_time(
+def test_invitation_signatures_are_compared_in_constant_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CVE-2021-33880 (websockets): how long a comparison took told how much was right."""
+    """CVE-2021-33880 (websockets): the time of a comparison leaked the correct prefix."""
     invitations, now = Invitations(tmp_path), 1_700_000_000.0
     token = invitations.issue("Ann", [], 7, now)
     compared = []
 
-    def spy(one: bytes, other: bytes) -> bool:
-        compared.append((one, other))
-        return hmac_compare(one, other)
+    def spy(expected: bytes, received: bytes) -> bool:
+        compared.append((expected, received))
+        return hmac_compare(expected, received)
 
     hmac_compare = hmac.compare_digest
     monkeypatch.setattr("chatd.access.invitations.hmac.compare_digest", spy)
@@ -352,7 +357,7 @@ def test_signatures_are_compared_in_constant_time(
     assert len(compared) == 2
 
 
-def test_a_chat_refuses_foreign_pages_in_both_modes_and_programs_pass() -> None:
+def test_chat_refuses_foreign_origins_and_accepts_programs() -> None:
     """engine.io #128, GHSA-cf66-xwfp-gvc4 (webpack-dev-server): any page reached 127.0.0.1."""
     with chatting() as chat:
         port = chat.address[1]
@@ -360,12 +365,12 @@ def test_a_chat_refuses_foreign_pages_in_both_modes_and_programs_pass() -> None:
             open_client(chat.address, subprotocols=subprotocols).close()
             own = f"http://127.0.0.1:{port}"
             open_client(chat.address, subprotocols=subprotocols, origin=own).close()
-            for origin, why in (
+            for origin, hint in (
                 ("null", "pages that are no site's"),
                 ("http://evil.example", "--allow-origin http://evil.example"),
                 (f"http://localhost:{port}", f"--allow-origin http://localhost:{port}"),
             ):
-                with pytest.raises(HandshakeError, match=why) as caught:
+                with pytest.raises(HandshakeError, match=hint) as caught:
                     open_client(chat.address, subprotocols=subprotocols, origin=origin)
                 assert caught.value.status == 403
         answer = exchange(chat.address, b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n")
@@ -374,8 +379,8 @@ def test_a_chat_refuses_foreign_pages_in_both_modes_and_programs_pass() -> None:
         assert b"<script>" not in answer
 
 
-def test_dripping_bytes_do_not_extend_the_deadline_of_the_handshake() -> None:
-    """websocketpp #789: half-open handshakes stayed for ever."""
+def test_slow_handshake_bytes_do_not_extend_its_deadline() -> None:
+    """websocketpp #789: half-open handshakes had no time limit."""
     started = time.monotonic()
     with serving(open_timeout=0.3) as running, connect(running.address) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nX: ")
@@ -389,13 +394,13 @@ def test_dripping_bytes_do_not_extend_the_deadline_of_the_handshake() -> None:
             except TimeoutError:
                 continue
         assert answer.startswith(b"HTTP/1.1 408 ")
-        assert time.monotonic() - started >= 0.3, "cut too early"
+        assert time.monotonic() - started >= 0.3, "closed too early"
 
 
-def test_who_has_not_joined_in_time_is_closed_and_who_has_is_not(
+def test_chat_peer_without_a_join_in_time_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """websocketpp #789: and so did those who never said who they were."""
+    """websocketpp #789: connections that never authenticated had no time limit."""
     assert app.JOIN_TIMEOUT == 10.0
     monkeypatch.setattr(app, "JOIN_TIMEOUT", 0.2)
     invitations = Invitations(tmp_path)
@@ -416,9 +421,9 @@ def test_who_has_not_joined_in_time_is_closed_and_who_has_is_not(
         assert plain.recv(PATIENCE) == "still here"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
-def test_half_open_handshakes_of_one_address_leave_others_their_places() -> None:
-    """websocketpp #789: nor was there a limit to how many one address could hold open."""
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: all of 127.0.0.0/8 is local")
+def test_half_open_handshakes_of_one_address_are_limited() -> None:
+    """websocketpp #789: the number of handshakes per address had no limit."""
     options = ("--port", "0", "--db", ":memory:", "--max-per-address", "3", "--max-peers", "10")
     with daemon("chatd", *options, "--drain-timeout", "0.1") as running, ExitStack() as stack:
         for _ in range(30):
@@ -440,10 +445,8 @@ def test_half_open_handshakes_of_one_address_leave_others_their_places() -> None
         ("10.0.0.1", "192.0.2.1, 203.0.113.7", "127.0.0.1:"),
     ],
 )
-def test_what_a_client_forwards_of_itself_counts_for_nothing(
-    trusted: str, forwarded: str, address: str
-) -> None:
-    """The X-Forwarded-For recipe (README of ws): it believed the leftmost address."""
+def test_forged_x_forwarded_for_is_ignored(trusted: str, forwarded: str, address: str) -> None:
+    """The X-Forwarded-For recipe (README of ws): it trusts the leftmost address."""
     with (
         chatting(trusted_proxies=[parse_proxy(trusted)]) as chat,
         open_client(chat.address, headers=[("X-Forwarded-For", forwarded)]),
@@ -452,14 +455,14 @@ def test_what_a_client_forwards_of_itself_counts_for_nothing(
         assert peer.address.startswith(address)
 
 
-# Slow, silent and too many peers.
+# Slow, silent and too many peers
 
 
-def test_a_slow_reader_is_closed_and_resumes_where_it_was() -> None:
-    """ws #1620, uWS #1056 and #1876: what a slow reader did not take piled up.
+def test_slow_reader_is_closed_and_resumes_after_its_last_id() -> None:
+    """ws #1620, uWS #1056 and #1876: the write buffer of a slow reader grew without limit.
 
-    An ordered chat does not skip messages either: it ends the connection, and the
-    next one asks for all after the last id.
+    An ordered chat cannot skip messages, so the server closes the connection. The next
+    connection requests the messages after the last received id.
     """
     number, rounds = 100, 10
     with closing(open_log()) as log:
@@ -472,49 +475,49 @@ def test_a_slow_reader_is_closed_and_resumes_where_it_was() -> None:
             ann.join("lobby", "Ann")
             ben.join("lobby", "Ben")
             ids: list[int] = []
-            for turn in range(rounds):
+            for round_number in range(rounds):
                 for index in range(number):
-                    text = os.urandom(250).hex()  # does not become small on the wire
-                    ann.tell(type="say", room="lobby", text=text, key=f"{turn}.{index}")
+                    text = os.urandom(250).hex()  # random, hence hardly compressible
+                    ann.tell(type="say", room="lobby", text=text, key=f"{round_number}.{index}")
                 ids += [ann.hear_next("message")["id"] for _ in range(number)]
                 assert [ben.hear_next("message")["id"] for _ in range(number)] == ids[-number:]
-            heard: list[int] = []
+            received: list[int] = []
             with suppress(ConnectionClosed):
                 while True:
-                    heard.append(slow.hear_next("message")["id"])
+                    received.append(slow.hear_next("message")["id"])
             assert slow.hear_end() == (1008, "too slow: the send queue is full")
-            back = stack.enter_context(Talker(running.address))
-            joined = back.join("lobby", "Slow", session=session, after=heard[-1])
+            resumed = stack.enter_context(Talker(running.address))
+            joined = resumed.join("lobby", "Slow", session=session, after=received[-1])
             assert joined["gap"] is False
-            assert 0 < len(heard) < len(ids), "it never fell behind"
-            assert heard + [message["id"] for message in joined["messages"]] == ids
+            assert 0 < len(received) < len(ids), "the reader was never behind"
+            assert received + [message["id"] for message in joined["messages"]] == ids
 
 
-def test_any_byte_is_a_sign_of_life_and_the_lack_of_any_is_told() -> None:
-    """websockets #1005, #1012 and #1128: Pongs queued behind bulk data counted as silence."""
+def test_ping_timeout_restarts_with_every_received_byte() -> None:
+    """websockets #1005, #1012 and #1128: a Pong queued behind bulk data missed the timeout."""
     with serving(ping_interval=0.1, ping_timeout=0.5) as running, connect(running.address) as sock:
         sock.sendall(handshake())
         bulk = fragment(Opcode.BINARY, bytes(100), fin=True)
-        for at in range(12):  # a second without a Pong
+        for at in range(12):  # about 1 s without a Pong
             sock.sendall(bulk[at : at + 1])
             time.sleep(0.08)
         sock.sendall(bulk[12:])
         head, _, data = read_to_end(sock).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 101 ")
-    *earlier, last = Connection(Role.CLIENT).receive_data(data)
+    *earlier, last = events_of(Connection(Role.CLIENT), data)
     assert [event for event in earlier if not isinstance(event, Ping)] == [bytes(100)]
     assert last == Close(1011, "no sign of life")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux sets limits of other processes")
-def test_without_descriptors_those_inside_talk_on_and_newcomers_wait_their_turn() -> None:
-    """EMFILE at accept: a listener that stays ready made the loop spin."""
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit of Linux")
+def test_accept_without_descriptors_waits_and_serves_open_peers() -> None:
+    """EMFILE at accept: a listener that stayed ready made the loop spin."""
     alone = ("--port", "0", "--db", ":memory:", "--rate-limit", "0", "--drain-timeout", "0.1")
     with daemon("chatd", *alone) as running, ExitStack() as stack:
         first, second = (stack.enter_context(Client(running.address)) for _ in range(2))
         second.send("welcome")
         assert first.receive() == "welcome"
-        # Descriptors are numbered from 0, the lowest free one first.
+        # The kernel assigns the lowest free descriptor, from 0.
         limit = 20
         resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (limit, limit))
         crowd = [stack.enter_context(connect(running.address)) for _ in range(limit)]
@@ -532,11 +535,11 @@ def test_without_descriptors_those_inside_talk_on_and_newcomers_wait_their_turn(
         assert "Traceback" not in errors
 
 
-# What people see.
+# Display
 
 
-def test_nothing_that_a_server_sends_steers_the_terminal() -> None:
-    """Terminal clients: control characters of the network reached the terminal."""
+def test_terminal_client_escapes_control_characters() -> None:
+    """Terminal clients: received control characters reached the terminal."""
     controls = "".join(map(chr, [*range(32), 0x7F, *range(0x80, 0xA0), 0x202E, 0x2066, 0x200F]))
 
     def greet(peer: Peer) -> None:
@@ -561,8 +564,8 @@ def test_nothing_that_a_server_sends_steers_the_terminal() -> None:
             assert not {character for character in controls if character in shown} - {"\n"}
 
 
-def test_the_page_has_only_text_nodes_and_allows_nothing_else_to_run() -> None:
-    """Chat pages: what others wrote became part of the page."""
+def test_page_uses_text_nodes_and_a_strict_security_policy() -> None:
+    """Chat pages: text of other users became HTML of the page."""
     with chatting() as chat:
         answer = exchange(chat.address, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").decode()
     head, _, page = answer.partition("\r\n\r\n")
@@ -578,7 +581,9 @@ def test_the_page_has_only_text_nodes_and_allows_nothing_else_to_run() -> None:
         assert "unsafe" not in value, name
         assert "*" not in value, name
     assert re.fullmatch("'sha256-[A-Za-z0-9+/]{43}='", rules["script-src"])
-    ways = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser"
-    assert not re.findall(ways, page), "text could become something else"
-    assert re.search(r"matchAll\(/\\bhttps\?:", page), "other addresses than http(s) are links"
+    unsafe = (
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser"
+    )
+    assert not re.findall(unsafe, page), "text could become HTML or code"
+    assert re.search(r"matchAll\(/\\bhttps\?:", page), "addresses other than http(s) become links"
     assert page.count('.target = "_blank"') == page.count('.rel = "noopener noreferrer"') == 1
