@@ -21,7 +21,7 @@ from chatd.access.origin import OriginPolicy
 from chatd.app import Chat
 from chatd.ops.log_handler import Note, writing
 from chatd.options import parse_arguments
-from chatd.storage.check import check_log, count, export_log, reading
+from chatd.storage.check import check_store, count_messages, export_store, open_read_only
 from chatd.storage.sqlite import MEMORY, SQLiteStore, default_path
 from chatd.storage.store import StoreError
 from wsproto_min.explain.style import printable
@@ -129,12 +129,12 @@ def check(options: Namespace) -> int:
     """Say whether a log is sound; return 1 if it is not."""
     path = str(options.db or default_path())
     try:
-        with reading(path) as database, _output():
-            wrong = list(itertools.islice(check_log(database), MAX_TOLD + 1))
+        with open_read_only(path) as database, _output():
+            wrong = list(itertools.islice(check_store(database), MAX_TOLD + 1))
             for each in wrong[:MAX_TOLD]:
                 print(each)
             if not wrong:
-                messages, rooms = count(database)
+                messages, rooms = count_messages(database)
                 print(f"{path} is sound: {messages} messages in {rooms} rooms")
                 return 0
     except StoreError as error:
@@ -152,8 +152,8 @@ def check(options: Namespace) -> int:
 def export(options: Namespace) -> int:
     """Write the messages as JSON lines."""
     try:
-        with reading(str(options.db or default_path())) as database, _output():
-            for line in export_log(database, options.room):
+        with open_read_only(str(options.db or default_path())) as database, _output():
+            for line in export_store(database, options.room):
                 print(line)
     except StoreError as error:
         raise StartError(printable(str(error))) from None

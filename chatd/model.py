@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from datetime import datetime
 from typing import NamedTuple
 
 MAX_TEXT = 4000  # characters
@@ -38,6 +39,11 @@ class Message(NamedTuple):
 
 class InvalidName(ValueError):
     """A name breaks a rule of `normalize_name`."""
+
+
+def format_time(moment: datetime) -> str:
+    """Return a UTC time as RFC 3339 with milliseconds and "Z"."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def is_room_name(name: str) -> bool:

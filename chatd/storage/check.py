@@ -1,6 +1,6 @@
-"""Reading a log from outside the chat, running or not: is it sound, and what is in it.
+"""Check and export of a message store from another process, while chatd runs or not.
 
-Nothing is written, and no other process is kept waiting.
+The functions write nothing and hold no lock that delays the chat.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from chatd.protocol import MAX_KEY, MAX_NAME, MAX_TEXT
-from chatd.rooms import is_room_name
-from chatd.storage.sqlite import has_log
+from chatd.model import MAX_KEY, MAX_NAME, MAX_TEXT, is_room_name
+from chatd.storage.sqlite_file import has_schema
 from chatd.storage.store import StoreError
 
-# As the log writes it: RFC 3339 in UTC, with milliseconds.
+# RFC 3339 in UTC with milliseconds, as `format_time` writes it.
 _TIME = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d\.\d{3}Z")
 
 _MESSAGES = "SELECT room, id, time, name, text, key FROM messages ORDER BY room, id"
@@ -27,66 +26,72 @@ Row = tuple[str, int, str, str, str, str | None]
 
 
 @contextmanager
-def reading(path: str) -> Iterator[sqlite3.Connection]:
-    """Open a log for reading alone. Raises `StoreError` if it cannot be read."""
+def open_read_only(path: str) -> Iterator[sqlite3.Connection]:
+    """Open a message store for reading. The block sees one consistent snapshot.
+
+    Raises:
+        StoreError: The file is missing, damaged, or not a message store.
+    """
     file = Path(os.path.realpath(path))
-    # Without the write-ahead log that a running chat has, nobody is using the file.
-    # Left to itself, SQLite would make one here, and not remove it: in the name of
-    # whoever reads, who may be another user than the chat's.
+    # A running chatd has a write-ahead log. Without one nobody uses the file, and
+    # "immutable" keeps SQLite from creating a log, which would belong to this user.
     in_use = Path(f"{file}-wal").exists()
-    how = "mode=ro" if in_use else "immutable=1"
+    mode = "mode=ro" if in_use else "immutable=1"
     try:
-        file.open("rb").close()  # says best what is wrong with a path
+        file.open("rb").close()  # gives a more precise error than SQLite
     except OSError as error:
-        raise StoreError(f"the log {path} cannot be read: {error.strerror}") from error
-    database = sqlite3.connect(f"{file.as_uri()}?{how}", uri=True)
+        raise StoreError(
+            f"message store {path}: cannot read: {error.strerror}; choose another file with --db"
+        ) from error
+    database = sqlite3.connect(f"{file.as_uri()}?{mode}", uri=True)
     try:
-        # A byte that is not UTF-8 is for `check` to find.
+        # Invalid UTF-8 must reach `check_store`, which reports it.
         database.text_factory = lambda data: data.decode(errors="surrogateescape")
-        database.execute("BEGIN")  # what is read is of one moment
-        if not has_log(database, path):
-            raise StoreError(f"{path} is empty; choose another with --db")
+        database.execute("BEGIN")
+        if not has_schema(database, path):
+            raise StoreError(f"message store {path}: empty file; choose another file with --db")
         yield database
     except sqlite3.Error as error:
         raise StoreError(
-            f"the log {path} cannot be read: {error}; if it was a log, put a backup in its place"
+            f"message store {path}: cannot read: {error}; restore a backup or choose another"
+            " file with --db"
         ) from error
     finally:
         database.close()
 
 
-def check_log(database: sqlite3.Connection) -> Iterator[str]:
-    """Iterate over what is wrong with a log, in words: none if it is sound."""
-    said = [line for (line,) in database.execute("PRAGMA integrity_check(100)")]
-    if said != ["ok"]:  # what else is read may make no sense
-        yield from (f"SQLite says: {line}" for line in said)
+def check_store(database: sqlite3.Connection) -> Iterator[str]:
+    """Iterate over the problems of a message store, one line for each."""
+    report = [line for (line,) in database.execute("PRAGMA integrity_check(100)")]
+    if report != ["ok"]:  # the rows of a damaged file prove nothing
+        yield from (f"SQLite integrity check: {line}" for line in report)
         return
     rows: Iterator[Row] = database.execute(_MESSAGES)
     for row in rows:
-        for wrong in _check_message(row):
-            yield f"message {row[1]} in room {row[0]!a}: {wrong}"
-    for number, times in database.execute(
+        for problem in _check_message(row):
+            yield f"message {row[1]} in room {row[0]!a}: {problem}"
+    for number, count in database.execute(
         "SELECT id, count(*) FROM messages GROUP BY id HAVING count(*) > 1"
     ):
-        yield f"message {number}: the id was given {times} times"
+        yield f"message {number}: {count} messages have this id"
     for room, last in database.execute("SELECT room, id FROM trimmed ORDER BY room"):
         if not is_room_name(room) or last < 1:
-            yield f"what is noted as removed from room {room!a} makes no sense"
+            yield f"room {room!a}: invalid record of removed messages, up to id {last}"
     for room, number in database.execute(
         "SELECT room, messages.id FROM messages JOIN trimmed USING (room)"
         " WHERE messages.id <= trimmed.id ORDER BY room, messages.id"
     ):
-        yield f"message {number} in room {room!a}: it is noted as removed"
+        yield f"message {number} in room {room!a}: recorded as removed"
 
 
 def _check_message(row: Row) -> Iterator[str]:
     room, number, time, name, text, key = row
     if not is_room_name(room):
-        yield "there is no room of that name"
+        yield "invalid room name"
     if number < 1:
-        yield "ids begin at 1"
+        yield "the id is below 1"
     if not _TIME.fullmatch(time):
-        yield f"the time is {time!a}, not in RFC 3339 in UTC with milliseconds"
+        yield f"the time is {time!a}, not RFC 3339 in UTC with milliseconds"
     for field, value, limit in (("name", name, MAX_NAME), ("text", text, MAX_TEXT)):
         if not 1 <= len(value) <= limit:
             yield f"the {field} has {len(value)} characters, not 1 to {limit}"
@@ -99,18 +104,19 @@ def _check_message(row: Row) -> Iterator[str]:
             yield f"the {field} is not UTF-8"
 
 
-def count(database: sqlite3.Connection) -> tuple[int, int]:
-    """Return how many messages there are, and in how many rooms."""
+def count_messages(database: sqlite3.Connection) -> tuple[int, int]:
+    """Return the number of messages and the number of rooms that have messages."""
     row: tuple[int, int] = database.execute(
         "SELECT count(*), count(DISTINCT room) FROM messages"
     ).fetchone()
     return row
 
 
-def export_log(database: sqlite3.Connection, room: str | None) -> Iterator[str]:
-    """Iterate over the messages of a room, or of all, as JSON objects: oldest first in each room.
+def export_store(database: sqlite3.Connection, room: str | None) -> Iterator[str]:
+    """Iterate over the messages of a room, or of all rooms, as JSON objects.
 
-    The sender's key is left out: it is shown to nobody.
+    Messages of a room come in ascending order. The sender's key is private to its
+    client, so the export omits it.
     """
     where, values = ("", ()) if room is None else (" WHERE room = ?", (room,))
     rows = database.execute(

@@ -1,8 +1,9 @@
-"""The message log, which decides: what it has not stored is not delivered.
+"""The message store: the interface between the chat and a storage engine.
 
-`Log` is what the chat asks of an engine. Every answer goes to a callback,
-called in the server's loop at once or later, so that a distributed engine fits
-as well as the embedded one, `SQLiteStore`.
+The store decides: the chat delivers a message only after the store has it, in the
+store's order. Each method takes a callback for its result. An engine calls it in the
+thread of the event loop, at once or in a later iteration, so both an embedded engine
+(`SQLiteStore`) and a shared one can implement the interface.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from chatd.protocol import Message
+from chatd.model import Message
 
 
 class StoreError(Exception):
-    """The log cannot be opened, or could not store or find what it was asked to."""
+    """A failure to open, read or write the message store."""
 
 
 class NewMessage(NamedTuple):
-    """A message to be stored."""
+    """A message to append.
+
+    `key` is the sender's own id for the message; it is unique within the room.
+    """
 
     room: str
     name: str
@@ -28,7 +32,11 @@ class NewMessage(NamedTuple):
 
 
 class StoredMessage(NamedTuple):
-    """A message that is in the log; `repeated` if it was before, by its key."""
+    """The result for one appended message.
+
+    `repeated` is True if the store had a message with the same key already;
+    `message` is then the earlier message.
+    """
 
     message: Message
     repeated: bool
@@ -36,10 +44,11 @@ class StoredMessage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Messages in ascending order; `more` if there are older ones beyond the limit.
+    """Messages of a room in ascending order.
 
-    `gap` says that some that were asked for are not there: retention has removed
-    them, or the id is none of this log's.
+    `more` is True if older matching messages exist beyond the limit. `gap` is True if
+    requested messages are missing, because retention has removed them or because this
+    store never assigned the requested id.
     """
 
     messages: Sequence[Message]
@@ -47,31 +56,38 @@ class Page:
     gap: bool
 
 
+AppendCallback = Callable[[Sequence[StoredMessage] | StoreError], None]
+ReadCallback = Callable[[Page | StoreError], None]
+
+
 class MessageStore(Protocol):
-    """An engine that keeps the messages of all rooms in order."""
+    """An engine that stores the messages of all rooms in order."""
 
-    def append(
-        self,
-        entries: Sequence[NewMessage],
-        done: Callable[[Sequence[StoredMessage] | StoreError], None],
-    ) -> None:
-        """Store entries in this order, all or none; give `done` what became of each."""
+    def append(self, messages: Sequence[NewMessage], callback: AppendCallback, /) -> None:
+        """Append messages in this order, all or none.
 
-    def read_after(
-        self, room: str, seen: int, limit: int, done: Callable[[Page | StoreError], None]
-    ) -> None:
-        """Give `done` a room's messages after the id `seen`, the newest if over the limit."""
+        Args:
+            messages: The batch. Ids increase in its order.
+            callback: Receives one result a message, or the error.
+        """
+
+    def read_after(self, room: str, after: int, limit: int, callback: ReadCallback, /) -> None:
+        """Read the messages with ids above `after`, the newest `limit` of them."""
 
     def read_before(
-        self, room: str, end: int | None, limit: int, done: Callable[[Page | StoreError], None]
+        self, room: str, before: int | None, limit: int, callback: ReadCallback, /
     ) -> None:
-        """Give `done` the newest messages before the id `end`, or of all if it is None."""
+        """Read the newest `limit` messages with ids below `before`, None for no bound."""
 
     def apply_retention(self) -> bool:
-        """Remove some of what retention no longer keeps; return whether there is more.
+        """Delete a bounded number of messages that retention no longer keeps.
 
-        Raises `StoreError`.
+        Returns:
+            True if more messages remain to be deleted.
+
+        Raises:
+            StoreError: The engine failed; a later call may succeed.
         """
 
     def close(self) -> None:
-        """Write out what is left to write, and let go of the file."""
+        """Write everything to disk and release the store."""

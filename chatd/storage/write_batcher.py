@@ -1,9 +1,8 @@
-"""Messages on their way through the log, and what is read from it in between.
+"""The write batcher: one append for all messages of an event-loop iteration.
 
-All that is said in one turn of the server's loop goes to the log together. Whoever
-joins gets what the log has, then what comes after: a batch that the log is about to
-store would be missed or seen twice. So batches and such reads take turns, however
-long the log takes to answer.
+A join reads the stored messages, then receives every later one. A batch stored during
+that read would be missed or delivered twice, so an append and a read never overlap,
+however late the store answers.
 """
 
 from __future__ import annotations
@@ -12,68 +11,89 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from chatd.ops.metrics import Metrics
-from chatd.storage.store import MessageStore, NewMessage, Page, StoredMessage, StoreError
+from chatd.storage.store import (
+    MessageStore,
+    NewMessage,
+    Page,
+    ReadCallback,
+    StoredMessage,
+    StoreError,
+)
 from wsproto_min import Peer
 
-Said = Sequence[tuple[Peer, NewMessage]]
-Answer = Callable[[Page | StoreError], None]
+Batch = Sequence[tuple[Peer, NewMessage]]
+"""Messages of one append, each with its sender."""
 
 
 class WriteBatcher:
-    """Calls `deliver` with each batch, once the log has stored it or failed to."""
+    """Queue of messages for the store, flushed once per iteration.
+
+    Args:
+        store: Message store to append to.
+        deliver: Called with each batch and its result, in the order of the batches.
+        observe_append: Called with the seconds that each successful append took.
+    """
 
     def __init__(
         self,
-        log: Log,
-        metrics: Metrics,
-        deliver: Callable[[Said, Sequence[StoredMessage] | StoreError], None],
+        store: MessageStore,
+        deliver: Callable[[Batch, Sequence[StoredMessage] | StoreError], None],
+        observe_append: Callable[[float], None],
     ) -> None:
-        self._log = log
-        self._metrics = metrics
+        self._store = store
         self._deliver = deliver
-        self._said: list[tuple[Peer, NewMessage]] = []  # since the last batch
-        self._storing = False  # the log has not answered the last batch yet
-        self._given_at = 0.0  # when it was given that batch
-        self._reading = 0  # reads that the log has not answered yet
-        self._waiting: list[Callable[[], None]] = []  # reads, for the batch's answer
+        self._observe_append = observe_append
+        self._pending: list[tuple[Peer, NewMessage]] = []  # messages of the next batch
+        self._appending = False
+        self._append_started = 0.0
+        self._active_reads = 0
+        self._waiting_reads: list[Callable[[], None]] = []
 
-    def add(self, peer: Peer, entry: NewMessage) -> None:
-        """Put what a peer said into the next batch."""
-        self._said.append((peer, entry))
+    def add(self, sender: Peer, message: NewMessage) -> None:
+        """Add a message to the next batch."""
+        self._pending.append((sender, message))
 
-    def flush(self) -> None:
-        """Give the log the next batch, unless it is still at something."""
-        if self._said and not self._storing and not self._reading:
-            said, self._said = self._said, []
-            self._storing = True
-            self._metrics.received += len(said)
-            self._given_at = time.monotonic()
-            self._log.append([entry for _, entry in said], partial(self._stored, said))
+    def flush(self) -> int:
+        """Append the pending messages, unless an append or a read is in progress.
 
-    def read(self, read: Callable[[Answer], None], answer: Answer) -> None:
-        """Call `read` with a function that passes its result on to `answer`.
-
-        No batch is being stored then, nor will be before the answer.
+        Returns:
+            Number of messages passed to the store.
         """
-        if self._storing or (self._reading and self._said):
-            self._waiting.append(partial(self._read, read, answer))
+        if not self._pending or self._appending or self._active_reads:
+            return 0
+        batch, self._pending = self._pending, []
+        self._appending = True
+        self._append_started = time.monotonic()
+        self._store.append([message for _, message in batch], partial(self._on_append, batch))
+        return len(batch)
+
+    def read(self, read: Callable[[ReadCallback], None], callback: ReadCallback) -> None:
+        """Read from the store while no append is in progress.
+
+        Args:
+            read: Starts the read; called with the callback for its result.
+            callback: Receives the result. The next append starts after it returns.
+        """
+        # A read also waits if messages are pending behind another read. Otherwise a
+        # stream of joins would delay those messages forever.
+        if self._appending or (self._active_reads and self._pending):
+            self._waiting_reads.append(partial(self._start_read, read, callback))
         else:
-            self._read(read, answer)
+            self._start_read(read, callback)
 
-    def _read(self, read: Callable[[Answer], None], answer: Answer) -> None:
-        def answered(result: Page | StoreError) -> None:
-            self._reading -= 1
-            answer(result)
+    def _start_read(self, read: Callable[[ReadCallback], None], callback: ReadCallback) -> None:
+        def on_read(result: Page | StoreError) -> None:
+            self._active_reads -= 1
+            callback(result)
 
-        self._reading += 1
-        read(answered)
+        self._active_reads += 1
+        read(on_read)
 
-    def _stored(self, said: Said, result: Sequence[StoredMessage] | StoreError) -> None:
-        self._storing = False
+    def _on_append(self, batch: Batch, result: Sequence[StoredMessage] | StoreError) -> None:
+        self._appending = False
         if not isinstance(result, StoreError):
-            self._metrics.commits.observe(time.monotonic() - self._given_at)
-        self._deliver(said, result)
-        waiting, self._waiting = self._waiting, []
-        for read in waiting:
-            read()
+            self._observe_append(time.monotonic() - self._append_started)
+        self._deliver(batch, result)
+        waiting_reads, self._waiting_reads = self._waiting_reads, []
+        for start in waiting_reads:
+            start()

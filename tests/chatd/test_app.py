@@ -13,7 +13,7 @@ import pytest
 
 from chatd import app
 from chatd.app import Chat
-from chatd.storage import sqlite
+from chatd.storage import retention
 from chatd.storage.store import NewMessage, Page, StoredMessage, StoreError
 from tests.chat import Talker, Told, chatting, open_client, open_log
 from tests.support import PATIENCE, RunningServer, poll, serving
@@ -148,7 +148,7 @@ def test_trimming_goes_on_after_it_failed(
 def test_what_is_too_much_when_it_starts_is_removed_bit_by_bit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sqlite, "TRIM_AT_ONCE", 3)
+    monkeypatch.setattr(retention, "DELETE_LIMIT", 3)
     log = open_log(keep_messages=2)
     log.append(
         [NewMessage("tea", "Ann", str(number), None) for number in range(30)], lambda _: None

@@ -149,7 +149,7 @@ def test_a_second_daemon_on_a_file_is_refused_in_one_line_and_the_first_serves_o
     path = str(tmp_path / "chat.db")
     with daemon("chatd", "--port", "0", "--db", path) as running:
         line = fails("--port", "0", "--db", path)
-        assert f"the log {path} is in use by another chatd" in line
+        assert f"message store {path}: in use by another chatd" in line
         assert "--db" in line
         assert running.stop() == (0, "")
     with daemon("chatd", "--port", "0", "--db", path) as running:
