@@ -1,4 +1,4 @@
-"""The chat subprotocol: what a client may say, and every way of saying it wrong."""
+"""The chat.v1 subprotocol and the rules of names: parsing, errors, encoding."""
 
 from __future__ import annotations
 
@@ -10,20 +10,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from chatd.model import MAX_NAME, MAX_TEXT, InvalidName, Message, normalize_name
 from chatd.protocol import (
-    MAX_NAME,
-    MAX_TEXT,
     ChatError,
+    ClientMessage,
     History,
     Join,
     Leave,
-    Message,
     Ping,
-    Said,
     Say,
     Typing,
     acknowledgement,
-    clean_name,
     error,
     history,
     joined,
@@ -33,22 +30,24 @@ from chatd.protocol import (
     presence,
     typing,
 )
-from chatd.rooms import NameTaken, Room
+from chatd.rooms import NameTaken
+from tests.chat import bare_peer, bare_room
 
-SAID = (Join, Say, History, Leave, Typing, Ping)
+CLIENT_MESSAGES = (Join, Say, History, Leave, Typing, Ping)
 
 
-def refusal(text: str) -> ChatError:
+def parse_error(text: str) -> ChatError:
+    """Return the error that `parse` must raise."""
     with pytest.raises(ChatError) as caught:
         parse(text)
     return caught.value
 
 
-# What is understood.
+# Valid messages.
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "expected"),
     [
         (
             {"type": "join", "room": "lobby", "name": "Ann"},
@@ -83,20 +82,20 @@ def refusal(text: str) -> ChatError:
         ({"type": "ping", "t": 10**4000}, Ping(10**4000)),
     ],
 )
-def test_what_is_said_well_is_understood_whatever_else_is_in_it(
-    fields: dict[str, Any], said: Said
+def test_parse_returns_the_message_and_ignores_unknown_fields(
+    fields: dict[str, Any], expected: ClientMessage
 ) -> None:
-    assert parse(json.dumps(fields)) == said
+    assert parse(json.dumps(fields)) == expected
     unknown = {"x": [{"type": 1}], "": None, "Type": "say", "roomy": False}
-    assert parse(json.dumps({**unknown, **fields})) == said
-    assert parse(json.dumps({**fields, **unknown}, ensure_ascii=False, indent=1)) == said
+    assert parse(json.dumps({**unknown, **fields})) == expected
+    assert parse(json.dumps({**fields, **unknown}, ensure_ascii=False, indent=1)) == expected
 
 
-def test_of_a_field_that_stands_there_twice_the_last_counts() -> None:
+def test_parse_uses_the_last_of_duplicate_fields() -> None:
     assert parse('{"type":"say","type":"leave","room":"a","room":"b"}') == Leave("b")
 
 
-# What is refused, and which word of the sentence names the field.
+# Invalid messages. The sentence of each error begins with the invalid field.
 
 JOIN = {"type": "join", "room": "x", "name": "Ann"}
 EMPTY: tuple[Any, ...] = ([], {})
@@ -153,26 +152,26 @@ IDS: tuple[Any, ...] = (-1, 2**63, 10**400, 1.0, "1", True, False, *EMPTY)
         ({"type": "ping", "t": "\ud800"}, "t contains half"),
     ],
 )
-def test_a_field_that_is_wrong_is_refused_by_its_name(fields: dict[str, Any], word: str) -> None:
-    wrong = refusal(json.dumps(fields))
-    assert wrong.code == "bad_message"
-    assert wrong.message.startswith(f"{word} "), wrong.message
+def test_parse_names_an_invalid_field(fields: dict[str, Any], word: str) -> None:
+    chat_error = parse_error(json.dumps(fields))
+    assert chat_error.code == "bad_message"
+    assert chat_error.message.startswith(f"{word} "), chat_error.message
 
 
 @pytest.mark.parametrize("required", [("join", "name"), ("say", "text"), ("leave", "room")])
-def test_a_field_that_is_missing_is_named(required: tuple[str, str]) -> None:
+def test_parse_names_a_missing_field(required: tuple[str, str]) -> None:
     kind, field = required
     fields = {"type": kind, "room": "x", "name": "Ann", "text": "hi"}
     del fields[field]
-    assert refusal(json.dumps(fields)).message.startswith(f"{field} must be ")
+    assert parse_error(json.dumps(fields)).message.startswith(f"{field} must be ")
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "-1e400"])
-def test_numbers_that_json_does_not_have_are_refused(number: str) -> None:
-    assert refusal(f'{{"type":"ping","t":{number}}}').message.startswith("t must be ")
-    assert refusal(f'{{"type":"join","room":"x","name":"A","after":{number}}}').message.startswith(
-        "after must be "
-    )
+def test_parse_refuses_numbers_outside_json(number: str) -> None:
+    assert parse_error(f'{{"type":"ping","t":{number}}}').message.startswith("t must be ")
+    assert parse_error(
+        f'{{"type":"join","room":"x","name":"A","after":{number}}}'
+    ).message.startswith("after must be ")
 
 
 @pytest.mark.parametrize(
@@ -186,37 +185,37 @@ def test_numbers_that_json_does_not_have_are_refused(number: str) -> None:
         pytest.param('{"type":"ping","t":' + "9" * 60_000 + "}", id="number of 60,000 digits"),
     ],
 )
-def test_what_is_no_object_is_refused(text: str) -> None:
-    wrong = refusal(text)
-    assert wrong.code == "bad_message"
-    assert wrong.message.startswith(("a message must be one JSON object", "t must be "))
+def test_parse_refuses_text_other_than_one_object(text: str) -> None:
+    chat_error = parse_error(text)
+    assert chat_error.code == "bad_message"
+    assert chat_error.message.startswith(("a message must be one JSON object", "t must be "))
 
 
-def test_a_text_has_at_most_4000_characters_as_people_count_them_in_any_script() -> None:
+def test_parse_limits_text_to_4000_characters_of_any_script() -> None:
     assert MAX_TEXT == 4000
     for character in ("x", "é", "😀", "\0"):
         fields = {**SAY, "text": character * 4000}
         assert parse(json.dumps(fields)) == Say("x", character * 4000, "k")
         fields["text"] += character
-        wrong = refusal(json.dumps(fields))
-        assert (wrong.code, wrong.key) == ("too_long", "k")
-        assert "4,000" in wrong.message
-        assert "4,001" in wrong.message
+        chat_error = parse_error(json.dumps(fields))
+        assert (chat_error.code, chat_error.key) == ("too_long", "k")
+        assert "4,000" in chat_error.message
+        assert "4,001" in chat_error.message
 
 
 @pytest.mark.parametrize("field", ["room", "text"])
-def test_what_is_wrong_with_a_say_is_told_with_its_key(field: str) -> None:
-    assert refusal(json.dumps({**SAY, field: 1})).key == "k"
-    assert refusal(json.dumps({**SAY, field: 1, "key": None})).key is None
-    assert refusal(json.dumps({**SAY, field: 1, "key": 5})).key is None
+def test_error_in_say_carries_its_key(field: str) -> None:
+    assert parse_error(json.dumps({**SAY, field: 1})).key == "k"
+    assert parse_error(json.dumps({**SAY, field: 1, "key": None})).key is None
+    assert parse_error(json.dumps({**SAY, field: 1, "key": 5})).key is None
 
 
-def test_what_is_wrong_is_told_with_the_room_that_it_is_about() -> None:
-    for wrong in ({**SAY, "text": 1}, {**SAY, "key": 5}, {**JOIN, "name": ""}):
-        assert refusal(json.dumps(wrong)).room == "x"
+def test_parse_error_carries_a_valid_room() -> None:
+    for invalid in ({**SAY, "text": 1}, {**SAY, "key": 5}, {**JOIN, "name": ""}):
+        assert parse_error(json.dumps(invalid)).room == "x"
     for room in (1, "", "no room"):
-        assert refusal(json.dumps({**SAY, "room": room})).room is None
-    assert refusal(json.dumps({"type": "shout", "room": "x"})).room is None
+        assert parse_error(json.dumps({**SAY, "room": room})).room is None
+    assert parse_error(json.dumps({"type": "shout", "room": "x"})).room is None
 
 
 values = st.recursive(
@@ -224,7 +223,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=5,
 )
-fields_of_the_wire = st.fixed_dictionaries(
+protocol_fields = st.fixed_dictionaries(
     {},
     optional={
         "type": st.sampled_from(["join", "say", "history", "leave", "typing", "ping"]) | values,
@@ -236,31 +235,31 @@ fields_of_the_wire = st.fixed_dictionaries(
 
 
 def check(text: str) -> None:
-    """Parse; what comes out must be whole, and what the server answers must be JSON."""
+    """Parse; fail unless the result is valid and the server's answer is JSON."""
     try:
-        said = parse(text)
-    except ChatError as wrong:
-        told = json.loads(error(wrong).encode())
-        assert told["type"] == "error"
-        assert told["code"] in ("bad_message", "too_long")
-        assert told["message"]
-        assert told.keys() <= {"type", "code", "message", "key", "room"}
+        parsed = parse(text)
+    except ChatError as chat_error:
+        fields = json.loads(error(chat_error).encode())
+        assert fields["type"] == "error"
+        assert fields["code"] in ("bad_message", "too_long")
+        assert fields["message"]
+        assert fields.keys() <= {"type", "code", "message", "key", "room"}
     else:
-        assert isinstance(said, SAID)
-        repr(said).encode()  # no half surrogate pair is in it
-        if isinstance(said, Ping):
-            answer = json.loads(pong(said.t).encode(), parse_constant=pytest.fail)
-            assert answer == {"type": "pong", "t": said.t}
+        assert isinstance(parsed, CLIENT_MESSAGES)
+        repr(parsed).encode()  # raises UnicodeEncodeError for half a surrogate pair
+        if isinstance(parsed, Ping):
+            answer = json.loads(pong(parsed.t).encode(), parse_constant=pytest.fail)
+            assert answer == {"type": "pong", "t": parsed.t}
 
 
-@given(values | fields_of_the_wire, st.booleans())
+@given(values | protocol_fields, st.booleans())
 @example({**SAY, "text": "\ud83d\ude00"}, True)
-def test_any_json_gives_a_value_or_an_error_that_can_be_told(value: Any, ascii_only: bool) -> None:
+def test_parse_of_any_json_returns_or_raises_chat_error(value: Any, ascii_only: bool) -> None:
     check(json.dumps(value, ensure_ascii=ascii_only))
 
 
 @given(st.text(), st.sampled_from([json.dumps(each) for each in (JOIN, SAY, HISTORY)]), st.data())
-def test_any_text_gives_a_value_or_an_error_that_can_be_told(
+def test_parse_of_any_text_returns_or_raises_chat_error(
     text: str, good: str, data: st.DataObject
 ) -> None:
     check(text)
@@ -273,7 +272,7 @@ def test_any_text_gives_a_value_or_an_error_that_can_be_told(
 
 
 @pytest.mark.parametrize(
-    ("name", "cleaned"),
+    ("name", "normalized"),
     [
         ("Ann", "Ann"),
         ("  Ann Lee\t", "Ann Lee"),
@@ -293,11 +292,13 @@ def test_any_text_gives_a_value_or_an_error_that_can_be_told(
         ("\u0928\u0940", "\u0928\u0940"),  # a letter with its vowel sign
     ],
 )
-def test_a_name_is_normalised_and_trimmed_before_it_is_measured(name: str, cleaned: str) -> None:
-    assert clean_name(name) == cleaned
-    said = parse(json.dumps({**JOIN, "name": name}))
-    assert isinstance(said, Join)
-    assert said.name == cleaned
+def test_name_is_normalized_and_trimmed_before_its_limit_applies(
+    name: str, normalized: str
+) -> None:
+    assert normalize_name(name) == normalized
+    join = parse(json.dumps({**JOIN, "name": name}))
+    assert isinstance(join, Join)
+    assert join.name == normalized
 
 
 @pytest.mark.parametrize(
@@ -314,22 +315,23 @@ def test_a_name_is_normalised_and_trimmed_before_it_is_measured(name: str, clean
         ("\u0301\u20dd", "invisible"),
     ],
 )
-def test_a_name_that_deceives_the_eye_is_refused(name: str, word: str) -> None:
-    with pytest.raises(ChatError, match=word):
-        clean_name(name)
+def test_name_with_invisible_characters_is_refused(name: str, word: str) -> None:
+    with pytest.raises(InvalidName, match=word):
+        normalize_name(name)
+    assert word in parse_error(json.dumps({**JOIN, "name": name})).message
 
 
 @given(st.text(max_size=50))
-def test_a_cleaned_name_is_what_it_looks_like(name: str) -> None:
+def test_normalized_name_is_stable_and_printable(name: str) -> None:
     try:
-        cleaned = clean_name(name)
-    except ChatError:
+        normalized = normalize_name(name)
+    except InvalidName:
         return
-    assert 1 <= len(cleaned) <= MAX_NAME
-    assert clean_name(cleaned) == cleaned
-    assert unicodedata.is_normalized("NFKC", cleaned)
-    assert cleaned.isprintable()
-    cleaned.encode()
+    assert 1 <= len(normalized) <= MAX_NAME
+    assert normalize_name(normalized) == normalized
+    assert unicodedata.is_normalized("NFKC", normalized)
+    assert normalized.isprintable()
+    normalized.encode()
 
 
 @pytest.mark.parametrize(
@@ -342,35 +344,33 @@ def test_a_cleaned_name_is_what_it_looks_like(name: str) -> None:
         ("\uff21nn", "ann", True),  # full-width
         ("e\u0301", "\u00c9", True),
         ("\u212bke", "åke", True),
-        ("i", "\u0131", False),  # dotless i is another letter
+        ("i", "\u0131", False),  # dotless i is a different letter
         ("I", "\u0131", False),
         ("i", "\u0130", False),
         ("ann", "anne", False),
     ],
 )
-def test_names_are_the_same_without_regard_to_case_and_way_of_writing(
+def test_names_equal_after_normalization_and_casefold_collide(
     one: str, other: str, same: bool
 ) -> None:
-    room = Room("x")
-    room.join(clean_name(one), None, 1, 0.0)
+    room = bare_room()
+    room.join(normalize_name(one), None, bare_peer(), 0.0)
     try:
-        room.join(clean_name(other), None, 2, 0.0)
+        room.join(normalize_name(other), None, bare_peer(), 0.0)
         taken = False
     except NameTaken:
         taken = True
     assert taken == same
 
 
-# What the server says.
+# Messages of the server.
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 stored_messages = st.builds(Message, st.integers(1, 2**63 - 1), text, text, text)
 
 
 @given(stored_messages, st.text("abc-_.", min_size=1, max_size=5), text)
-def test_an_acknowledgement_is_the_message_and_its_key(
-    stored: Message, room: str, key: str
-) -> None:
+def test_acknowledgement_is_the_message_with_its_key(stored: Message, room: str, key: str) -> None:
     encoded = message(room, stored)
     plain = json.loads(encoded)
     assert plain == {
@@ -386,7 +386,7 @@ def test_an_acknowledgement_is_the_message_and_its_key(
 
 
 @given(st.lists(stored_messages, max_size=3), st.lists(text), st.booleans())
-def test_what_the_server_says_is_json_with_the_fields_of_the_table(
+def test_server_messages_are_json_with_the_documented_fields(
     messages: list[Message], names: list[str], flag: bool
 ) -> None:
     listed = [
@@ -418,7 +418,7 @@ def test_what_the_server_says_is_json_with_the_fields_of_the_table(
     }
 
 
-def test_the_smaller_things_that_the_server_says() -> None:
+def test_short_server_messages_have_the_documented_fields() -> None:
     assert json.loads(presence("r", None, None, 201)) == {
         "type": "presence",
         "room": "r",
