@@ -1,113 +1,218 @@
-"""The rooms in use: their groups of peers, and who is told that people come and go."""
+"""All rooms in use: peers join, catch up and leave here, and presence goes out from here.
+
+A peer in chat mode joins in two steps. It gets its name at once. It gets live messages
+as soon as the store has returned the messages that it missed.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 
 from chatd import protocol
+from chatd.access.invitations import Invitation
+from chatd.history import CatchUp, HistoryReader
 from chatd.model import NAMED_MEMBERS, RESERVED_FOR
-from chatd.rooms import Member, Room
-from wsproto_min import Group, Server
+from chatd.modes import ChatMode, Mode, OpenMode, PlainMode
+from chatd.protocol import ChatError
+from chatd.rooms import Member, NameTaken, Room
+from chatd.storage.store import StoreError
+from wsproto_min import Peer, Server
 
-# In a large room presence is told at most every so many seconds.
+# Rooms of one connection. A room costs memory, so this bounds the memory of a connection.
+MAX_ROOMS = 100
+# Seconds between two presence messages in a room with over NAMED_MEMBERS.
 PRESENCE_INTERVAL = 1.0
-
-
-class LiveRoom:
-    """A room in use: who is in it, and the groups that get its messages."""
-
-    __slots__ = ("chat", "plain", "room", "to_be_told", "told_at")
-
-    def __init__(self, name: str, server: Server) -> None:
-        self.room = Room(name)
-        self.chat = server.group()
-        self.plain: Group = server.group()
-        self.told_at = 0.0  # when presence was last told
-        self.to_be_told = False  # a deadline is set for it
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nobody is here and no seat is kept for anyone."""
-        return not self.plain and self.room.is_empty
+# Close code for private use (RFC 6455, 7.4.2): the session continues in another connection.
+TAKEN_OVER = 4001
 
 
 class RoomRegistry:
-    """All rooms in use, by name; one that nobody is in any more is forgotten."""
+    """Rooms in use, by name. A room exists while it has peers or reserved names.
 
-    def __init__(self, server: Server) -> None:
+    Args:
+        server: Server whose loop and groups the rooms use.
+        history: Reader for the messages that a joining peer missed.
+    """
+
+    def __init__(self, server: Server, history: HistoryReader) -> None:
         self._server = server
-        self._registry: dict[str, LiveRoom] = {}
-        self._changed: dict[LiveRoom, None] = {}  # those whose presence is to be told
-        self._sweeping = False
+        self._history = history
+        self._rooms: dict[str, Room] = {}
+        self._changed: dict[Room, None] = {}  # rooms with unreported changes
+        self._expiry_scheduled = False
 
-    def __iter__(self) -> Iterator[LiveRoom]:
+    def __iter__(self) -> Iterator[Room]:
         """Iterate over the rooms in use."""
-        return iter(self._registry.values())
+        return iter(self._rooms.values())
 
-    def find(self, name: str) -> LiveRoom | None:
-        """Return a room, if it is in use."""
-        return self._registry.get(name)
+    def find(self, name: str) -> Room | None:
+        """Return a room if it is in use."""
+        return self._rooms.get(name)
 
-    def open(self, name: str) -> LiveRoom:
-        """Return a room, in use from now on."""
-        live_room = self._registry.get(name)
-        if live_room is None:
-            live_room = self._registry[name] = LiveRoom(name, self._server)
-        return live_room
+    def open(self, name: str) -> Room:
+        """Return a room; create it if necessary."""
+        room = self._rooms.get(name)
+        if room is None:
+            room = self._rooms[name] = Room(name, self._server.group(), self._server.group())
+        return room
 
-    def note_change(self, live_room: LiveRoom) -> None:
-        """Have the members told, when the turn ends, who came and who went."""
-        self._changed[live_room] = None
+    # Joining.
 
-    def give_up(self, live_room: LiveRoom, seat: Member, *, reserve: bool = False) -> None:
-        """Free a member's seat, or keep it for a while for its session."""
-        live_room.room.give_up(seat, reserve_at=time.monotonic() if reserve else None)
-        self.note_change(live_room)
-        self.forget_if_empty(live_room)
-        if reserve and not self._sweeping:
-            self._sweeping = True
-            self._server.call_later(RESERVED_FOR, self._sweep)
+    def join(
+        self, peer: Peer, mode: ChatMode, request: protocol.Join, invitation: Invitation | None
+    ) -> None:
+        """Let a peer in chat mode join a room, or rename it there.
 
-    def forget_if_empty(self, live_room: LiveRoom) -> None:
-        """Let go of a room that nobody is in any more."""
-        if live_room.is_empty:
-            self._changed.pop(live_room, None)
-            if self.find(live_room.room.name) is live_room:  # another may have been opened since
-                del self._registry[live_room.room.name]
+        An invitation decides the name. The peer receives `joined` when the store has
+        answered, and live messages from then on.
 
-    def _sweep(self) -> None:
-        """Free the seats that nobody has come back to."""
-        self._sweeping = False
+        Raises:
+            ChatError: `too_many_rooms` or `name_taken`.
+        """
+        name = request.name if invitation is None else invitation.name
+        former_member = mode.members.get(request.room)
+        if former_member is None and len(mode.members) >= MAX_ROOMS:
+            reason = f"a connection can be in {MAX_ROOMS} rooms at most; leave one first"
+            raise ChatError("too_many_rooms", reason, room=request.room)
+        session = request.session
+        if former_member is not None and former_member.name.casefold() == name.casefold():
+            session = former_member.session  # the same name, perhaps in another spelling
+        room = self.open(request.room)
         now = time.monotonic()
-        kept = 0
-        for live_room in list(self):
-            kept += live_room.room.forget_reserved(now)
-            self.forget_if_empty(live_room)
-        if kept:
-            self._sweeping = True
-            self._server.call_later(RESERVED_FOR, self._sweep)
+        try:
+            member, former_peer = room.join(name, session, peer, now, proven=invitation is not None)
+        except NameTaken:
+            reason = f"the name {name} is taken in the room {request.room}; choose another"
+            if invitation is not None:
+                reason = f"{name} is already in the room {request.room}; leave it there first"
+            raise ChatError("name_taken", reason, room=request.room) from None
+        self._changed[room] = None
+        if former_member is not None and former_member is not member:
+            room.leave(former_member)
+        if former_peer is not None and former_peer is not peer:
+            self._evict(former_peer, room)
+        mode.members[room.name] = member
+        if invitation is not None:
+            mode.tokens[room.name] = request.token
+        self._catch_up(peer, mode, member, request.after)
 
-    def tell_presence(self) -> None:
-        """Tell each room's members who came and went, in one message for the turn."""
-        rooms_in_use, self._changed = self._changed, {}
+    def join_plain(self, peer: Peer, mode: PlainMode) -> Member:
+        """Return the member of a peer in plain mode, which joins with its first message."""
+        if mode.member is None:
+            room, now = mode.room, time.monotonic()
+            self._changed[room] = None
+            if mode.name is not None:
+                with suppress(NameTaken):  # the invited person is in the room already
+                    mode.member, _ = room.join(mode.name, None, peer, now, proven=True)
+            if mode.member is None:
+                mode.member = room.join_as_guest(peer, now)
+        return mode.member
+
+    def _catch_up(self, peer: Peer, mode: ChatMode, member: Member, after: int | None) -> None:
+        """Send `joined` when the store has answered, and let live messages follow."""
+        room = member.room
+
+        def finish(result: CatchUp | StoreError) -> None:
+            if member.peer is not peer:
+                return  # the peer left, or lost the name, before the store answered
+            if isinstance(result, StoreError):
+                room.chat_peers.discard(peer)  # present if the peer joined before
+                mode.forget(room.name)
+                self.leave(member)
+                self._history.report_failure(peer, room.name, result)
+            else:
+                room.chat_peers.add(peer)
+                peer.send(
+                    protocol.joined(
+                        room.name,
+                        member.name,
+                        member.session,
+                        room.names(),
+                        room.count,
+                        result.messages,
+                        gap=result.gap,
+                    )
+                )
+
+        self._history.catch_up(room.name, after, finish)
+
+    def _evict(self, peer: Peer, room: Room) -> None:
+        """Remove a peer from a room because its session joined over another connection."""
+        mode: Mode = peer.user_data
+        assert isinstance(mode, ChatMode)  # no other mode is told its session
+        mode.forget(room.name)
+        room.chat_peers.discard(peer)
+        if mode.members:
+            reason = f"your session in the room {room.name} continues in another connection"
+            peer.send(protocol.error(ChatError("taken_over", reason, room=room.name)))
+        else:
+            peer.close(TAKEN_OVER, "your session continues in another connection")
+
+    # Leaving.
+
+    def leave(self, member: Member, *, reserve: bool = False) -> None:
+        """Remove a member, or reserve its name for its session for RESERVED_FOR seconds."""
+        room = member.room
+        room.leave(member, reserve_at=time.monotonic() if reserve else None)
+        self._changed[room] = None
+        self._close_if_empty(room)
+        if reserve:
+            self._schedule_expiry()
+
+    def leave_all(self, mode: OpenMode) -> None:
+        """Remove a closed connection from its rooms; reserve its names in chat mode."""
+        if isinstance(mode, ChatMode):
+            for member in mode.members.values():
+                self.leave(member, reserve=True)
+        else:
+            if mode.member is not None:
+                self.leave(mode.member)
+            self._close_if_empty(mode.room)
+
+    def _close_if_empty(self, room: Room) -> None:
+        if room.is_empty:
+            self._changed.pop(room, None)
+            if self._rooms.get(room.name) is room:  # else another room has the name since
+                del self._rooms[room.name]
+
+    def _schedule_expiry(self) -> None:
+        if not self._expiry_scheduled:
+            self._expiry_scheduled = True
+            self._server.call_later(RESERVED_FOR, self._expire_reservations)
+
+    def _expire_reservations(self) -> None:
+        self._expiry_scheduled = False
         now = time.monotonic()
-        for live_room in rooms_in_use:
-            room = live_room.room
+        remaining = 0
+        for room in list(self):
+            remaining += room.expire_reservations(now)
+            self._close_if_empty(room)
+        if remaining:
+            self._schedule_expiry()
+
+    # Presence.
+
+    def broadcast_presence(self) -> None:
+        """Send each changed room one presence message for the whole iteration."""
+        changed, self._changed = self._changed, {}
+        now = time.monotonic()
+        for room in changed:
             named = room.count <= NAMED_MEMBERS
-            wait = live_room.told_at + PRESENCE_INTERVAL - now
+            wait = room.last_broadcast_at + PRESENCE_INTERVAL - now
             if not named and wait > 0:
-                if not live_room.to_be_told:
-                    live_room.to_be_told = True
-                    self._server.call_later(wait, partial(self._tell_later, live_room))
+                if not room.broadcast_scheduled:
+                    room.broadcast_scheduled = True
+                    self._server.call_later(wait, partial(self._broadcast_later, room))
                 continue
             changes = room.take_changes()
             if changes is not None:
-                live_room.told_at = now
-                came, went = changes if named else (None, None)
-                live_room.chat.send(protocol.presence(room.name, came, went, room.count))
+                room.last_broadcast_at = now
+                joined, left = changes if named else (None, None)
+                room.chat_peers.send(protocol.presence(room.name, joined, left, room.count))
 
-    def _tell_later(self, live_room: LiveRoom) -> None:
-        live_room.to_be_told = False
-        self.note_change(live_room)
+    def _broadcast_later(self, room: Room) -> None:
+        room.broadcast_scheduled = False
+        self._changed[room] = None

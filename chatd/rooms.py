@@ -1,138 +1,185 @@
-"""Rooms, names and presence; a room knows members, never sockets.
+"""One room: its members by name, its reserved names and the peers that get its messages.
 
-A name is unique in its room without regard to case. It belongs to a session,
-which is told to its owner alone: after a cut the name stays reserved for it, so
-that a reconnect gets it back.
+A name is unique in its room, regardless of case. It belongs to a session: a secret
+that the server sends only to the owner of the name. After a lost connection the name
+stays reserved for the session, so that the client gets it back. `registry` decides
+when a peer joins and leaves.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Hashable
 from dataclasses import dataclass
 
 from chatd.model import NAMED_MEMBERS, RESERVED_FOR
+from wsproto_min import Group, Peer
 
 
 class NameTaken(Exception):
-    """Somebody else in the room has the name."""
+    """The name belongs to another session."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Member:
-    """A member's place in a room, or the place kept for one who was cut off.
+    """A name in a room, held by a peer or reserved for a session.
 
-    `member` is None while the seat is only reserved, until `reserved_until`.
+    `peer` is None while the name is only reserved. A reservation ends at
+    `reserved_until`, in seconds of the monotonic clock.
     """
 
+    room: Room
     name: str
     session: str
-    member: Hashable | None
+    peer: Peer | None
     reserved_until: float = 0.0
 
 
 class Room:
-    """Who is in a room, and who came and went since that was last told."""
+    """Members of a room, and their changes since the last presence message.
 
-    __slots__ = ("_came", "_guests", "_listed", "_seats", "_went", "count", "name")
+    `count` is the number of members with a peer. `last_broadcast_at` is the time of
+    the last presence message; `broadcast_scheduled` is True while a timer for the
+    next one is pending.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: Name of the room.
+        chat_peers: Group for the members in chat mode that have caught up.
+        plain_peers: Group for the peers in plain mode, which may have no name yet.
+    """
+
+    __slots__ = (
+        "_guests",
+        "_joined",
+        "_left",
+        "_members",
+        "_names_sent",
+        "broadcast_scheduled",
+        "chat_peers",
+        "count",
+        "last_broadcast_at",
+        "name",
+        "plain_peers",
+    )
+
+    def __init__(self, name: str, chat_peers: Group, plain_peers: Group) -> None:
         self.name = name
-        self.count = 0  # of members, reserved seats not included
-        self._seats: dict[str, Member] = {}
-        self._guests = 0
-        self._came: dict[str, None] = {}
-        self._went: dict[str, None] = {}
-        self._listed = False  # somebody was given the names since changes were told
+        self.chat_peers = chat_peers
+        self.plain_peers = plain_peers
+        self.count = 0
+        self.last_broadcast_at = 0.0
+        self.broadcast_scheduled = False
+        self._members: dict[str, Member] = {}  # by name in lower case, reservations included
+        self._guests = 0  # number of the last guest name
+        self._joined: dict[str, None] = {}  # a dict is a set that keeps its order
+        self._left: dict[str, None] = {}
+        self._names_sent = False  # a client got the names since the last presence message
 
     def join(
-        self,
-        name: str,
-        session: str | None,
-        member: Hashable,
-        now: float,
-        *,
-        proven: bool = False,
-    ) -> tuple[Member, Hashable | None]:
-        """Give `member` a seat; return it, and the member that had it until now.
+        self, name: str, session: str | None, peer: Peer, now: float, *, proven: bool = False
+    ) -> tuple[Member, Peer | None]:
+        """Give a name to a peer.
 
-        The `session` that goes with a name takes it over, also from a
-        connection that nobody has noticed to be dead; one who has `proven` to
-        own the name, a seat that is only reserved. Raises `NameTaken`.
+        The right `session` takes the name over from another peer, because the server
+        may not have noticed yet that the old connection is dead.
+
+        Args:
+            name: Normalized name.
+            session: Session that the client presents for the name.
+            peer: Peer that joins.
+            now: Time in seconds of the monotonic clock.
+            proven: Whether an invitation proves that the client owns the name. Then
+                a reservation does not block the name.
+
+        Returns:
+            The member, and the peer that held the name until now.
+
+        Raises:
+            NameTaken: The name belongs to another session.
         """
         key = name.casefold()
-        seat = self._seats.get(key)
-        free = seat is None or (seat.member is None and (proven or seat.reserved_until <= now))
-        if seat is None or free:
-            seat = self._seats[key] = Member(name, secrets.token_urlsafe(16), None)
-        # As bytes, for what a client calls a session may be any text.
-        elif session is None or not secrets.compare_digest(seat.session.encode(), session.encode()):
+        member = self._members.get(key)
+        if member is None or (member.peer is None and (proven or member.reserved_until <= now)):
+            member = Member(self, name, secrets.token_urlsafe(16), None)
+            self._members[key] = member
+        # compare_digest() rejects str outside ASCII, so compare bytes.
+        elif session is None or not secrets.compare_digest(
+            member.session.encode(), session.encode()
+        ):
             raise NameTaken(name)
-        former, seat.member = seat.member, member
+        former, member.peer = member.peer, peer
         if former is None:
             self.count += 1
-            self._note(name, self._came, self._went)
-        elif name != seat.name:  # the same name, written otherwise
-            self._note(seat.name, self._went, self._came)
-            self._note(name, self._came, self._went)
-        seat.name = name
-        return seat, former
+            self._record_change(name, self._joined, self._left)
+        elif name != member.name:  # another spelling of the same name
+            self._record_change(member.name, self._left, self._joined)
+            self._record_change(name, self._joined, self._left)
+        member.name = name
+        return member, former
 
-    def join_as_guest(self, member: Hashable, now: float) -> Member:
-        """Give `member` a seat under the next free name of a guest."""
+    def join_as_guest(self, peer: Peer, now: float) -> Member:
+        """Give a peer the next free guest name, for example "guest-1"."""
         while True:
             self._guests += 1
             try:
-                return self.join(f"guest-{self._guests}", None, member, now)[0]
+                return self.join(f"guest-{self._guests}", None, peer, now)[0]
             except NameTaken:
                 continue
 
-    def give_up(self, seat: Member, *, reserve_at: float | None = None) -> None:
-        """Free a member's seat, or reserve it from a moment on for its session."""
-        seat.member = None
-        if reserve_at is None:
-            self._seats.pop(seat.name.casefold(), None)
-        else:
-            seat.reserved_until = reserve_at + RESERVED_FOR
-        self.count -= 1
-        self._note(seat.name, self._went, self._came)
+    def leave(self, member: Member, *, reserve_at: float | None = None) -> None:
+        """Take the peer from a member.
 
-    def forget_reserved(self, now: float) -> int:
-        """Free the reserved seats whose time has run out; return how many are left."""
-        self._seats = {
-            key: seat
-            for key, seat in self._seats.items()
-            if seat.member is not None or seat.reserved_until > now
+        Args:
+            member: Member with a peer.
+            reserve_at: Start of the name's reservation, in seconds of the monotonic
+                clock; None frees the name.
+        """
+        member.peer = None
+        if reserve_at is None:
+            self._members.pop(member.name.casefold(), None)
+        else:
+            member.reserved_until = reserve_at + RESERVED_FOR
+        self.count -= 1
+        self._record_change(member.name, self._left, self._joined)
+
+    def expire_reservations(self, now: float) -> int:
+        """Remove the reservations that end by `now`; return the number of the others."""
+        self._members = {
+            key: member
+            for key, member in self._members.items()
+            if member.peer is not None or member.reserved_until > now
         }
-        return len(self._seats) - self.count
+        return len(self._members) - self.count
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has no members and keeps no seat for anyone."""
-        return not self._seats
+        """Whether the room has no peers, no members and no reservations."""
+        return not self.plain_peers and not self._members
 
     def names(self) -> list[str]:
-        """Return the members' names, none if there are too many to list."""
-        self._listed = True
+        """Return the members' names for a client, or none in a room with over NAMED_MEMBERS."""
+        self._names_sent = True
         if self.count > NAMED_MEMBERS:
             return []
-        return [seat.name for seat in self._seats.values() if seat.member is not None]
+        return [member.name for member in self._members.values() if member.peer is not None]
 
     def take_changes(self) -> tuple[list[str], list[str]] | None:
-        """Return who came and who went since the last call, None if nobody did."""
-        if not self._came and not self._went:
+        """Return the names that joined and left since the last call, None without changes."""
+        if not self._joined and not self._left:
             return None
-        changes = list(self._came), list(self._went)
-        self._came, self._went, self._listed = {}, {}, False
+        changes = list(self._joined), list(self._left)
+        self._joined, self._left, self._names_sent = {}, {}, False
         return changes
 
-    def _note(self, name: str, now: dict[str, None], before: dict[str, None]) -> None:
-        """Note a change; one that undoes another since the last telling cancels it.
+    def _record_change(
+        self, name: str, changes: dict[str, None], opposite: dict[str, None]
+    ) -> None:
+        """Record a change, unless it cancels the opposite change of the same name.
 
-        Not so for one who was given the names in between: the last change is told.
+        A client that got the names between the two changes knows only the first one.
+        In that case the second one is recorded as well.
         """
-        undone = name in before
-        if undone:
-            del before[name]
-        if not undone or self._listed:
-            now[name] = None
+        cancels = name in opposite
+        if cancels:
+            del opposite[name]
+        if not cancels or self._names_sent:
+            changes[name] = None

@@ -12,11 +12,14 @@ from typing import Any, Self
 from unittest.mock import patch
 
 from chatd.app import Chat
+from chatd.rooms import Room
 from chatd.storage.sqlite import MEMORY, SQLiteStore
 from chatd.storage.store import MessageStore
 from tests.support import PATIENCE, Address, RunningServer, serving
 from wsproto_min.errors import ConnectionClosed
+from wsproto_min.net.broadcast import Group, WriteCoalescer
 from wsproto_min.net.client import Client, connect
+from wsproto_min.net.peer import Peer
 
 Told = dict[str, Any]
 
@@ -114,6 +117,17 @@ class Talker:
         except ConnectionClosed as closed:
             return closed.code, closed.reason
         raise AssertionError(f"the server said {told}")
+
+
+def bare_room(name: str = "x") -> Room:
+    """Return a room without a server; messages to its groups go nowhere."""
+    write_coalescer = WriteCoalescer()
+    return Room(name, Group(write_coalescer), Group(write_coalescer))
+
+
+def bare_peer() -> Peer:
+    """Return a peer without a socket, for a `Room`, which only stores its peers."""
+    return Peer.__new__(Peer)
 
 
 def open_log(path: str = MEMORY, **options: Any) -> SQLiteStore:

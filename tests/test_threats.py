@@ -415,8 +415,8 @@ def test_chat_peer_without_a_join_in_time_is_closed(
     ):
         ann.join("lobby", "Ann", token=token)
         left.refusal(type="join", room="lobby", name="Ann", token="forged")
-        assert silent.hear_end() == (1008, "nothing joined within 0.2 s")
-        assert left.hear_end() == (1008, "nothing joined within 0.2 s")
+        assert silent.hear_end() == (1008, "no room joined within 0.2 s")
+        assert left.hear_end() == (1008, "no room joined within 0.2 s")
         ann.say("lobby", "still here")
         assert plain.recv(PATIENCE) == "still here"
 

@@ -132,7 +132,7 @@ def test_who_cannot_be_told_what_was_said_does_not_get_in_and_may_try_again(
 def test_trimming_goes_on_after_it_failed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(app, "TRIM_INTERVAL", 0.01)
+    monkeypatch.setattr(app, "RETENTION_INTERVAL", 0.01)
     log = FailingLog()
     log.fails = True
     with chatting(log) as chat:

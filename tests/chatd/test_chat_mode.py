@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from chatd import app, rooms
-from chatd import registry as rooms_in_use
+from chatd import registry, rooms
+from chatd.registry import RoomRegistry
+from chatd.rooms import Room
 from chatd.storage.store import NewMessage
 from tests import support
 from tests.chat import Talker, Told, chatting, open_client, open_log
@@ -234,7 +235,7 @@ def test_one_connection_may_be_in_several_rooms_under_several_names(chat: Runnin
 
 
 def test_so_many_rooms_and_no_more(chat: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "MAX_ROOMS", 2)
+    monkeypatch.setattr(registry, "MAX_ROOMS", 2)
     with Talker(chat.address) as ann:
         ann.join("one", "Ann")
         ann.join("two", "Ann")
@@ -312,7 +313,7 @@ def test_a_name_is_free_when_nobody_came_back_in_time(
     chat: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rooms, "RESERVED_FOR", 0.05)
-    monkeypatch.setattr(rooms_in_use, "RESERVED_FOR", 0.05)
+    monkeypatch.setattr(registry, "RESERVED_FOR", 0.05)
     with Talker(chat.address) as ann:
         ann.join("lobby", "Ann")
         ann.join("empty", "Ann")
@@ -330,17 +331,17 @@ def test_empty_rooms_are_forgotten_when_their_reservations_have_run_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rooms, "RESERVED_FOR", 0.05)
-    monkeypatch.setattr(rooms_in_use, "RESERVED_FOR", 0.05)
+    monkeypatch.setattr(registry, "RESERVED_FOR", 0.05)
     opened: list[str] = []
-    original = rooms_in_use.RoomRegistry.open
+    original = RoomRegistry.open
 
-    def spy(self: rooms_in_use.RoomRegistry, name: str) -> rooms_in_use.LiveRoom:
+    def spy(self: RoomRegistry, name: str) -> Room:
         opened.append(name)
         seen.append(self)
         return original(self, name)
 
-    seen: list[rooms_in_use.RoomRegistry] = []
-    monkeypatch.setattr(rooms_in_use.RoomRegistry, "open", spy)
+    seen: list[RoomRegistry] = []
+    monkeypatch.setattr(RoomRegistry, "open", spy)
     with chatting() as chat:
         for number in range(3):
             with Talker(chat.address) as ann:
@@ -390,7 +391,7 @@ def test_a_session_goes_on_in_another_connection_and_the_old_one_is_told(
         assert texts(new.messages()) == ["to the new one"]
         assert old.messages() == []
         new.join("two", "Ann", session=sessions["two"])
-        assert old.hear_end() == (4001, "your session goes on in another connection")
+        assert old.hear_end() == (4001, "your session continues in another connection")
         assert new.say("two", "all mine")["name"] == "Ann"
 
 
@@ -576,9 +577,9 @@ def test_a_list_given_in_the_middle_of_a_turn_is_set_right_at_its_end(chat: Runn
 def test_a_crowd_is_told_numbers_alone_and_seldom(
     chat: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert (rooms.NAMED_MEMBERS, rooms_in_use.PRESENCE_INTERVAL) == (200, 1.0)
+    assert (rooms.NAMED_MEMBERS, registry.PRESENCE_INTERVAL) == (200, 1.0)
     interval = 0.2
-    monkeypatch.setattr(rooms_in_use, "PRESENCE_INTERVAL", interval)
+    monkeypatch.setattr(registry, "PRESENCE_INTERVAL", interval)
     with ExitStack() as stack:
         first = stack.enter_context(Talker(chat.address))
         first.join("lobby", "first")

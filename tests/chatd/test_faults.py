@@ -313,8 +313,8 @@ def test_a_chat_loses_nothing_and_keeps_nothing_whatever_befalls_its_sockets(
             running.wait_for_peers(0)
             # Seats that were kept for a session are given up in time.
             monkeypatch.setattr("chatd.registry.time", SimpleNamespace(monotonic=lambda: 1e9))
-            running.ask(chat._registry._sweep)
-            assert list(chat._registry) == []
+            running.ask(chat._rooms._expire_reservations)
+            assert list(chat._rooms) == []
         slices: list[Page | StoreError] = []
         log.read_before("lobby", None, 10_000, slices.append)
     assert isinstance(slices[0], Page)

@@ -14,6 +14,7 @@ from typing import Any
 from chatd import protocol
 from chatd.model import Message, normalize_name
 from chatd.rooms import Member, NameTaken, Room
+from tests.chat import bare_peer, bare_room
 
 MEMBERS = 0x03
 CUT_OFF = 0x04
@@ -44,6 +45,7 @@ class Chat:
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.peers = [bare_peer() for _ in range(4)]
         self.rooms: dict[str, Room] = {}
         self.seats: dict[tuple[str, int], Member] = {}
         self.told: dict[tuple[str, int], set[str]] = {}
@@ -81,20 +83,21 @@ class Chat:
         session = said.session
         if session is not None and session in map(str, range(len(self.sessions))):
             session = self.sessions[int(session)]
-        room = self.rooms.setdefault(said.room, Room(said.room))
+        room = self.rooms.setdefault(said.room, bare_room(said.room))
         place = (said.room, member)
         before = self.seats.get(place)
         if before is not None and before.name.casefold() == said.name.casefold():
             session = before.session
         try:
-            seat, former = room.join(said.name, session, member, self.now)
+            seat, former = room.join(said.name, session, self.peers[member], self.now)
         except NameTaken:
             return
         if before is not None and before is not seat:
-            room.give_up(before)
-        if isinstance(former, int) and former != member:
-            del self.seats[said.room, former]
-            del self.told[said.room, former]
+            room.leave(before)
+        if former is not None and former is not self.peers[member]:
+            evicted = (said.room, self.peers.index(former))
+            del self.seats[evicted]
+            del self.told[evicted]
         self.seats[place] = seat
         self.sessions.append(seat.session)
         names = room.names()
@@ -110,12 +113,12 @@ class Chat:
         seat = self.seats.pop((name, member), None)
         if seat is not None:
             del self.told[name, member]
-            self.rooms[name].give_up(seat)
+            self.rooms[name].leave(seat)
 
     def cut_off(self, member: int) -> None:
         """Keep all seats of a member for its sessions."""
         for place in [place for place in self.seats if place[1] == member]:
-            self.rooms[place[0]].give_up(self.seats.pop(place), reserve_at=self.now)
+            self.rooms[place[0]].leave(self.seats.pop(place), reserve_at=self.now)
             del self.told[place]
 
     def end_turn(self) -> None:
@@ -131,7 +134,7 @@ class Chat:
                     known.difference_update(presence["left"])
                     known.update(presence["joined"])
                     assert known == names, f"{place} knows of {known}, not {names}"
-            room.forget_reserved(self.now)
+            room.expire_reservations(self.now)
 
 
 def told(encoded: str) -> dict[str, Any]:

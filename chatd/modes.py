@@ -1,0 +1,79 @@
+"""The state of one connection: `Peer.user_data` is an instance of a class of this module.
+
+A connection starts as `Handshaking`. The opening handshake turns it into `ChatMode`
+(the subprotocol `chat.v1`, any number of rooms) or `PlainMode` (no subprotocol, bare
+text in the room of its path).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chatd.access.rate_limit import TokenBucket
+from chatd.ops.access_log import ConnectionRecord
+from chatd.protocol import ChatError
+from chatd.rooms import Member, Room
+
+
+@dataclass(slots=True)
+class Handshaking:
+    """A connection whose opening handshake is incomplete or was refused."""
+
+    record: ConnectionRecord
+
+
+class ChatMode:
+    """A connection in chat mode.
+
+    `members` and `tokens` have room names as keys: the connection's members, and the
+    invitation tokens that they joined with.
+    """
+
+    __slots__ = ("bucket", "members", "record", "tokens")
+
+    def __init__(self, record: ConnectionRecord) -> None:
+        self.record = record
+        self.bucket: TokenBucket | None = None  # until the first message
+        self.members: dict[str, Member] = {}
+        self.tokens: dict[str, str | None] = {}
+
+    def member(self, room: str, *, key: str | None = None) -> Member:
+        """Return the connection's member of a room.
+
+        Raises:
+            ChatError: `not_joined`, with the `key` of a `say`.
+        """
+        member = self.members.get(room)
+        if member is None:
+            raise ChatError(
+                "not_joined", f"you are not in the room {room}; join it first", key=key, room=room
+            )
+        return member
+
+    def forget(self, room: str) -> None:
+        """Remove the member and the token of a room."""
+        del self.members[room]
+        self.tokens.pop(room, None)
+
+
+class PlainMode:
+    """A connection in plain mode; it becomes a member with its first message.
+
+    `name` and `token` come from its invitation, if it has one.
+    """
+
+    __slots__ = ("bucket", "member", "name", "record", "room", "token")
+
+    def __init__(
+        self, record: ConnectionRecord, room: Room, name: str | None, token: str | None
+    ) -> None:
+        self.record = record
+        self.bucket: TokenBucket | None = None
+        self.room = room
+        self.name = name
+        self.member: Member | None = None
+        self.token = token
+
+
+OpenMode = ChatMode | PlainMode
+Mode = Handshaking | OpenMode
