@@ -1,4 +1,4 @@
-"""What the tests of chat mode share: chats in this process, and clients that speak JSON."""
+"""Chat servers in a thread of the test process, and blocking clients for them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from wsproto_min.net.broadcast import Group, WriteCoalescer
 from wsproto_min.net.client import Client, connect
 from wsproto_min.net.peer import Peer
 
-Told = dict[str, Any]
+ServerMessage = dict[str, Any]
 
 _numbers = count(1)
 
@@ -34,7 +34,7 @@ def open_client(
     headers: Sequence[tuple[str, str]] = (),
     origin: str | None = None,
 ) -> Client:
-    """Return a connection in plain mode, unless `subprotocols` are offered."""
+    """Connect; without `subprotocols` the connection is in plain mode."""
     return connect(
         f"ws://{address[0]}:{address[1]}{target}",
         subprotocols=subprotocols,
@@ -44,8 +44,8 @@ def open_client(
     )
 
 
-class Talker:
-    """A client in chat mode. What it hears it gives out in order, whole objects."""
+class ChatClient:
+    """Blocking client in chat mode: sends and receives JSON objects."""
 
     def __init__(self, address: Address, *, origin: str | None = None) -> None:
         self.client = open_client(address, subprotocols=("chat.v1",), origin=origin)
@@ -57,66 +57,70 @@ class Talker:
     def __exit__(self, *error: object) -> None:
         self.client.close()
 
-    def tell(self, **fields: object) -> None:
+    def send(self, **fields: object) -> None:
         self.client.send(json.dumps(fields))
 
-    def hear(self) -> Told:
-        """Return the next object that the server says."""
-        message = self.client.recv(PATIENCE)
-        assert isinstance(message, str), message
-        told = json.loads(message)
-        assert isinstance(told, dict), message
-        return told
+    def receive(self) -> ServerMessage:
+        """Return the next message of the server."""
+        text = self.client.recv(PATIENCE)
+        assert isinstance(text, str), text
+        message = json.loads(text)
+        assert isinstance(message, dict), text
+        return message
 
-    def hear_next(self, kind: str) -> Told:
-        """Return the next object, which must be of a kind; presence in between does not count."""
-        while (told := self.hear())["type"] == "presence" != kind:
+    def receive_type(self, kind: str) -> ServerMessage:
+        """Return the next message, which must have the type `kind`; skip presence."""
+        while (message := self.receive())["type"] == "presence" != kind:
             pass
-        assert told["type"] == kind, f"{told} came instead of {kind}"
-        return told
+        assert message["type"] == kind, f"received {message} instead of {kind}"
+        return message
 
-    def settle(self) -> list[Told]:
-        """Return all that the server has had to say to this client until now.
+    def receive_pending(self) -> list[ServerMessage]:
+        """Return every message that the server has for this client at present.
 
-        A Pong goes out before what the same turn gathers until its end, so it
-        takes a second turn to be sure.
+        A `pong` leaves before the messages that the server sends at the end of the
+        same iteration, so only a second `pong` proves that they have arrived.
         """
-        told = []
+        pending = []
         for _ in range(2):
-            mark = f"settled {next(_numbers)}"
-            self.tell(type="ping", t=mark)
-            while (latest := self.hear()) != {"type": "pong", "t": mark}:
-                told.append(latest)
-        return told
+            mark = f"mark {next(_numbers)}"
+            self.send(type="ping", t=mark)
+            while (latest := self.receive()) != {"type": "pong", "t": mark}:
+                pending.append(latest)
+        return pending
 
-    def messages(self) -> list[Told]:
-        """Settle; return the messages that have come."""
-        return [told for told in self.settle() if told["type"] == "message"]
+    def messages(self) -> list[ServerMessage]:
+        """Return the pending messages of the type `message`."""
+        return [each for each in self.receive_pending() if each["type"] == "message"]
 
-    def join(self, room: str, name: str, **more: object) -> Told:
-        self.tell(type="join", room=room, name=name, **more)
-        return self.hear_next("joined")
+    def join(self, room: str, name: str, **fields: object) -> ServerMessage:
+        """Join a room; return the `joined` message."""
+        self.send(type="join", room=room, name=name, **fields)
+        return self.receive_type("joined")
 
-    def say(self, room: str, text: str, key: str | None = None) -> Told:
-        """Say something; return its acknowledgement."""
+    def say(self, room: str, text: str, key: str | None = None) -> ServerMessage:
+        """Send a message to a room; return its acknowledgement."""
         key = key or f"key {next(_numbers)}"
-        self.tell(type="say", room=room, text=text, key=key)
-        told = self.hear_next("message")
-        assert (told.get("key"), told["text"]) == (key, text), told
-        return told
+        self.send(type="say", room=room, text=text, key=key)
+        message = self.receive_type("message")
+        assert (message.get("key"), message["text"]) == (key, text), message
+        return message
 
-    def refusal(self, **fields: object) -> Told:
-        """Tell something; return the error that it must be answered with."""
-        self.tell(**fields)
-        return self.hear_next("error")
+    def error_for(self, **fields: object) -> ServerMessage:
+        """Send a message; return the error that the server must answer with."""
+        self.send(**fields)
+        return self.receive_type("error")
 
-    def hear_end(self) -> tuple[int, str]:
-        """Return the code and reason with which the server closes, after nothing else."""
+    def receive_close(self) -> tuple[int, str]:
+        """Return the code and reason of the Close frame, which must come next."""
         try:
-            told = self.hear_next("nothing more")
+            message = self.receive_type("")
         except ConnectionClosed as closed:
             return closed.code, closed.reason
-        raise AssertionError(f"the server said {told}")
+        raise AssertionError(f"received {message} instead of a Close frame")
+
+    tell, hear, hear_next = send, receive, receive_type  # former names
+    settle, refusal, hear_end = receive_pending, error_for, receive_close
 
 
 def bare_room(name: str = "x") -> Room:
@@ -130,20 +134,30 @@ def bare_peer() -> Peer:
     return Peer.__new__(Peer)
 
 
-def open_log(path: str = MEMORY, **options: Any) -> SQLiteStore:
-    """Return a log for a chat that serves in a thread other than this."""
-    anywhere = partial(sqlite3.connect, check_same_thread=False)
-    with patch("sqlite3.connect", anywhere):
+def open_store(path: str = MEMORY, **options: Any) -> SQLiteStore:
+    """Return a store that a server in another thread can use."""
+    connect_for_any_thread = partial(sqlite3.connect, check_same_thread=False)
+    with patch("sqlite3.connect", connect_for_any_thread):
         return SQLiteStore(path, **options)
 
 
 @contextmanager
-def chatting(log: Log | None = None, **options: Any) -> Iterator[RunningServer]:
-    """Run a chat in a thread, by default with a log in memory and no limit of speed."""
+def serve_chat(store: MessageStore | None = None, **options: Any) -> Iterator[RunningServer]:
+    """Run a chat server in a thread.
+
+    By default the store is in memory and the message rate has no limit.
+    """
     options.setdefault("rate", 0.0)
-    log = log or open_log()
+    store = store or open_store()
     try:
-        with serving(server=Chat(log, **options).server) as running:
+        with serving(server=Chat(store, **options).server) as running:
             yield running
     finally:
-        log.close()
+        store.close()
+
+
+# Former names.
+Talker = ChatClient
+Told = ServerMessage
+open_log = open_store
+chatting = serve_chat
