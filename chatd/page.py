@@ -1,7 +1,7 @@
-"""The plain HTTP answers: the page, and which paths there are.
+"""The web page, and the paths of the server.
 
-`GET /` and `GET /r/ROOM` are the page and, with an Upgrade, the WebSocket of
-the room `lobby` or ROOM.
+`GET /` and `GET /r/ROOM` answer with the page. With an Upgrade they open the WebSocket
+of the room `lobby` or ROOM.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _ROOM_PREFIX = "/r/"
 
 
 def load_page() -> Response:
-    """Return the answer that carries `client.html`.
+    """Return the response with `client.html`.
 
-    The file lies beside the package in a checkout and inside it once installed.
-    Its policy lets run the one script and the one style that it holds, so that
-    whatever else might get into the page stays dead.
+    The file is next to the package in a checkout, and inside the package once
+    installed. Its Content-Security-Policy allows only the script and the style of the
+    file itself, so an injected script does not run.
     """
     package = Path(__file__).parent
     paths = (package / "client.html", package.parent / "client.html")
@@ -53,26 +53,27 @@ def load_page() -> Response:
 
 
 def _hashes(html: bytes, element: bytes) -> str:
-    """Return the hashes of the inline elements of a kind, as a policy has them."""
+    """Return the policy's list of hashes for all inline elements of one kind."""
     pattern = b"<%s>(.*?)</%s>" % (element, element)
     digests = (hashlib.sha256(body).digest() for body in re.findall(pattern, html, re.DOTALL))
     return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
 
 
 def check_method(request: Request) -> None:
-    """Raise `HandshakeError` 405 for any other method than GET and HEAD."""
+    """Raise `HandshakeError` 405 unless the method is GET or HEAD."""
     if request.method not in ("GET", "HEAD"):
         raise HandshakeError(
             HTTPStatus.METHOD_NOT_ALLOWED,
-            "only GET and HEAD are known here",
+            "only GET and HEAD are allowed here",
             [("Allow", "GET, HEAD")],
         )
 
 
 def room_of(request: Request) -> str:
-    """Return the name of the room that a request's path stands for.
+    """Return the name of the room that a request's path selects.
 
-    Raises `HandshakeError` 404 for any other path, 405 as `check_method` does.
+    Raises:
+        HandshakeError: 404 for any other path, 405 as in `check_method`.
     """
     check_method(request)
     path = request.path
@@ -83,6 +84,6 @@ def room_of(request: Request) -> str:
         return name
     raise HandshakeError(
         HTTPStatus.NOT_FOUND,
-        "there is nothing here; the chat is at / and at /r/ROOM, where ROOM is"
+        "no such page; the chat is at / and at /r/ROOM, where ROOM is"
         " 1 to 64 letters, digits, dots, underscores or dashes",
     )

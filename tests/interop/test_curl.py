@@ -69,9 +69,9 @@ def test_curl_head_gets_the_content_length(chatd: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "path", "status", "sentence"),
     [
-        ([], "/nowhere", "404", "there is nothing here"),
-        (["--request", "DELETE"], "/", "405", "only GET and HEAD are known here"),
-        (["--data", "x" * 100_000], "/", "405", "only GET and HEAD are known here"),
+        ([], "/nowhere", "404", "no such page"),
+        (["--request", "DELETE"], "/", "405", "only GET and HEAD are allowed here"),
+        (["--data", "x" * 100_000], "/", "405", "only GET and HEAD are allowed here"),
         (["--http1.0"], "/", "400", "a WebSocket handshake needs HTTP/1.1"),
         (["--header", "Sec-WebSocket-Version: 8"], "/", "426", "must be 13"),
         (["--header", "Sec-WebSocket-Key: short"], "/", "400", "must be 16 bytes in base64"),
