@@ -1,4 +1,4 @@
-"""`check` and `export`: a log read from outside, beside a running chat or without one."""
+"""The commands `check` and `export`, with and without a running chatd on the same store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from chatd.__main__ import MAX_TOLD, main
 from chatd.storage.sqlite import SQLiteStore
 from chatd.storage.store import NewMessage
-from tests.chat import Talker
+from tests.chat import ChatClient
 from tests.support import PATIENCE, ROOT, command, daemon
 
 README = (ROOT / "README.md").read_text()
@@ -24,17 +24,19 @@ README = (ROOT / "README.md").read_text()
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
-    """Return a log with five messages in two rooms, of which one was trimmed."""
-    path = str(tmp_path / "chat log?.db")  # a name that a URI must quote
-    log = SQLiteStore(path, keep_messages=3)
-    entries = [NewMessage("tea", "Ann", f"text {number}", f"key {number}") for number in range(4)]
-    log.append([*entries, NewMessage("x", "Jürgen", "Grüße\n😀\x1b", None)], lambda done: None)
-    log.apply_retention()
-    log.close()
+    """Return a store with four messages in two rooms; retention has removed a fifth."""
+    path = str(tmp_path / "chat store?.db")  # needs quoting in a URI
+    store = SQLiteStore(path, keep_messages=3)
+    messages = [NewMessage("tea", "Ann", f"text {number}", f"key {number}") for number in range(4)]
+    messages.append(NewMessage("x", "Jürgen", "Grüße\n😀\x1b", None))
+    store.append(messages, lambda result: None)
+    store.apply_retention()
+    store.close()
     return path
 
 
-def spoil(path: str, *statements: str) -> None:
+def damage(path: str, *statements: str) -> None:
+    """Execute SQL statements that make a store inconsistent."""
     database = sqlite3.connect(path)
     for statement in statements:
         database.execute(statement)
@@ -42,7 +44,7 @@ def spoil(path: str, *statements: str) -> None:
     database.close()
 
 
-def test_a_sound_log_is_said_to_be_so_and_nothing_is_left_beside_it(
+def test_check_accepts_an_intact_store_and_creates_no_file(
     path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(os.listdir(os.path.dirname(path)))
@@ -55,10 +57,10 @@ def test_a_sound_log_is_said_to_be_so_and_nothing_is_left_beside_it(
 @pytest.mark.parametrize(
     ("statement", "words"),
     [
-        ("UPDATE messages SET room = 'a b' WHERE id = 5", "no room of that name"),
-        ("UPDATE messages SET id = 0 WHERE id = 5", "ids begin at 1"),
-        ("UPDATE messages SET id = 3 WHERE id = 5", "the id was given 2 times"),
-        ("UPDATE messages SET id = 1 WHERE id = 2", "it is noted as removed"),
+        ("UPDATE messages SET room = 'a b' WHERE id = 5", "invalid room name"),
+        ("UPDATE messages SET id = 0 WHERE id = 5", "the id is below 1"),
+        ("UPDATE messages SET id = 3 WHERE id = 5", "message 3: 2 messages have this id"),
+        ("UPDATE messages SET id = 1 WHERE id = 2", "message 1 in room 'tea': recorded as removed"),
         ("UPDATE messages SET time = 'noon' WHERE id = 5", "the time is 'noon'"),
         ("UPDATE messages SET name = '' WHERE id = 5", "the name has 0 characters"),
         ("UPDATE messages SET name = printf('%33s', '') WHERE id = 5", "the name has 33"),
@@ -66,13 +68,16 @@ def test_a_sound_log_is_said_to_be_so_and_nothing_is_left_beside_it(
         ("UPDATE messages SET key = printf('%65s', '') WHERE id = 4", "the key has 65"),
         ("UPDATE messages SET text = CAST(x'ff' AS TEXT) WHERE id = 5", "the text is not UTF-8"),
         ("UPDATE messages SET key = CAST(x'ff' AS TEXT) WHERE id = 4", "the key is not UTF-8"),
-        ("INSERT INTO trimmed VALUES ('b', 0)", "removed from room 'b' makes no sense"),
+        (
+            "INSERT INTO trimmed VALUES ('b', 0)",
+            "room 'b': invalid record of removed messages, up to id 0",
+        ),
     ],
 )
-def test_what_is_wrong_in_a_message_is_named_with_its_place_and_what_to_do(
+def test_check_reports_an_invalid_message_with_id_and_advice(
     path: str, statement: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spoil(path, statement)
+    damage(path, statement)
     assert main(["check", "--db", path]) == 1
     output, errors = capsys.readouterr()
     assert words in output
@@ -81,31 +86,31 @@ def test_what_is_wrong_in_a_message_is_named_with_its_place_and_what_to_do(
     assert "backup" in errors
 
 
-def test_no_more_than_a_page_is_told_of_what_is_wrong(
+def test_check_limits_the_number_of_problems_in_its_report(
     path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = ", ".join(f"('x', {number}, 'noon', 'Ann', '', NULL)" for number in range(10, 100))
-    spoil(path, f"INSERT INTO messages VALUES {rows}")
+    damage(path, f"INSERT INTO messages VALUES {rows}")
     assert main(["check", "--db", path]) == 1
     output, errors = capsys.readouterr()
     assert output.count("\n") == MAX_TOLD
     assert f"in at least {MAX_TOLD} places" in errors
 
 
-def test_damaged_pages_are_found(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_reports_damaged_pages(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     data = bytearray(Path(path).read_bytes())
     place = data.index(b"text 2")
     data[place - 40 : place + 40] = b"\xff" * 80
     Path(path).write_bytes(data)
     assert main(["check", "--db", path]) == 1
     output, errors = capsys.readouterr()
-    assert "SQLite says: " in output + errors or "malformed" in errors
+    assert "SQLite integrity check: " in output + errors or "malformed" in errors
     assert errors.startswith("chatd: ")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"Dear Ann, " * 1000])
 @pytest.mark.parametrize("name", ["check", "export"])
-def test_what_is_no_log_is_told_in_one_line(
+def test_file_without_message_store_is_reported_in_one_line(
     tmp_path: Path, name: str, content: bytes | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "a\x1b[31m"
@@ -121,7 +126,7 @@ def test_what_is_no_log_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("name", ["check", "export"])
-def test_what_is_only_in_memory_cannot_be_read_from_outside(
+def test_memory_store_is_refused_as_an_argument(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -142,25 +147,25 @@ def exported(path: str, *arguments: str) -> Iterator[dict[str, object]]:
     return map(json.loads, result.stdout.decode().splitlines())
 
 
-def test_messages_are_exported_in_their_order_without_the_senders_key(path: str) -> None:
-    told = list(exported(path))
-    assert [(each["room"], each["id"]) for each in told] == [
+def test_export_writes_messages_in_order_without_keys(path: str) -> None:
+    messages = list(exported(path))
+    assert [(each["room"], each["id"]) for each in messages] == [
         ("tea", 2),
         ("tea", 3),
         ("tea", 4),
         ("x", 5),
     ]
-    time = told[-1].pop("time")
+    time = messages[-1].pop("time")
     assert isinstance(time, str)
     assert time.endswith("Z")
-    assert told[-1] == {"room": "x", "id": 5, "name": "Jürgen", "text": "Grüße\n😀\x1b"}
+    assert messages[-1] == {"room": "x", "id": 5, "name": "Jürgen", "text": "Grüße\n😀\x1b"}
     assert [each["id"] for each in exported(path, "--room", "x")] == [5]
-    assert list(exported(path, "--room", "nobody.was.here")) == []
+    assert list(exported(path, "--room", "empty.room")) == []
 
 
-def test_who_has_read_enough_may_close_the_pipe(path: str) -> None:
+def test_export_to_a_closed_pipe_ends_with_status_1(path: str) -> None:
     rows = ", ".join(f"('x', {number}, 'noon', 'Ann', 'Hello', NULL)" for number in range(10, 9000))
-    spoil(path, f"INSERT INTO messages VALUES {rows}")
+    damage(path, f"INSERT INTO messages VALUES {rows}")
     with subprocess.Popen(
         command("chatd", "export", "--db", path),
         cwd=ROOT,
@@ -175,32 +180,32 @@ def test_who_has_read_enough_may_close_the_pipe(path: str) -> None:
         assert process.wait(PATIENCE) == 1
 
 
-def test_beside_a_running_chat_a_log_is_checked_exported_and_saved(tmp_path: Path) -> None:
-    path, saved = str(tmp_path / "chat.db"), tmp_path / "backup.db"
+def test_check_export_and_backup_work_beside_a_running_chatd(tmp_path: Path) -> None:
+    path, backup = str(tmp_path / "chat.db"), tmp_path / "backup.db"
     found = re.search(r"^    (\(umask 077; python3 -c .*VACUUM INTO.*)$", README, re.MULTILINE)
-    assert found, "README does not say how to save a log"
-    backup = found[1].replace("chat.db", path).replace("backup.db", str(saved))
+    assert found, "README does not document the backup command"
+    backup_command = found[1].replace("chat.db", path).replace("backup.db", str(backup))
     options = ("--port", "0", "--drain-timeout", "0.1")
-    with daemon("chatd", *options, "--db", path) as running, Talker(running.address) as ann:
+    with daemon("chatd", *options, "--db", path) as running, ChatClient(running.address) as ann:
         ann.join("tea", "Ann")
         ann.say("tea", "before")
         assert main(["check", "--db", path]) == 0
         assert [each["text"] for each in exported(path)] == ["before"]
-        result = subprocess.run(["sh", "-c", backup], capture_output=True, timeout=PATIENCE)
+        result = subprocess.run(["sh", "-c", backup_command], capture_output=True, timeout=PATIENCE)
         assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
         ann.say("tea", "after")
         assert [each["text"] for each in exported(path)] == ["before", "after"]
         assert running.stop() == (0, "")
-    assert saved.stat().st_mode & 0o077 == 0
-    assert main(["check", "--db", str(saved)]) == 0
-    assert [each["text"] for each in exported(str(saved))] == ["before"]
-    with daemon("chatd", "--port", "0", "--db", str(saved)) as running:
-        with Talker(running.address) as ann:
+    assert backup.stat().st_mode & 0o077 == 0
+    assert main(["check", "--db", str(backup)]) == 0
+    assert [each["text"] for each in exported(str(backup))] == ["before"]
+    with daemon("chatd", "--port", "0", "--db", str(backup)) as running:
+        with ChatClient(running.address) as ann:
             assert [each["text"] for each in ann.join("tea", "Ann")["messages"]] == ["before"]
         assert running.stop() == (0, "")
 
 
-def test_a_pipe_that_was_closed_is_no_trouble_at_the_exit_either(
+def test_export_to_a_closed_pipe_exits_without_flush_error(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def closed(*_: object) -> None:
@@ -208,18 +213,18 @@ def test_a_pipe_that_was_closed_is_no_trouble_at_the_exit_either(
 
     replaced: list[int] = []
     monkeypatch.setattr("builtins.print", closed)
-    monkeypatch.setattr("sys.stdout", open(os.devnull, "w"))  # noqa: SIM115 closed by its end
+    monkeypatch.setattr("sys.stdout", open(os.devnull, "w"))  # noqa: SIM115 closed by pytest
     monkeypatch.setattr("os.dup2", lambda new, old: replaced.append(old))
     assert main(["export", "--db", path]) == 1
     assert len(replaced) == 1
 
 
-def said_to(stream: IO[str], *words: str) -> tuple[int, str]:
-    """Run chatd with a standard output; return the status and what it says of that."""
+def run_chatd(stdout: IO[str], *arguments: str) -> tuple[int, str]:
+    """Run chatd with this standard output; return the exit status and standard error."""
     result = subprocess.run(
-        command("chatd", *words),
+        command("chatd", *arguments),
         cwd=ROOT,
-        stdout=stream,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         timeout=PATIENCE,
@@ -229,22 +234,22 @@ def said_to(stream: IO[str], *words: str) -> tuple[int, str]:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
 @pytest.mark.parametrize("words", [["export"], ["check"], ["--port", "0"]], ids=" ".join)
-def test_an_output_that_is_full_is_told_in_one_line(path: str, words: list[str]) -> None:
+def test_full_standard_output_is_reported_in_one_line(path: str, words: list[str]) -> None:
     with open("/dev/full", "w") as full:
-        status, errors = said_to(full, *words, "--db", path)
-    told = "chatd: cannot write to standard output: No space left on device\n"
-    assert (status, errors) == (2, told)
+        status, errors = run_chatd(full, *words, "--db", path)
+    expected = "chatd: cannot write to standard output: No space left on device\n"
+    assert (status, errors) == (2, expected)
 
 
-def test_a_server_whose_ready_line_nobody_can_read_says_so_and_ends(path: str) -> None:
+def test_server_with_closed_standard_output_reports_it_and_exits(path: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as closed:
-        status, errors = said_to(closed, "--port", "0", "--db", path)
+        status, errors = run_chatd(closed, "--port", "0", "--db", path)
     assert (status, errors) == (2, "chatd: cannot write to standard output: Broken pipe\n")
 
 
-def test_what_the_terminal_has_no_letters_for_is_written_all_the_same(tmp_path: Path) -> None:
+def test_error_is_escaped_for_an_ascii_terminal(tmp_path: Path) -> None:
     result = subprocess.run(
         command("chatd", "check", "--db", str(tmp_path / "é.db")),
         cwd=ROOT,
@@ -254,5 +259,5 @@ def test_what_the_terminal_has_no_letters_for_is_written_all_the_same(tmp_path: 
         timeout=PATIENCE,
     )
     assert result.returncode == 1
-    assert "\\xe9.db cannot be read: No such file or directory" in result.stderr
+    assert "\\xe9.db: cannot read: No such file or directory" in result.stderr
     assert result.stderr.count("\n") == 1
