@@ -1,9 +1,8 @@
-"""Chromium driven over the DevTools protocol, through `wsproto_min.connect`.
+"""Chromium, controlled over the DevTools protocol through `wsproto_min`'s client.
 
-A `Browser` is one process with a profile of its own; `Browser.open` gives a
-`Tab` in a context that shares cookies and storage with no other unless told.
-Nothing here sleeps for a guessed time: `Tab.wait` asks until what is expected
-is so.
+A `Browser` is one Chromium process with its own profile. `Browser.open` returns a `Tab` in its
+own browser context, so two tabs share cookies and storage only on request. The module polls for
+conditions (`Tab.wait`) and never sleeps for a fixed time.
 """
 
 from __future__ import annotations
@@ -25,9 +24,8 @@ from tests.needs import need
 from tests.support import PATIENCE, poll
 from wsproto_min.net.client import Client, connect
 
-# A cold start on a busy machine.
-START_WITHIN = 30.0
-MAX_ANSWER = 1 << 26  # bytes; a screenshot is one message
+START_TIMEOUT = 30.0  # seconds, for a cold start on a busy machine
+MAX_RESPONSE_SIZE = 1 << 26  # bytes; a screenshot is one message
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -44,15 +42,15 @@ Json = dict[str, Any]
 
 
 class DevToolsError(Exception):
-    """Chromium refused a command, or a script in a page threw."""
+    """Chromium refused a command, or a script in a page threw an exception."""
 
 
 class Browser:
-    """A running Chromium."""
+    """A running Chromium process."""
 
     def __init__(self, url: str) -> None:
-        self._socket: Client = connect(url, max_message_size=MAX_ANSWER, compression=None)
-        self._number = 0
+        self._client: Client = connect(url, max_message_size=MAX_RESPONSE_SIZE, compression=None)
+        self._last_id = 0
         self._tabs: dict[str, Tab] = {}
 
     def call(
@@ -60,19 +58,29 @@ class Browser:
         method: str,
         session: str | None = None,
         *,
-        within: float = PATIENCE,
+        timeout: float = PATIENCE,
         **parameters: object,
     ) -> Json:
-        """Give a command; return its result, having noted the events that came before it."""
-        self._number += 1
-        command: Json = {"id": self._number, "method": method, "params": parameters}
+        """Send a command and return its result; pass earlier events to their tabs.
+
+        Args:
+            method: Name of the command, for example "Target.createTarget".
+            session: Session of the tab, None for the browser itself.
+            timeout: Seconds to wait for the result.
+            parameters: Parameters of the command.
+
+        Raises:
+            DevToolsError: Chromium refused the command.
+        """
+        self._last_id += 1
+        command: Json = {"id": self._last_id, "method": method, "params": parameters}
         if session is not None:
             command["sessionId"] = session
-        self._socket.send(json.dumps(command))
-        deadline = time.monotonic() + within
+        self._client.send(json.dumps(command))
+        deadline = time.monotonic() + timeout
         while True:
-            message: Json = json.loads(self._socket.recv(max(0.0, deadline - time.monotonic())))
-            if message.get("id") == self._number:
+            message: Json = json.loads(self._client.recv(max(0.0, deadline - time.monotonic())))
+            if message.get("id") == self._last_id:
                 break
             tab = self._tabs.get(message.get("sessionId", ""))
             if tab is not None:
@@ -82,12 +90,12 @@ class Browser:
         result: Json = message["result"]
         return result
 
-    def open(self, *, beside: Tab | None = None) -> Tab:
-        """Open an empty tab, sharing storage with the tab `beside` if there is one."""
-        if beside is None:
+    def open(self, *, storage_of: Tab | None = None) -> Tab:
+        """Open an empty tab; it shares cookies and storage with `storage_of`, if given."""
+        if storage_of is None:
             context = self.call("Target.createBrowserContext")["browserContextId"]
         else:
-            context = beside.context
+            context = storage_of.context
         target = self.call("Target.createTarget", url="about:blank", browserContextId=context)
         session = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)[
             "sessionId"
@@ -95,90 +103,94 @@ class Browser:
         tab = self._tabs[session] = Tab(self, target["targetId"], session, context)
         for domain in ("Page", "Runtime", "Log"):
             tab.call(f"{domain}.enable")
-        # A tab behind another is to paint and to tick as one in front.
+        # Chromium stops timers and animation frames in a background tab, so emulate the focus.
         tab.call("Emulation.setFocusEmulationEnabled", enabled=True)
         return tab
 
-    def forget(self, tab: Tab) -> None:
+    def close_tab(self, tab: Tab) -> None:
         """Close a tab."""
         del self._tabs[tab.session]
         self.call("Target.closeTarget", targetId=tab.target)
 
 
 class Tab:
-    """One page; `complaints` gathers what its console was told of errors and violations."""
+    """A page in Chromium; `console_errors` collects errors and warnings of its console."""
 
     def __init__(self, browser: Browser, target: str, session: str, context: str) -> None:
         self.browser = browser
         self.target = target
         self.session = session
         self.context = context
-        self.complaints: list[str] = []
+        self.console_errors: list[str] = []
 
     def on_event(self, method: str, parameters: Json) -> None:
-        """Note an event."""
+        """Record an exception, error or warning."""
         if method == "Runtime.exceptionThrown":
             details = parameters["exceptionDetails"]
-            self.complaints.append(
+            self.console_errors.append(
                 details.get("exception", {}).get("description") or details["text"]
             )
         elif method == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning"):
-            self.complaints.append(str(parameters["args"]))
+            self.console_errors.append(str(parameters["args"]))
         elif method == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning"):
             entry = parameters["entry"]
-            self.complaints.append(f"{entry['source']}: {entry['text']} {entry.get('url', '')}")
+            self.console_errors.append(f"{entry['source']}: {entry['text']} {entry.get('url', '')}")
 
-    def call(self, method: str, *, within: float = PATIENCE, **parameters: object) -> Json:
-        """Give a command to this page."""
-        return self.browser.call(method, self.session, within=within, **parameters)
+    def call(self, method: str, *, timeout: float = PATIENCE, **parameters: object) -> Json:
+        """Send a command for this page; see `Browser.call`."""
+        return self.browser.call(method, self.session, timeout=timeout, **parameters)
 
     def go(self, url: str) -> None:
-        """Load another page."""
-        answer = self.call("Page.navigate", url=url)
-        if answer.get("errorText"):
-            raise DevToolsError(f"{url}: {answer['errorText']}")
+        """Load a page; raise `DevToolsError` if that fails."""
+        response = self.call("Page.navigate", url=url)
+        if response.get("errorText"):
+            raise DevToolsError(f"{url}: {response['errorText']}")
 
     def reload(self) -> None:
-        """Load the page again; what it knew in scripts is gone when this returns."""
+        """Reload the page, and wait until the next document is complete."""
         self.evaluate("window.stale = true")
         self.call("Page.reload")
         self.wait("!window.stale && document.readyState === 'complete'")
 
-    def evaluate(self, expression: str, *, within: float = PATIENCE) -> Any:
-        """Return the value of a JavaScript expression, which JSON must be able to carry."""
-        answer = self.call(
+    def evaluate(self, expression: str, *, timeout: float = PATIENCE) -> Any:
+        """Return the value of a JavaScript expression, or of its promise, as decoded JSON.
+
+        Raises:
+            DevToolsError: The expression threw an exception.
+        """
+        response = self.call(
             "Runtime.evaluate",
-            within=within,
+            timeout=timeout,
             expression=expression,
             returnByValue=True,
             awaitPromise=True,
         )
-        if "exceptionDetails" in answer:
-            details = answer["exceptionDetails"]
+        if "exceptionDetails" in response:
+            details = response["exceptionDetails"]
             raise DevToolsError(details.get("exception", {}).get("description", str(details)))
-        return answer["result"].get("value")
+        return response["result"].get("value")
 
     def wait(self, condition: str) -> None:
-        """Wait until a JavaScript expression holds; fail with what the page shows if never."""
+        """Wait until a JavaScript expression is true; after a timeout fail with the page's text."""
 
-        def holds() -> bool:
+        def is_true() -> bool:
             try:
                 return bool(self.evaluate(condition))
-            except DevToolsError:  # the page is between two documents
+            except DevToolsError:  # during navigation there is no document
                 return False
 
         try:
-            poll(holds, condition)
+            poll(is_true, condition)
         except AssertionError as error:
-            shown = self.evaluate("document.body.innerText")
-            raise AssertionError(f"{error}; the page shows:\n{shown}") from None
+            text = self.evaluate("document.body.innerText")
+            raise AssertionError(f"{error}; the page shows:\n{text}") from None
 
     def type(self, text: str) -> None:
-        """Put text where the focus is, as a keyboard or an input method does."""
+        """Insert text at the focus, as a keyboard or an input method does."""
         self.call("Input.insertText", text=text)
 
     def press(self, key: str, *, shift: bool = False) -> None:
-        """Press and release a key by its name in the DOM."""
+        """Press and release a key: "Enter", "Escape" or "Tab"."""
         code = {"Enter": 13, "Escape": 27, "Tab": 9}[key]
         parameters: Json = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         parameters["modifiers"] = 8 if shift else 0
@@ -187,7 +199,7 @@ class Tab:
         self.call("Input.dispatchKeyEvent", type="keyUp", **parameters)
 
     def click(self, selector: str) -> None:
-        """Click on the middle of an element with the mouse."""
+        """Click the centre of an element with the mouse."""
         x, y = self.evaluate(
             f"(() => {{ const r = document.querySelector({json.dumps(selector)})"
             ".getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
@@ -196,7 +208,7 @@ class Tab:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def resize(self, width: int, height: int, *, mobile: bool = False) -> None:
-        """Give the page a screen of so many CSS pixels."""
+        """Set the size of the page in CSS pixels."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -206,14 +218,14 @@ class Tab:
         )
 
     def prefer(self, scheme: str) -> None:
-        """Prefer the colour scheme `light` or `dark`."""
+        """Set the preferred colour scheme, "light" or "dark"."""
         self.call(
             "Emulation.setEmulatedMedia",
             features=[{"name": "prefers-color-scheme", "value": scheme}],
         )
 
-    def accessible(self) -> list[tuple[str, str]]:
-        """Return role and name of what a screen reader meets."""
+    def accessibility_tree(self) -> list[tuple[str, str]]:
+        """Return role and name of each element that a screen reader presents."""
         nodes = self.call("Accessibility.getFullAXTree")["nodes"]
         return [
             (node["role"]["value"], node.get("name", {}).get("value", ""))
@@ -222,17 +234,17 @@ class Tab:
         ]
 
     def screenshot(self, path: Path) -> None:
-        """Write what the page looks like to a PNG file."""
+        """Write a screenshot of the page to a PNG file."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def close(self) -> None:
         """Close the tab."""
-        self.browser.forget(self)
+        self.browser.close_tab(self)
 
 
 @contextmanager
 def chromium(profile: Path, extra: Sequence[str] = ()) -> Iterator[Browser]:
-    """Run Chromium with a new profile in the directory `profile`."""
+    """Run Chromium with a profile in the directory `profile` and the flags `extra`."""
     program = shutil.which("chromium")
     need(program, "chromium", "apt-get install chromium")
     assert program is not None
@@ -243,7 +255,7 @@ def chromium(profile: Path, extra: Sequence[str] = ()) -> Iterator[Browser]:
         start_new_session=True,
     )
     try:
-        yield Browser(_devtools_url(process))
+        yield Browser(_read_devtools_url(process))
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -255,17 +267,17 @@ def chromium(profile: Path, extra: Sequence[str] = ()) -> Iterator[Browser]:
         process.stderr.close()
 
 
-def _devtools_url(process: subprocess.Popen[bytes]) -> str:
-    """Return the address that Chromium prints when it is ready."""
+def _read_devtools_url(process: subprocess.Popen[bytes]) -> str:
+    """Return the URL that Chromium prints to standard error when it is ready."""
     assert process.stderr is not None
-    printed = b""
-    deadline = time.monotonic() + START_WITHIN
+    output = b""
+    deadline = time.monotonic() + START_TIMEOUT
     while True:
-        found = re.search(rb"DevTools listening on (ws://\S+)\s", printed)
-        if found:
-            return found[1].decode()
-        left = deadline - time.monotonic()
-        ready, _, _ = select.select([process.stderr], [], [], max(0.0, left))
+        match = re.search(rb"DevTools listening on (ws://\S+)\s", output)
+        if match:
+            return match[1].decode()
+        remaining = deadline - time.monotonic()
+        ready, _, _ = select.select([process.stderr], [], [], max(0.0, remaining))
         data = process.stderr.read1(4096) if ready else b""  # type: ignore[attr-defined]
-        assert data, f"chromium did not start: {printed.decode(errors='replace')}"
-        printed += data
+        assert data, f"chromium did not start: {output.decode(errors='replace')}"
+        output += data
