@@ -1,4 +1,4 @@
-"""Start an installed `chatd` and fetch its page: `check_installed.py PATH_OF_CHATD`."""
+"""Check that an installed chatd serves its page: `check_installed.py PATH_OF_CHATD`."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def main(chatd: str) -> None:
             assert process.stdout is not None
             url = re.search(r"http://\S+", process.stdout.readline())
             assert url, "chatd did not start"
-            with urllib.request.urlopen(url[0], timeout=10) as answer:
-                assert answer.read() == page, "another page is served"
+            with urllib.request.urlopen(url[0], timeout=10) as response:
+                assert response.read() == page, "the page differs from client.html"
         finally:
             process.terminate()
     print(f"{chatd} serves the page")

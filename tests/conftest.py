@@ -1,12 +1,15 @@
-"""How hard Hypothesis tries: `pytest --hypothesis-profile=thorough`, or `quick`."""
+"""Hypothesis profiles: `pytest --hypothesis-profile=NAME`.
+
+`default` has few examples, so that the plain test command is fast. `thorough` is for
+`.ci/run`, `quick` for mutation testing.
+"""
 
 from __future__ import annotations
 
 from hypothesis import settings
 
-# Examples at random, others each time; a failure prints how to have it again.
-settings.register_profile(
-    "thorough", max_examples=600, deadline=None, derandomize=False, print_blob=True
-)
-# A few, the same each time: for tests that are run thousands of times over.
+settings.register_profile("default", max_examples=30, deadline=None, print_blob=True)
+settings.register_profile("thorough", max_examples=600, deadline=None, print_blob=True)
+# The same examples in every run, so that a mutant cannot survive by chance.
 settings.register_profile("quick", max_examples=20, deadline=None, derandomize=True, database=None)
+settings.load_profile("default")

@@ -1,4 +1,4 @@
-"""What some tests need beyond pytest and hypothesis, and how to get it."""
+"""Requirements of tests: a test is skipped if a program or package is not installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ import pytest
 
 
 def need(found: object, name: str, install: str) -> None:
-    """Skip the test unless `found`, saying how to install `name`; in CI, fail instead."""
+    """Skip the test unless `found`; with CI=true, fail instead.
+
+    Args:
+        found: A true value if the requirement is installed.
+        name: The program or package.
+        install: The command that installs it.
+
+    """
     if not found:
         message = f"{name} is not installed; {install}"
         if os.environ.get("CI") == "true":

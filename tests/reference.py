@@ -1,9 +1,8 @@
-"""A frame decoder to check faster ones against: slow, and as close to the RFC as it can be.
+"""A slow reference decoder for frames, to compare faster decoders with.
 
-It reads the figure of RFC 6455, section 5.2, from left to right, one field of
-bits after the other, and stops at the first sentence of section 5 that a field
-breaks. It shares no code with any package, keeps no state, and takes time in
-proportion to the square of its input; give it a few kilobytes at most.
+It reads the figure of RFC 6455, section 5.2, field by field from left to right, and stops
+at the first violation of section 5. It shares no code with `wsproto_min` and keeps no
+state. Its time grows with the square of the input: use at most a few kilobytes.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ReferenceFrame:
-    """A frame as the figure has it; `payload` is unmasked.
+    """A frame with the fields of the figure; `payload` is unmasked.
 
-    `length` is what the header announces. The payload is shorter than that in
-    a data frame that the input cuts off; only the last frame can be one.
+    `length` is the payload length in the header. In the last frame the payload may be
+    shorter, if it is a data frame and the input ends within it.
     """
 
     fin: int
@@ -30,14 +29,14 @@ class ReferenceFrame:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The frames in some bytes, and the section broken after them, if one was."""
+    """The frames before the first violation, and the section of RFC 6455 of its rule."""
 
     frames: Sequence[ReferenceFrame]
-    broken: str | None
+    violated_section: str | None
 
 
-class _Broken(Exception):
-    """A rule of the section named is broken."""
+class _Violation(Exception):
+    """A violation; the argument is the section of RFC 6455."""
 
 
 class _Incomplete(Exception):
@@ -45,7 +44,7 @@ class _Incomplete(Exception):
 
 
 class _Bits:
-    """The bits of some bytes, the most significant first, to be taken in order."""
+    """A reader of single bits, the most significant bit of each byte first."""
 
     def __init__(self, data: bytes) -> None:
         self.bits = "".join(f"{byte:08b}" for byte in data)
@@ -65,7 +64,13 @@ class _Bits:
 
 
 def reference_decode(data: bytes, *, masked: bool | None = None) -> Decoded:
-    """Decode all of `data`; `masked` is True for what a client sends, None for either."""
+    """Decode `data`.
+
+    Args:
+        data: The bytes of frames; the last frame may be incomplete.
+        masked: True for frames of a client, False for frames of a server, None for both.
+
+    """
     bits = _Bits(data)
     frames: list[ReferenceFrame] = []
     try:
@@ -73,7 +78,7 @@ def reference_decode(data: bytes, *, masked: bool | None = None) -> Decoded:
             frames.append(_frame(bits, masked))
     except _Incomplete:
         return Decoded(frames, None)
-    except _Broken as error:
+    except _Violation as error:
         return Decoded(frames, str(error))
     return Decoded(frames, None)
 
@@ -82,33 +87,33 @@ def _frame(bits: _Bits, masked: bool | None) -> ReferenceFrame:
     fin = bits.take(1)
     rsv = (bits.take(1), bits.take(1), bits.take(1))
     if rsv != (0, 0, 0):
-        raise _Broken("5.2")
+        raise _Violation("5.2")
     opcode = bits.take(4)
     if opcode in (0x3, 0x4, 0x5, 0x6, 0x7, 0xB, 0xC, 0xD, 0xE, 0xF):
-        raise _Broken("5.2")
+        raise _Violation("5.2")
     is_control = opcode in (0x8, 0x9, 0xA)
     if is_control and fin == 0:
-        raise _Broken("5.5")
+        raise _Violation("5.5")
 
     mask = bits.take(1)
     if masked is True and mask == 0:
-        raise _Broken("5.1")
+        raise _Violation("5.1")
     if masked is False and mask == 1:
-        raise _Broken("5.1")
+        raise _Violation("5.1")
 
     length = bits.take(7)
     if is_control and length > 125:
-        raise _Broken("5.5")
+        raise _Violation("5.5")
     if length == 126:
         length = bits.take(16)
         if length < 126:
-            raise _Broken("5.2")
+            raise _Violation("5.2")
     elif length == 127:
         if bits.take(1) == 1:
-            raise _Broken("5.2")
+            raise _Violation("5.2")
         length = bits.take(63)
         if length < 65536:
-            raise _Broken("5.2")
+            raise _Violation("5.2")
 
     masking_key = bits.take_bytes(4) if mask else None
     if is_control and bits.whole_bytes < length:

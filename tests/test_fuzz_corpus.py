@@ -1,19 +1,19 @@
-"""What the fuzzer begins with and what it found, without the fuzzer."""
+"""Replay the seeds and the corpus of each fuzz target, without the fuzzer."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.fuzz.targets import TARGETS, kept
+from tests.fuzz.targets import TARGETS, corpus
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_inputs_that_were_found_or_made_raise_nothing(name: str) -> None:
-    inputs = [*TARGETS[name].seeds(), *kept(name)]
+def test_fuzz_target_passes_its_seeds_and_corpus(name: str) -> None:
+    inputs = [*TARGETS[name].seeds(), *corpus(name)]
     assert len(inputs) > 20
     for data in inputs:
         try:
             TARGETS[name].check(data)
         except Exception as error:
-            error.add_note(f"the input, in hex: {data.hex()}")
+            error.add_note(f"input in hex: {data.hex()}")
             raise

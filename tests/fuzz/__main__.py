@@ -1,13 +1,12 @@
 """Run a target: `python -m tests.fuzz TARGET [-runs=N] [-max_total_time=SECONDS]`.
 
-Needs `pip install -e '.[test,fuzz]'`. What begins with one dash is libFuzzer's;
-`-help=1` lists it all. The inputs that covered something gather in
-`.fuzz/TARGET`, where the next run goes on from. An input that raised is written
-to `.fuzz/TARGET-crash-...`; then, and whenever an input is worth keeping,
+Needs `pip install -e '.[test,fuzz]'`. Options with one dash belong to libFuzzer;
+`-help=1` lists them. Inputs that reach new code are stored in `.fuzz/TARGET`, and the
+next run starts from them. An input that raises is written to `.fuzz/TARGET-crash-...`.
 
     python -m tests.fuzz keep TARGET FILE...
 
-adds it to what `tests/test_fuzz_corpus.py` replays.
+adds inputs to the corpus that `tests/test_fuzz_corpus.py` replays.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ import sys
 from pathlib import Path
 
 WORK = Path(".fuzz")
-MAX_LENGTH = 2048  # bytes of an input: twice the limit on a message there
+MAX_LENGTH = 2048  # bytes of an input: twice the targets' limit on a message
 
 
 def main(arguments: list[str]) -> None:
-    """Run a target until its limit, or keep inputs of it."""
+    """Fuzz a target, or add inputs to its corpus."""
     if len(arguments) > 1 and arguments[0] == "keep":
         keep(arguments[1], arguments[2:])
     elif arguments:
@@ -31,19 +30,19 @@ def main(arguments: list[str]) -> None:
 
 
 def fuzz(name: str, flags: list[str]) -> None:
-    """Let atheris choose inputs, beginning with those that are known. Does not return."""
+    """Fuzz a target with atheris, from its seeds and its corpus. Does not return."""
     import atheris
 
     with atheris.instrument_imports(include=["wsproto_min", "chatd"]):
-        from tests.fuzz.targets import TARGETS, kept
+        from tests.fuzz.targets import TARGETS, corpus
 
     if name not in TARGETS:
-        sys.exit(f"there is no target {name}; choose from {', '.join(TARGETS)}")
+        sys.exit(f"{name}: unknown target; choose from {', '.join(TARGETS)}")
     known = WORK / f"{name}-seeds"
     grown = WORK / name
     for directory in (known, grown):
         directory.mkdir(parents=True, exist_ok=True)
-    for data in (*TARGETS[name].seeds(), *kept(name)):
+    for data in (*TARGETS[name].seeds(), *corpus(name)):
         (known / hashlib.sha1(data).hexdigest()).write_bytes(data)
     prefix = f"-artifact_prefix={WORK}/{name}-"
     command = [sys.argv[0], f"-max_len={MAX_LENGTH}", prefix, *flags, str(grown), str(known)]
@@ -52,7 +51,7 @@ def fuzz(name: str, flags: list[str]) -> None:
 
 
 def keep(name: str, paths: list[str]) -> None:
-    """Add inputs to those that are replayed as tests, each once."""
+    """Add inputs to the corpus of a target, without duplicates."""
     from tests.fuzz.targets import CORPUS
 
     file = CORPUS / f"{name}.hex"

@@ -1,8 +1,9 @@
-"""What clients say in the chat, and what a room makes of it.
+"""Fuzz target: chat.v1 messages of clients, and the rooms that they join.
 
-Each line is what one of four members does. Its first byte says who, and whether
-that is cut off, what time it is, and whether the turn ends there; the rest is
-what the member says, where `"session":"0"` stands for the first session given out.
+Each line of an input is an action of one of four clients. The first byte of a line chooses
+the client and three options: the connection is lost, time passes, the iteration ends.
+The rest is a message of the client. In it, `"session":"0"` stands for the first session
+that a room has issued.
 """
 
 from __future__ import annotations
@@ -16,129 +17,130 @@ from chatd.model import Message, normalize_name
 from chatd.rooms import Member, NameTaken, Room
 from tests.chat import bare_peer, bare_room
 
-MEMBERS = 0x03
-CUT_OFF = 0x04
-LATER = 0x08
-TURN_ENDS = 0x10
+CLIENT = 0x03
+CONNECTION_LOST = 0x04
+TIME_PASSES = 0x08
+ITERATION_ENDS = 0x10
 
 SAMPLE = Message(1, "2026-01-01T00:00:00Z", "Ann", "Hello")
 
 
 def check(data: bytes) -> None:
-    """Raise `AssertionError` if a member's picture of a room is not the room."""
+    """Raise `AssertionError` if a client's list of members differs from the room's."""
     chat = Chat()
     for line in data.split(b"\n")[:40]:
-        act = line[0] if line else 0
-        if act & LATER:
+        options = line[0] if line else 0
+        if options & TIME_PASSES:
             chat.now += 20.0
-        if act & CUT_OFF:
-            chat.cut_off(act & MEMBERS)
+        if options & CONNECTION_LOST:
+            chat.disconnect(options & CLIENT)
         else:
-            chat.hear(act & MEMBERS, line[1:].decode(errors="replace"))
-        if act & TURN_ENDS:
-            chat.end_turn()
-    chat.end_turn()
+            chat.receive(options & CLIENT, line[1:].decode(errors="replace"))
+        if options & ITERATION_ENDS:
+            chat.end_iteration()
+    chat.end_iteration()
 
 
 class Chat:
-    """Rooms without sockets or a log, and what each member was told of each room."""
+    """Rooms without sockets or a message store, and the list of members in each client."""
 
     def __init__(self) -> None:
         self.now = 1000.0
         self.peers = [bare_peer() for _ in range(4)]
         self.rooms: dict[str, Room] = {}
-        self.seats: dict[tuple[str, int], Member] = {}
-        self.told: dict[tuple[str, int], set[str]] = {}
+        self.members: dict[tuple[str, int], Member] = {}
+        self.known_names: dict[tuple[str, int], set[str]] = {}
         self.sessions: list[str] = []
 
-    def hear(self, member: int, text: str) -> None:
-        """Act on what a member says, as a chat does."""
+    def receive(self, client: int, text: str) -> None:
+        """Act on a message of a client, as chatd does."""
         try:
-            said = protocol.parse(text)
-        except protocol.ChatError as wrong:
-            answer = told(protocol.error(wrong))
+            received = protocol.parse(text)
+        except protocol.ChatError as error:
+            answer = decoded(protocol.error(error))
             assert answer["code"] in ("bad_message", "too_long")
-            assert answer.get("key") == wrong.key
+            assert answer.get("key") == error.key
             return
-        if isinstance(said, protocol.Join):
-            self.join(member, said)
-        elif isinstance(said, protocol.Leave):
-            self.leave(member, said.room)
-        elif isinstance(said, protocol.Say):
-            message = SAMPLE._replace(text=said.text)
-            answer = told(protocol.acknowledgement(protocol.message(said.room, message), said.key))
-            assert (answer["text"], answer.get("key")) == (said.text, said.key)
-            assert answer["room"] == said.room
-        elif isinstance(said, protocol.Ping):
-            assert told(protocol.pong(said.t))["t"] == said.t
-        elif isinstance(said, protocol.History):
-            told(protocol.history(said.room, [SAMPLE] * (said.limit > 9), more=said.before is None))
+        if isinstance(received, protocol.Join):
+            self.join(client, received)
+        elif isinstance(received, protocol.Leave):
+            self.leave(client, received.room)
+        elif isinstance(received, protocol.Say):
+            message = protocol.message(received.room, SAMPLE._replace(text=received.text))
+            answer = decoded(protocol.acknowledgement(message, received.key))
+            assert (answer["text"], answer.get("key")) == (received.text, received.key)
+            assert answer["room"] == received.room
+        elif isinstance(received, protocol.Ping):
+            assert decoded(protocol.pong(received.t))["t"] == received.t
+        elif isinstance(received, protocol.History):
+            messages = [SAMPLE] * (received.limit > 9)
+            decoded(protocol.history(received.room, messages, more=received.before is None))
         else:
-            told(protocol.typing(said.room, "Ann"))
+            decoded(protocol.typing(received.room, "Ann"))
 
-    def join(self, member: int, said: protocol.Join) -> None:
-        """Give a member its seat, and the room's picture."""
-        # A name that was cleaned is clean, so that it can be taken back as it was told.
-        assert normalize_name(said.name) == said.name
-        session = said.session
+    def join(self, client: int, join: protocol.Join) -> None:
+        """Add a client to a room, and give it the list of members."""
+        # Normalizing is idempotent, so that a client can rejoin under the name in `joined`.
+        assert normalize_name(join.name) == join.name
+        session = join.session
         if session is not None and session in map(str, range(len(self.sessions))):
             session = self.sessions[int(session)]
-        room = self.rooms.setdefault(said.room, bare_room(said.room))
-        place = (said.room, member)
-        before = self.seats.get(place)
-        if before is not None and before.name.casefold() == said.name.casefold():
+        room = self.rooms.setdefault(join.room, bare_room(join.room))
+        place = (join.room, client)
+        before = self.members.get(place)
+        if before is not None and before.name.casefold() == join.name.casefold():
             session = before.session
         try:
-            seat, former = room.join(said.name, session, self.peers[member], self.now)
+            member, former = room.join(join.name, session, self.peers[client], self.now)
         except NameTaken:
             return
-        if before is not None and before is not seat:
+        if before is not None and before is not member:
             room.leave(before)
-        if former is not None and former is not self.peers[member]:
-            evicted = (said.room, self.peers.index(former))
-            del self.seats[evicted]
-            del self.told[evicted]
-        self.seats[place] = seat
-        self.sessions.append(seat.session)
+        if former is not None and former is not self.peers[client]:
+            evicted = (join.room, self.peers.index(former))
+            del self.members[evicted]
+            del self.known_names[evicted]
+        self.members[place] = member
+        self.sessions.append(member.session)
         names = room.names()
-        self.told[place] = set(names)
+        self.known_names[place] = set(names)
         answer = protocol.joined(
-            said.room, seat.name, seat.session, names, room.count, [SAMPLE], gap=False
+            join.room, member.name, member.session, names, room.count, [SAMPLE], gap=False
         )
-        assert told(answer)["members"] == names
-        assert seat.name == said.name
+        assert decoded(answer)["members"] == names
+        assert member.name == join.name
 
-    def leave(self, member: int, name: str) -> None:
-        """Take a member out of a room, if it is there."""
-        seat = self.seats.pop((name, member), None)
-        if seat is not None:
-            del self.told[name, member]
-            self.rooms[name].leave(seat)
+    def leave(self, client: int, room: str) -> None:
+        """Remove a client from a room if it is a member."""
+        member = self.members.pop((room, client), None)
+        if member is not None:
+            del self.known_names[room, client]
+            self.rooms[room].leave(member)
 
-    def cut_off(self, member: int) -> None:
-        """Keep all seats of a member for its sessions."""
-        for place in [place for place in self.seats if place[1] == member]:
-            self.rooms[place[0]].leave(self.seats.pop(place), reserve_at=self.now)
-            del self.told[place]
+    def disconnect(self, client: int) -> None:
+        """Remove a client from all rooms and reserve its names."""
+        for place in [place for place in self.members if place[1] == client]:
+            self.rooms[place[0]].leave(self.members.pop(place), reserve_at=self.now)
+            del self.known_names[place]
 
-    def end_turn(self) -> None:
-        """Tell all members who came and went; then each must know who is there."""
+    def end_iteration(self) -> None:
+        """Send presence to all members; check that each knows the names of the room."""
         for room in self.rooms.values():
-            came, went = room.take_changes() or ([], [])
-            presence = told(protocol.presence(room.name, came, went, room.count))
-            seats = [seat for place, seat in self.seats.items() if place[0] == room.name]
-            names = {seat.name for seat in seats}
-            assert len({name.casefold() for name in names}) == len(seats) == room.count
-            for place, known in self.told.items():
+            joined, left = room.take_changes() or ([], [])
+            presence = decoded(protocol.presence(room.name, joined, left, room.count))
+            members = [each for place, each in self.members.items() if place[0] == room.name]
+            names = {member.name for member in members}
+            assert len({name.casefold() for name in names}) == len(members) == room.count
+            for place, known in self.known_names.items():
                 if place[0] == room.name:
                     known.difference_update(presence["left"])
                     known.update(presence["joined"])
-                    assert known == names, f"{place} knows of {known}, not {names}"
+                    assert known == names, f"{place} knows {known}, not {names}"
             room.expire_reservations(self.now)
 
 
-def told(encoded: str) -> dict[str, Any]:
-    """Return what a client reads of what the server says, which is one line of UTF-8."""
+def decoded(encoded: str) -> dict[str, Any]:
+    """Return the fields of a server message; check that it is one line of UTF-8."""
     encoded.encode()
     assert "\n" not in encoded
 
@@ -150,7 +152,7 @@ def told(encoded: str) -> dict[str, Any]:
     return fields
 
 
-SAID: tuple[dict[str, object], ...] = (
+SAMPLES: tuple[dict[str, object], ...] = (
     {"type": "join", "room": "tea", "name": "Ann"},
     {"type": "join", "room": "tea", "name": "ann", "session": "0", "after": 3, "token": "a.b"},
     {"type": "join", "room": "tea", "name": "\uff21nn \u2126", "after": None},
@@ -167,13 +169,13 @@ SAID: tuple[dict[str, object], ...] = (
 
 
 def seeds() -> Iterator[bytes]:
-    """Yield each thing that can be said, alone and in some conversations."""
-    lines = [json.dumps(fields).encode() for fields in SAID]
+    """Yield each client message alone, and some conversations."""
+    lines = [json.dumps(fields).encode() for fields in SAMPLES]
     for line in lines:
         yield b"0" + line
-    for member in range(4):
+    for client in range(4):
         yield b"\n".join(
-            bytes((0x30 + (member * number) % 4,)) + x for number, x in enumerate(lines)
+            bytes((0x30 + (client * number) % 4,)) + x for number, x in enumerate(lines)
         )
     join, again, leave = lines[0], lines[1], lines[6]
     yield b"\n".join((b"0" + join, b"$", b"1" + again, b"," + join, b"1" + leave))

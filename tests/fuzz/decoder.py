@@ -1,8 +1,8 @@
-"""Frames as they come from a peer, for both roles, compressed and not.
+"""Fuzz target: frames from a peer, for both roles, with compression and without.
 
-The first byte chooses the role, what was agreed of compression, and what else is
-held against a `Connection`: one thing at a time, to try more inputs in a second.
-The second byte is the size of pieces, the rest what arrives.
+The first byte of an input chooses the role, the negotiated compression and one comparison.
+A single comparison per input keeps the fuzzer fast. The second byte is the size of chunks,
+the rest is the received data.
 """
 
 from __future__ import annotations
@@ -10,40 +10,40 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tests.fuzz import cut
+from tests.fuzz import chunks_of
 from tests.reference import Decoded, ReferenceFrame, reference_decode
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Close, Connection, Event, Ping, Pong, Role, State
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import ProtocolError
 from wsproto_min.explain.dissector import Dissector
-from wsproto_min.explain.render_text import conclude, draw
+from wsproto_min.explain.render_text import render, render_verdict
 from wsproto_min.explain.style import plain
 from wsproto_min.frames import FrameDecoder, parse_close
 from wsproto_min.messages import MessageAssembler
-from wsproto_min.testing.strategies import (
+from wsproto_min.rules import Rule
+from wsproto_min.testing.raw_frame import parse_frame_notation
+from wsproto_min.testing.violations import (
     DEFLATE_VIOLATIONS,
     MAX_FRAGMENTS,
     MAX_MESSAGE_SIZE,
     VIOLATIONS,
-    wire,
 )
 
-AGREED = (None, DeflateParameters.NO_CONTEXT_TAKEOVER, DeflateParameters.DEFAULT)
-# Longer inputs take the reference decoder too long.
-REFERENCE_UP_TO = 40
-# The first byte's other bits: what to compare with.
-PIECES, PARTS, REFERENCE, ANSWER, DISSECTOR = 0x00, 0x08, 0x10, 0x18, 0x20
+COMPRESSIONS = (None, DeflateParameters.NO_CONTEXT_TAKEOVER, DeflateParameters.DEFAULT)
+# Bytes; the reference decoder is too slow for longer inputs.
+REFERENCE_LIMIT = 40
+# The comparison, bits 3 to 5 of the first byte.
+CHUNKS, PARTS, REFERENCE, ANSWER, DISSECTOR = 0x00, 0x08, 0x10, 0x18, 0x20
 COMPARISON = 0x38
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of some bytes; `code` and `reason` are those of a violation."""
+    """The events of an input, and the first rule that it violates."""
 
     events: Sequence[Event]
-    code: int | None
-    reason: str | None
+    rule: Rule | None
 
 
 def check(data: bytes) -> None:
@@ -52,57 +52,60 @@ def check(data: bytes) -> None:
     size = 1 + data[1] % 64 if len(data) > 1 else 1
     received = data[2:]
     role = Role.SERVER if options & 1 else Role.CLIENT
-    agreed = AGREED[(options >> 1) % len(AGREED)]
-    whole, answer = by_connection(role, agreed, [received])
+    compression = COMPRESSIONS[(options >> 1) % len(COMPRESSIONS)]
+    whole, answer = by_connection(role, compression, [received])
     comparison = options & COMPARISON
-    if comparison == PIECES:
-        in_pieces, answer_to_pieces = by_connection(role, agreed, cut(received, size))
-        assert in_pieces == whole
-        if role is Role.SERVER:  # a client's masks differ from time to time
-            assert answer == answer_to_pieces
+    if comparison == CHUNKS:
+        in_chunks, answer_to_chunks = by_connection(role, compression, chunks_of(received, size))
+        assert in_chunks == whole
+        if role is Role.SERVER:  # a client's masking keys are random
+            assert answer == answer_to_chunks
     elif comparison == PARTS:
-        assert by_parts(role, agreed, received) == whole
+        assert by_parts(role, compression, received) == whole
     elif comparison == REFERENCE:
-        check_against_reference(role, received[:REFERENCE_UP_TO])
+        check_against_reference(role, received[:REFERENCE_LIMIT])
     elif comparison == ANSWER:
         other = Role.CLIENT if role is Role.SERVER else Role.SERVER
-        understood, _ = by_connection(other, agreed, [answer])
-        assert understood.code is None, f"the answer {answer.hex(' ')} is faulty"
+        understood, _ = by_connection(other, compression, [answer])
+        assert understood.rule is None, f"the answer {answer.hex(' ')} violates {understood.rule}"
         pongs = [event.payload for event in understood.events if isinstance(event, Pong)]
         assert pongs == [event.payload for event in whole.events if isinstance(event, Ping)]
     else:
         sender = Role.CLIENT if role is Role.SERVER else Role.SERVER
-        assert explained(sender, cut(received, size)) == explained(sender, [received])
+        assert explained(sender, chunks_of(received, size)) == explained(sender, [received])
 
 
 def by_connection(
-    role: Role, agreed: DeflateParameters | None, pieces: Sequence[bytes]
+    role: Role, compression: DeflateParameters | None, chunks: Sequence[bytes]
 ) -> tuple[Outcome, bytes]:
-    """Return what a `Connection` makes of the pieces, and its answer."""
+    """Return the outcome of a `Connection` that receives the chunks, and its answer."""
     connection = Connection(
         role,
         max_message_size=MAX_MESSAGE_SIZE,
         max_fragments=MAX_FRAGMENTS,
-        compression=agreed,
+        compression=compression,
     )
-    events = [event for piece in pieces for event in connection.receive_data(piece)]
+    events: list[Event] = []
+    for chunk in chunks:
+        connection.receive_data(chunk)
+        events += iter(connection.next_event, None)
     error = connection.error
     if error is None:
-        return Outcome(events, None, None), connection.data_to_send()
-    assert connection.state is State.CLOSED
-    assert connection.close_sent is not None
-    assert connection.close_sent.code == error.code
-    return Outcome(events, error.code, error.reason), connection.data_to_send()
+        return Outcome(events, None), connection.data_to_send()
+    assert connection.state is State.FLUSHING
+    assert events[-1] == connection.close_sent
+    return Outcome(events, error.rule), connection.data_to_send()
 
 
-def by_parts(role: Role, agreed: DeflateParameters | None, received: bytes) -> Outcome:
-    """Return what a decoder and an assembler make of it, with no shorter way."""
+def by_parts(role: Role, compression: DeflateParameters | None, received: bytes) -> Outcome:
+    """Return the outcome of a decoder and an assembler, without a fast path."""
     is_server = role is Role.SERVER
-    decoder = FrameDecoder(masked=is_server, rsv1_allowed=agreed is not None)
+    decoder = FrameDecoder(masked=is_server, rsv1_allowed=compression is not None)
     assembler = MessageAssembler(
         max_message_size=MAX_MESSAGE_SIZE,
         max_fragments=MAX_FRAGMENTS,
-        context_takeover=agreed is not None and agreed.context_takeover(server=not is_server),
+        context_takeover=compression is not None
+        and compression.context_takeover(server=not is_server),
     )
     events: list[Event] = []
     decoder.receive_data(received)
@@ -118,28 +121,34 @@ def by_parts(role: Role, agreed: DeflateParameters | None, received: bytes) -> O
             elif (message := assembler.receive_frame(frame)) is not None:
                 events.append(message)
     except ProtocolError as error:
-        return Outcome(events, error.code, error.reason)
-    return Outcome(events, None, None)
+        events.append(Close(error.code, error.reason))
+        return Outcome(events, error.rule)
+    return Outcome(events, None)
 
 
-def explained(sender: Role, pieces: Sequence[bytes]) -> list[str]:
-    """Return what a person is told of the pieces, which must be fit for a terminal."""
+def explained(sender: Role, chunks: Sequence[bytes]) -> list[str]:
+    """Return the dissector's report on the chunks; check that a terminal can print it."""
     dissector = Dissector(sender)
-    seen = [each for piece in pieces for each in dissector.receive_data(piece)]
-    seen += dissector.receive_eof()
-    lines = [line for each in seen for line in draw(each, plain)]
-    lines += conclude(dissector.verdict)
+    lines: list[str] = []
+    for chunk in chunks:
+        dissector.receive_data(chunk)
+        for event in iter(dissector.next_event, None):
+            lines += render(event, plain)
+    dissector.receive_eof()
+    for event in iter(dissector.next_event, None):
+        lines += render(event, plain)
+    lines += render_verdict(dissector.verdict)
     assert all(line.isprintable() for line in lines)
     return lines
 
 
 def check_against_reference(role: Role, received: bytes) -> None:
-    """Raise `AssertionError` unless the decoder agrees with the slow one."""
+    """Raise `AssertionError` unless the decoder agrees with the reference decoder."""
     masked = role is Role.SERVER
     decoder = FrameDecoder(masked=masked)
     decoder.receive_data(received)
     frames: list[ReferenceFrame] = []
-    broken = None
+    violated = None
     try:
         while (frame := decoder.next_frame()) is not None:
             rsv = (int(frame.rsv1), int(frame.rsv2), int(frame.rsv3))
@@ -149,8 +158,8 @@ def check_against_reference(role: Role, received: bytes) -> None:
                 )
             )
     except ProtocolError as error:
-        broken = error.reason.rpartition("RFC 6455, ")[2].rstrip(")")
-    assert Decoded(frames, broken) == reference_decode(received, masked=masked)
+        violated = error.rule.section.removeprefix("RFC 6455, ")
+    assert Decoded(frames, violated) == reference_decode(received, masked=masked)
 
 
 GOOD = (
@@ -169,18 +178,20 @@ GOOD_COMPRESSED = (
 
 
 def seeds() -> Iterator[bytes]:
-    """Yield every violation and some good traffic, under all options that fit them."""
-    for comparison in (PIECES, PARTS, REFERENCE, ANSWER, DISSECTOR):
+    """Yield every violation and some valid frames, with all options that apply to them."""
+    for comparison in (CHUNKS, PARTS, REFERENCE, ANSWER, DISSECTOR):
         for violation in VIOLATIONS:
             yield bytes((comparison | (violation.role == "server"), 0)) + violation.data
         for is_server in (False, True):
             for notation in GOOD:
-                yield bytes((comparison | is_server, 2)) + wire(notation, masked=is_server)
-    for comparison in (PIECES, PARTS):
-        for agreed in (1, 2):
-            options = comparison | agreed << 1
+                data = parse_frame_notation(notation, masked=is_server)
+                yield bytes((comparison | is_server, 2)) + data
+    for comparison in (CHUNKS, PARTS):
+        for compression in (1, 2):
+            options = comparison | compression << 1
             for violation in DEFLATE_VIOLATIONS:
                 yield bytes((options | (violation.role == "server"), 6)) + violation.data
             for is_server in (False, True):
                 for notation in GOOD_COMPRESSED:
-                    yield bytes((options | is_server, 2)) + wire(notation, masked=is_server)
+                    data = parse_frame_notation(notation, masked=is_server)
+                    yield bytes((options | is_server, 2)) + data

@@ -1,9 +1,9 @@
-"""permessage-deflate: its parameters in a header, and compressed payloads.
+"""Fuzz target: permessage-deflate, its parameters in a header and its payloads.
 
-The lowest bit of the first byte chooses between the two, the others are the
-wishes, or how messages are made of a payload and what is held against that: one
-thing at a time, to try more inputs in a second. The rest is the header's value,
-or where a second message begins, the size of pieces, and the payload.
+The lowest bit of the first byte chooses header or payload. For a header, the other bits
+choose the server's preference; the rest of the input is the value. For a payload, the
+other bits choose opcode, size limit and one comparison. The second byte is the place where
+the second message begins, the third the size of chunks, the rest is the payload.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 
-from tests.fuzz import cut
+from tests.fuzz import chunks_of
 from tests.fuzz.handshake import EXTENSIONS
 from wsproto_min.codes import Opcode
 from wsproto_min.deflate import NAME, TAIL, Compressor, DeflateParameters, Parameters
@@ -20,34 +20,34 @@ from wsproto_min.frames import Frame
 from wsproto_min.handshake import parse_extensions
 from wsproto_min.http import Headers
 from wsproto_min.messages import MessageAssembler
-from wsproto_min.testing.strategies import DEFLATE_VIOLATIONS
+from wsproto_min.testing.violations import DEFLATE_VIOLATIONS
 
-WISHES = (
+PREFERENCES = (
     DeflateParameters.DEFAULT,
     DeflateParameters.NO_CONTEXT_TAKEOVER,
     DeflateParameters(server_max_window_bits=10, client_max_window_bits=9),
     DeflateParameters(server_no_context_takeover=True, client_max_window_bits=8),
 )
 LIMITS = (0, 1, 100, 1024)  # bytes in a message
-# The two highest bits of the first byte: what to compare with.
-PIECES, FRAGMENTS, ZLIB, ROUND_TRIP = 0x00, 0x40, 0x80, 0xC0
+# The comparison, the two highest bits of the first byte.
+CHUNKS, FRAGMENTS, ZLIB, ROUND_TRIP = 0x00, 0x40, 0x80, 0xC0
 COMPARISON = 0xC0
 
-# Messages as text or bytes, then a close code if they ended in a violation.
+# Messages, and the close code of the first violation.
 Outcome = tuple[Sequence[str | bytes], int | None]
 
 
 def check(data: bytes) -> None:
-    """Raise `AssertionError` if an answer breaks an offer, or pieces change a message."""
+    """Raise `AssertionError` if an answer exceeds its offer, or chunks change a message."""
     options = data[0] if data else 0
     if options & 1:
-        check_header(WISHES[(options >> 1) % len(WISHES)], data[1:].decode("latin-1"))
+        check_header(PREFERENCES[(options >> 1) % len(PREFERENCES)], data[1:].decode("latin-1"))
     else:
         check_payload(options, data[1:2], data[2:3], data[3:])
 
 
-def check_header(wish: DeflateParameters, value: str) -> None:
-    """Answer each offer, then have the client that made it judge the answer."""
+def check_header(preference: DeflateParameters, value: str) -> None:
+    """Answer each offer; validate the answer as the client of the offer."""
     try:
         extensions = parse_extensions(Headers([("Sec-WebSocket-Extensions", value)]))
     except HandshakeError as error:
@@ -55,14 +55,16 @@ def check_header(wish: DeflateParameters, value: str) -> None:
         return
     for name, offered in extensions:
         assert name
-        agreed = wish.answer(offered)
-        wish.check(offered)  # whatever it says of that, it must not raise
-        if agreed is not None:
-            check_agreed(wish, offered, agreed)
+        negotiated = preference.accept_offer(offered)
+        preference.validate_response(offered)  # must not raise
+        if negotiated is not None:
+            check_negotiated(preference, offered, negotiated)
 
 
-def check_agreed(wish: DeflateParameters, offered: Parameters, agreed: DeflateParameters) -> None:
-    """What was agreed must keep to the offer and the wishes, and be told as it is."""
+def check_negotiated(
+    preference: DeflateParameters, offered: Parameters, negotiated: DeflateParameters
+) -> None:
+    """Check the negotiated parameters against offer, preference and header."""
     asked = dict(offered)
     client = DeflateParameters(
         "server_no_context_takeover" in asked,
@@ -70,20 +72,22 @@ def check_agreed(wish: DeflateParameters, offered: Parameters, agreed: DeflatePa
         int(asked.get("server_max_window_bits") or 15),
         int(asked.get("client_max_window_bits") or 15),
     )
-    ((name, answered),) = parse_extensions(Headers([("Sec-WebSocket-Extensions", agreed.encode())]))
+    ((name, answered),) = parse_extensions(
+        Headers([("Sec-WebSocket-Extensions", negotiated.to_header())])
+    )
     assert name == NAME
-    assert client.check(answered) == agreed, f"{offered} was answered by {agreed}"
-    assert agreed.server_max_window_bits <= wish.server_max_window_bits
-    assert agreed.server_no_context_takeover or not wish.server_no_context_takeover
-    assert agreed.client_no_context_takeover or not wish.client_no_context_takeover
+    assert client.validate_response(answered) == negotiated, f"{offered} got {negotiated}"
+    assert negotiated.server_max_window_bits <= preference.server_max_window_bits
+    assert negotiated.server_no_context_takeover or not preference.server_no_context_takeover
+    assert negotiated.client_no_context_takeover or not preference.client_no_context_takeover
 
 
 def check_payload(options: int, where: bytes, size: bytes, payload: bytes) -> None:
-    """Expand a payload in different pieces, or compress it."""
+    """Decompress a payload in different chunks, or compress it."""
     context_takeover = bool(options & 0x02)
     opcode = Opcode.TEXT if options & 0x04 else Opcode.BINARY
     limit = LIMITS[options >> 3 & 0x03]
-    # Two messages, of which the second may refer to the first.
+    # Two messages; the second may refer to the first.
     split = where[0] % (len(payload) + 1) if where else len(payload)
     messages = [payload[:split], payload[split:]]
     number = size[0] if size else 0
@@ -91,20 +95,23 @@ def check_payload(options: int, where: bytes, size: bytes, payload: bytes) -> No
     if comparison == ROUND_TRIP:
         compressor = Compressor(context_takeover=context_takeover, window_bits=8 + number % 8)
         compressed = [[compressor.compress(each)] for each in messages]
-        assert expand(compressed, Opcode.BINARY, len(payload), context_takeover) == (messages, None)
+        assert decompress(compressed, Opcode.BINARY, len(payload), context_takeover) == (
+            messages,
+            None,
+        )
         return
-    whole = expand([[each] for each in messages], opcode, limit, context_takeover)
+    whole = decompress([[each] for each in messages], opcode, limit, context_takeover)
     if comparison == ZLIB:
         check_against_zlib(messages[0], whole, opcode, limit)
         return
-    pieces = [cut(each, 1 + number % 32) or [b""] for each in messages]
+    chunks = [chunks_of(each, 1 + number % 32) or [b""] for each in messages]
     in_fragments = comparison == FRAGMENTS
-    # The header of a longer message is judged at once, those of its fragments one by one.
+    # A decoder checks a message's size at its header, a fragmented one's at each header.
     if not in_fragments or all(len(each) <= limit for each in messages):
-        assert expand(pieces, opcode, limit, context_takeover, fragments=in_fragments) == whole
+        assert decompress(chunks, opcode, limit, context_takeover, fragments=in_fragments) == whole
 
 
-def expand(
+def decompress(
     messages: Sequence[Sequence[bytes]],
     opcode: Opcode,
     limit: int,
@@ -112,36 +119,36 @@ def expand(
     *,
     fragments: bool = False,
 ) -> Outcome:
-    """Return what compressed messages in pieces expand to, the pieces as fragments or not."""
+    """Decompress messages, each in chunks or, with `fragments`, in fragments."""
     assembler = MessageAssembler(
         max_message_size=limit, max_fragments=10_000, context_takeover=context_takeover
     )
-    expanded: list[str | bytes] = []
+    decompressed: list[str | bytes] = []
     try:
-        for pieces in messages:
-            offset, remaining = 0, sum(map(len, pieces))
-            for number, piece in enumerate(pieces):
-                remaining -= len(piece)
+        for chunks in messages:
+            offset, remaining = 0, sum(map(len, chunks))
+            for number, chunk in enumerate(chunks):
+                remaining -= len(chunk)
                 if fragments:
                     frame = Frame(
                         Opcode.CONTINUATION if number else opcode,
-                        piece,
-                        fin=number == len(pieces) - 1,
+                        chunk,
+                        fin=number == len(chunks) - 1,
                         rsv1=number == 0,
                     )
                 else:
-                    frame = Frame(opcode, piece, rsv1=True, offset=offset, remaining=remaining)
+                    frame = Frame(opcode, chunk, rsv1=True, offset=offset, remaining=remaining)
                 message = assembler.receive_frame(frame)
                 if message is not None:
-                    expanded.append(message)
-                offset += len(piece)
+                    decompressed.append(message)
+                offset += len(chunk)
     except ProtocolError as error:
-        return expanded, error.code
-    return expanded, None
+        return decompressed, error.code
+    return decompressed, None
 
 
 def check_against_zlib(payload: bytes, whole: Outcome, opcode: Opcode, limit: int) -> None:
-    """Raise `AssertionError` unless zlib by itself says the same of a binary message."""
+    """Raise `AssertionError` unless zlib alone has the same outcome for a binary message."""
     decompressor = zlib.decompressobj(-15)
     if opcode is Opcode.TEXT or len(payload) > limit:
         return
@@ -152,21 +159,21 @@ def check_against_zlib(payload: bytes, whole: Outcome, opcode: Opcode, limit: in
         return
     if len(expected) > limit:
         assert whole == ([], 1009)
-    elif not decompressor.eof:  # after a final block another may follow
+    elif not decompressor.eof:  # another block may follow a final one
         assert whole[0][:1] == [expected]
 
 
 def seeds() -> Iterator[bytes]:
-    """Yield offers under each wish, and the payloads of every violation."""
+    """Yield offers with each preference, and the payloads of all violations."""
     offers = [*EXTENSIONS, "permessage-deflate; server_max_window_bits=16", "a;b=c;d"]
-    for number in range(len(WISHES)):
+    for number in range(len(PREFERENCES)):
         for value in offers:
             yield bytes((number << 1 | 1,)) + value.encode()
     texts = [b"", b"Hello", "h\u00e9\u20ac\U0001f600".encode(), b"Hello" * 50, bytes(range(256))]
     for bits in range(8):
         yield bytes((ROUND_TRIP, 255, bits)) + b"Hello Hello"
         yield bytes((ROUND_TRIP | 0x02, 6, bits)) + b"Hello Hello" * 30
-    for comparison in (PIECES, FRAGMENTS, ZLIB):
+    for comparison in (CHUNKS, FRAGMENTS, ZLIB):
         for text in texts:
             for finish in (zlib.Z_SYNC_FLUSH, zlib.Z_FINISH):
                 compressor = zlib.compressobj(wbits=-15)

@@ -1,29 +1,27 @@
-"""Opening handshakes as a server and as a client reads them, and chatd's part in it.
+"""Fuzz target: opening handshakes for a server, for a client and for chatd.
 
-The first byte chooses a request or a response, the second the size of the
-pieces, the rest is what arrives.
+The first byte of an input chooses request or response, the second the size of chunks,
+the rest is the received data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from chatd.access.origin import OriginPolicy
 from chatd.access.trusted_networks import client_address, parse_proxy
 from chatd.model import is_room_name
 from chatd.page import room_of
-from tests.fuzz import cut
+from tests.fuzz import chunks_of
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import HandshakeError
 from wsproto_min.handshake import (
     NegotiatedOptions,
     accept,
     accept_key,
-    agreement,
     validate_response,
 )
 from wsproto_min.http import (
-    Headers,
     HeadReader,
     Request,
     Response,
@@ -40,91 +38,98 @@ POLICY = OriginPolicy(hosts=["chat.example.org"], origins=["https://example.net"
 
 
 def check(data: bytes) -> None:
-    """Raise `AssertionError` for an answer that should not be, anything undocumented as it is."""
+    """Raise `AssertionError` for a wrong answer; let undocumented exceptions pass."""
     is_response = bool(data[:1]) and data[0] & 1 == 1
     size = 1 + data[1] if len(data) > 1 else 1
     received = data[2:]
     try:
-        gathered = HeadReader().receive_data(received)
+        head, trailing = read_head([received])
     except HandshakeError as error:
         assert error.status == 431
         return
-    buffer = HeadReader()
-    rest = cut(received, size)
-    found = None
-    while rest and found is None:
-        found = buffer.receive_data(rest.pop(0))
-    if gathered is None or found is None:
-        assert gathered is found is None
+    assert read_head(chunks_of(received, size)) == (head, trailing)
+    if head is None:
         return
-    assert (found[0], found[1] + b"".join(rest)) == gathered
     if is_response:
-        check_answer(gathered[0])
+        check_response(head)
     else:
-        check_request(gathered[0])
+        check_request(head)
+
+
+def read_head(chunks: Sequence[bytes]) -> tuple[bytes | None, bytes]:
+    """Return the head in the chunks, None if it is incomplete, and the bytes after it."""
+    reader = HeadReader()
+    for number, chunk in enumerate(chunks, 1):
+        reader.receive_data(chunk)
+        head = reader.next_head()
+        if head is not None:
+            return head, reader.trailing_data + b"".join(chunks[number:])
+    return None, b""
 
 
 def check_request(head: bytes) -> None:
-    """Judge a request as chatd does; a client must take the answer as it is meant."""
+    """Answer a request as chatd does; check that a client reads the same answer."""
     try:
         request = parse_request(head)
         check_chat(request)
-        response = accept(
+        acceptance = accept(
             request, subprotocols=SUBPROTOCOLS, compression=DeflateParameters.NO_CONTEXT_TAKEOVER
         )
     except HandshakeError as error:
         assert error.status in STATUSES
-        answer = error_response(error)
-        status, headers = read_back(answer)
-        assert status == error.status
-        # What the request holds must not make up a header of the answer.
-        assert len(headers.fields) == len(answer.headers) + 2
+        response = error_response(error)
+        received = read_back(response)
+        assert received.status == error.status
+        # Content of the request must not inject a header into the response.
+        assert len(received.headers) == len(response.headers) + 2
         return
-    status, headers = read_back(response)
     key = request.headers.get("Sec-WebSocket-Key")
     assert key is not None
-    agreed = validate_response(
-        status, headers, key, subprotocols=SUBPROTOCOLS, compression=DeflateParameters.DEFAULT
+    negotiated = validate_response(
+        read_back(acceptance.response),
+        key,
+        subprotocols=SUBPROTOCOLS,
+        compression=DeflateParameters.DEFAULT,
     )
-    assert agreed == agreement(response)
+    assert negotiated == acceptance.options
 
 
 def check_chat(request: Request) -> None:
-    """Ask what chatd asks of a request: who, from where, to which room."""
+    """Evaluate a request as chatd does: address, origin and room."""
     address = client_address("unix", request.headers, PROXIES)
     assert address == "unix" or "%" not in address
     POLICY.check(request)
     assert is_room_name(room_of(request))
 
 
-def read_back(response: Response) -> tuple[int, Headers]:
-    """Return what a client reads of an answer's bytes."""
-    gathered = HeadReader().receive_data(response.encode())
-    assert gathered is not None
-    assert gathered[1] == response.body
-    return parse_response(gathered[0])
+def read_back(response: Response) -> Response:
+    """Return the head of an encoded response, as a client parses it."""
+    head, body = read_head([response.encode()])
+    assert head is not None
+    assert body == response.body
+    return parse_response(head)
 
 
-def check_answer(head: bytes) -> None:
-    """Judge an answer as a client does, with compression offered and without."""
+def check_response(head: bytes) -> None:
+    """Validate a response as a client does, with compression offered and without."""
     try:
-        status, headers = parse_response(head)
+        response = parse_response(head)
     except HandshakeError as error:
         assert error.status == 0
         return
     for compression in (None, DeflateParameters.DEFAULT, DeflateParameters.NO_CONTEXT_TAKEOVER):
         try:
-            agreed = validate_response(
-                status, headers, KEY, subprotocols=SUBPROTOCOLS, compression=compression
+            negotiated = validate_response(
+                response, KEY, subprotocols=SUBPROTOCOLS, compression=compression
             )
         except HandshakeError as error:
-            assert error.status == status
-            assert error.headers == headers.fields
+            assert error.status == response.status
+            assert error.headers == response.headers
             continue
-        assert isinstance(agreed, NegotiatedOptions)
-        assert status == 101
-        assert agreed.subprotocol in (None, *SUBPROTOCOLS)
-        assert compression is not None or agreed.compression is None
+        assert isinstance(negotiated, NegotiatedOptions)
+        assert response.status == 101
+        assert negotiated.subprotocol in (None, *SUBPROTOCOLS)
+        assert compression is not None or negotiated.compression is None
 
 
 REQUEST = (
@@ -135,7 +140,7 @@ REQUEST = (
     f"Sec-WebSocket-Key: {KEY}",
     "Sec-WebSocket-Version: 13",
 )
-ANSWER = (
+RESPONSE = (
     "HTTP/1.1 101 Switching Protocols",
     "Upgrade: websocket",
     "Connection: Upgrade",
@@ -148,7 +153,7 @@ EXTENSIONS = (
     "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
     "x-webkit-deflate-frame, permessage-deflate; server_max_window_bits=8",
 )
-MORE_OF_A_REQUEST = (
+OPTIONAL_HEADERS = (
     "Sec-WebSocket-Protocol: chat, chat.v1",
     "Origin: http://127.0.0.1:8765",
     "Origin: null",
@@ -160,14 +165,14 @@ MORE_OF_A_REQUEST = (
 
 
 def seeds() -> Iterator[bytes]:
-    """Yield good handshakes, with each more header, and with each line left out."""
+    """Yield valid handshakes, each with one header more, and each with one line less."""
     offers = [f"Sec-WebSocket-Extensions: {extension}" for extension in EXTENSIONS]
-    for number, lines, more in (
-        (0, REQUEST, [*offers, *MORE_OF_A_REQUEST]),
-        (1, ANSWER, [*offers, "Sec-WebSocket-Protocol: chat"]),
+    for number, lines, additions in (
+        (0, REQUEST, [*offers, *OPTIONAL_HEADERS]),
+        (1, RESPONSE, [*offers, "Sec-WebSocket-Protocol: chat"]),
     ):
-        variants = [lines, *([*lines, line] for line in more)]
-        variants += [[line for line in lines if line is not left] for left in lines]
+        variants = [lines, *([*lines, line] for line in additions)]
+        variants += [[line for line in lines if line is not omitted] for omitted in lines]
         for variant in variants:
             yield bytes((number, 7)) + "\r\n".join([*variant, "", ""]).encode()
     yield b"\0\xff" + "\r\n".join([*REQUEST, *["A: b"] * 95, "", ""]).encode()

@@ -1,4 +1,4 @@
-"""The targets by name, and the inputs that are kept for each."""
+"""The targets by name, and the corpus of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CORPUS = Path(__file__).parent / "corpus"
 
 
 class Target(NamedTuple):
-    """What to do with an input, and the inputs to begin with."""
+    """The check of an input, and the first inputs."""
 
     check: Callable[[bytes], None]
     seeds: Callable[[], Iterator[bytes]]
@@ -26,7 +26,7 @@ TARGETS = {
 }
 
 
-def kept(name: str) -> list[bytes]:
-    """Return the inputs in a target's file: one a line, in hex; `#` begins a comment."""
+def corpus(name: str) -> list[bytes]:
+    """Return the corpus of a target: a file with one input per line, in hex, and `#` comments."""
     lines = (CORPUS / f"{name}.hex").read_text().splitlines()
     return [bytes.fromhex(line.partition("#")[0]) for line in lines]
