@@ -1,4 +1,4 @@
-"""The chat against logs that fail, and against one that answers later."""
+"""The chat with a store that fails, with a slow store, and with large responses."""
 
 from __future__ import annotations
 
@@ -7,70 +7,68 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import pytest
 
 from chatd import app
 from chatd.app import Chat
 from chatd.storage import retention
-from chatd.storage.store import NewMessage, Page, StoredMessage, StoreError
-from tests.chat import Talker, Told, chatting, open_client, open_log
+from chatd.storage.store import (
+    AppendCallback,
+    NewMessage,
+    Page,
+    ReadCallback,
+    StoreError,
+)
+from tests.chat import ChatClient, ServerMessage, open_client, open_store, serve_chat
 from tests.support import PATIENCE, RunningServer, poll, serving
-from wsproto_min import ConnectionClosed
+from wsproto_min import ConnectionClosed, Server
 
 
-class FailingLog:
-    """A log that can be told to fail."""
+class FailingStore:
+    """A store in memory that fails while `fails` is True."""
 
     def __init__(self) -> None:
-        self.log = open_log()
+        self.store = open_store()
         self.fails = False
-        self.trims = 0
+        self.retention_runs = 0
 
-    def _ask(
-        self, ask: Callable[[Callable[[Any], None]], None], done: Callable[[Any], None]
-    ) -> None:
+    def append(self, messages: Sequence[NewMessage], callback: AppendCallback, /) -> None:
         if self.fails:
-            done(StoreError("the log failed: the disk is full"))
+            callback(StoreError("append failed: the disk is full"))
         else:
-            ask(done)
+            self.store.append(messages, callback)
 
-    def append(
-        self,
-        entries: Sequence[NewMessage],
-        done: Callable[[Sequence[StoredMessage] | StoreError], None],
-    ) -> None:
-        self._ask(lambda done: self.log.append(entries, done), done)
-
-    def read_after(
-        self, room: str, seen: int, limit: int, done: Callable[[Page | StoreError], None]
-    ) -> None:
-        self._ask(lambda done: self.log.read_after(room, seen, limit, done), done)
+    def read_after(self, room: str, after: int, limit: int, callback: ReadCallback, /) -> None:
+        if self.fails:
+            callback(StoreError("read failed: the disk is broken"))
+        else:
+            self.store.read_after(room, after, limit, callback)
 
     def read_before(
-        self, room: str, end: int | None, limit: int, done: Callable[[Page | StoreError], None]
+        self, room: str, before: int | None, limit: int, callback: ReadCallback, /
     ) -> None:
-        self._ask(lambda done: self.log.read_before(room, end, limit, done), done)
+        if self.fails:
+            callback(StoreError("read failed: the disk is broken"))
+        else:
+            self.store.read_before(room, before, limit, callback)
 
     def apply_retention(self) -> bool:
-        self.trims += 1
+        self.retention_runs += 1
         if self.fails:
-            raise StoreError("the log cannot be trimmed: the disk is full")
-        return self.log.apply_retention()
+            raise StoreError("retention failed: the disk is full")
+        return self.store.apply_retention()
 
     def close(self) -> None:
-        self.log.close()
+        self.store.close()
 
 
-def test_what_the_log_does_not_take_is_refused_to_its_sender_and_delivered_to_nobody(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    log = FailingLog()
+def test_message_that_the_store_rejects_reaches_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    store = FailingStore()
     with (
-        chatting(log) as chat,
-        Talker(chat.address) as ann,
-        Talker(chat.address) as ben,
+        serve_chat(store) as chat,
+        ChatClient(chat.address) as ann,
+        ChatClient(chat.address) as ben,
         open_client(chat.address) as plain,
         open_client(chat.address) as plain_listener,
     ):
@@ -78,50 +76,44 @@ def test_what_the_log_does_not_take_is_refused_to_its_sender_and_delivered_to_no
         ben.join("lobby", "Ben")
         ann.say("lobby", "before")
         assert plain.recv(PATIENCE) == plain_listener.recv(PATIENCE) == "before"
-        log.fails = True
+        store.fails = True
         for key in ("k1", "k2"):
-            refused = ann.refusal(type="say", room="lobby", text="lost", key=key)
-            assert (refused["code"], refused["key"], refused["room"]) == (
-                "log_failed",
-                key,
-                "lobby",
-            )
-        assert ann.refusal(type="say", room="lobby", text="lost").get("key") is None
+            error = ann.error_for(type="say", room="lobby", text="lost", key=key)
+            assert (error["code"], error["key"], error["room"]) == ("log_failed", key, "lobby")
+        assert ann.error_for(type="say", room="lobby", text="lost").get("key") is None
         plain.send("lost")
         with pytest.raises(ConnectionClosed) as closed:
             plain.recv(PATIENCE)
-        assert (closed.value.code, closed.value.reason) == (
-            1011,
-            "the message could not be stored",
-        )
-        log.fails = False
+        assert closed.value.code == 1011
+        assert closed.value.reason == "the message could not be stored"
+        store.fails = False
         again = ann.say("lobby", "after", "k1")
         assert plain_listener.recv(PATIENCE) == "after"
-        assert [told["text"] for told in ben.messages()] == ["before", "after"]
+        assert [message["text"] for message in ben.messages()] == ["before", "after"]
         stored = ben.join("lobby", "Ben")["messages"]
         assert [message["text"] for message in stored] == ["before", "after"]
         assert stored[-1]["id"] == again["id"]
-    assert {record.getMessage() for record in caplog.records} == {
-        "the log failed: the disk is full"
-    }
+    assert {record.getMessage() for record in caplog.records} == {"append failed: the disk is full"}
 
 
-def test_who_cannot_be_told_what_was_said_does_not_get_in_and_may_try_again(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    log = FailingLog()
-    with chatting(log) as chat, Talker(chat.address) as ann, Talker(chat.address) as ben:
+def test_join_fails_while_the_store_cannot_be_read(caplog: pytest.LogCaptureFixture) -> None:
+    store = FailingStore()
+    with (
+        serve_chat(store) as chat,
+        ChatClient(chat.address) as ann,
+        ChatClient(chat.address) as ben,
+    ):
         ann.join("lobby", "Ann")
-        log.fails = True
+        store.fails = True
         for after in (None, 0):
-            refused = ben.refusal(type="join", room="lobby", name="Ben", after=after)
-            assert (refused["code"], refused["room"]) == ("log_failed", "lobby")
-        assert ben.refusal(type="say", room="lobby", text="x")["code"] == "not_joined"
-        refused = ann.refusal(type="history", room="lobby")
-        assert (refused["code"], refused["room"]) == ("log_failed", "lobby")
-        # One who is in and joins again is out, and hears no more.
-        assert ann.refusal(type="join", room="lobby", name="Ann")["code"] == "log_failed"
-        log.fails = False
+            error = ben.error_for(type="join", room="lobby", name="Ben", after=after)
+            assert (error["code"], error["room"]) == ("log_failed", "lobby")
+        assert ben.error_for(type="say", room="lobby", text="x")["code"] == "not_joined"
+        error = ann.error_for(type="history", room="lobby")
+        assert (error["code"], error["room"]) == ("log_failed", "lobby")
+        # A member that joins again and fails is no member any more.
+        assert ann.error_for(type="join", room="lobby", name="Ann")["code"] == "log_failed"
+        store.fails = False
         assert ben.join("lobby", "Ben")["members"] == ["Ben"]
         ben.say("lobby", "I am in")
         assert ann.messages() == []
@@ -129,222 +121,215 @@ def test_who_cannot_be_told_what_was_said_does_not_get_in_and_may_try_again(
     assert {record.levelname for record in caplog.records} == {"ERROR"}
 
 
-def test_trimming_goes_on_after_it_failed(
+def test_retention_continues_after_failures(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(app, "RETENTION_INTERVAL", 0.01)
-    log = FailingLog()
-    log.fails = True
-    with chatting(log) as chat:
-        poll(lambda: log.trims >= 3, "three trims")
-        log.fails = False
-        poll(lambda: log.trims >= 6, "six trims")
+    store = FailingStore()
+    store.fails = True
+    with serve_chat(store) as chat:
+        poll(lambda: store.retention_runs >= 3, "three runs of retention")
+        store.fails = False
+        poll(lambda: store.retention_runs >= 6, "six runs of retention")
         chat.wait_for_peers(0)
     assert {record.getMessage() for record in caplog.records} == {
-        "the log cannot be trimmed: the disk is full"
+        "retention failed: the disk is full"
     }
 
 
-def test_what_is_too_much_when_it_starts_is_removed_bit_by_bit(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_retention_at_start_deletes_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "DELETE_LIMIT", 3)
-    log = open_log(keep_messages=2)
-    log.append(
+    store = open_store(keep_messages=2)
+    store.append(
         [NewMessage("tea", "Ann", str(number), None) for number in range(30)], lambda _: None
     )
-    with chatting(log) as chat, Talker(chat.address) as ben:
+    with serve_chat(store) as chat, ChatClient(chat.address) as ben:
 
-        def kept() -> list[str]:
-            return [told["text"] for told in ben.join("tea", "Ben")["messages"]]
+        def remaining() -> list[str]:
+            return [message["text"] for message in ben.join("tea", "Ben")["messages"]]
 
-        numbers: list[int] = []
+        counts: list[int] = []
 
-        def two_are_left() -> bool:
-            numbers.append(len(kept()))
-            return numbers[-1] == 2
+        def two_remain() -> bool:
+            counts.append(len(remaining()))
+            return counts[-1] == 2
 
-        poll(two_are_left, "two are left")
-        assert numbers == sorted(numbers, reverse=True)
-        assert kept() == ["28", "29"]
+        poll(two_remain, "two messages remain")
+        assert counts == sorted(counts, reverse=True)
+        assert remaining() == ["28", "29"]
 
 
-def test_a_full_disk_refuses_messages_until_there_is_room_again(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    log = open_log()
+def test_full_disk_rejects_messages_until_space_is_free(caplog: pytest.LogCaptureFixture) -> None:
+    store = open_store()
     with (
-        chatting(log) as chat,
-        Talker(chat.address) as ann,
-        Talker(chat.address) as ben,
+        serve_chat(store) as chat,
+        ChatClient(chat.address) as ann,
+        ChatClient(chat.address) as ben,
     ):
         ann.join("lobby", "Ann")
         ben.join("lobby", "Ben")
-        execute = log._database.execute
+        execute = store._database.execute
         (pages,) = chat.ask(lambda: execute("PRAGMA page_count").fetchone())
         chat.ask(lambda: execute(f"PRAGMA max_page_count = {pages + 2}"))
         accepted: list[str] = []
-        refused: list[str] = []
+        rejected: list[str] = []
         for number in range(10):
             key = f"k{number}"
-            ann.tell(type="say", room="lobby", text="x" * 4000, key=key)
-            told = ann.hear()
-            while told["type"] == "presence":
-                told = ann.hear()
-            (accepted if told["type"] == "message" else refused).append(key)
-        assert accepted, "there was some room"
-        assert len(refused) > 5, "no message was ever too much"
+            ann.send(type="say", room="lobby", text="x" * 4000, key=key)
+            answer = ann.receive()
+            while answer["type"] == "presence":
+                answer = ann.receive()
+            (accepted if answer["type"] == "message" else rejected).append(key)
+        assert accepted, "the first messages fit"
+        assert len(rejected) > 5, "the disk was not full"
         chat.ask(lambda: execute("PRAGMA max_page_count = 100000"))
-        for key in refused:
+        for key in rejected:
             ann.say("lobby", "x" * 4000, key)
         assert len(ben.messages()) == 10
     assert "full" in caplog.text
 
 
-# A log that answers later.
+# A store that calls back later.
 
 
-class LaterLog:
-    """A log whose every answer comes from another thread, after a while of its own choice.
+class SlowStore:
+    """A store that calls back after a random delay of up to `max_delay` seconds.
 
-    What it keeps, it keeps when asked; only the answers take their time, those of
-    reads as of appends. `hold` lets none out until it is cleared.
+    An append takes effect at the end of its delay, a read at the beginning. `overlaps`
+    counts the appends that began before the previous one had ended.
     """
 
     def __init__(self, random: random.Random) -> None:
-        self.log = open_log()
+        self.store = open_store()
         self.random = random
-        self.server: Any = None
-        self.longest = 0.02
+        self.server: Server | None = None
+        self.max_delay = 0.02
         self.appending = 0
         self.overlaps = 0
 
-    def _later(self, answer: Callable[[], None]) -> None:
-        timer = threading.Timer(
-            self.random.uniform(0, self.longest), self.server.call_soon_threadsafe, [answer]
-        )
+    def _call_later(self, callback: Callable[[], None]) -> None:
+        assert self.server is not None
+        delay = self.random.uniform(0, self.max_delay)
+        timer = threading.Timer(delay, self.server.call_soon_threadsafe, [callback])
         timer.daemon = True
         timer.start()
 
-    def append(
-        self,
-        entries: Sequence[NewMessage],
-        done: Callable[[Sequence[StoredMessage] | StoreError], None],
-    ) -> None:
+    def append(self, messages: Sequence[NewMessage], callback: AppendCallback, /) -> None:
         self.appending += 1
         self.overlaps += self.appending > 1
 
-        def answer() -> None:
+        def finish() -> None:
             self.appending -= 1
-            # Stored at the last moment: whoever reads before does not see it.
-            self.log.append(entries, done)
+            self.store.append(messages, callback)
 
-        self._later(answer)
+        self._call_later(finish)
 
-    def read_after(
-        self, room: str, seen: int, limit: int, done: Callable[[Page | StoreError], None]
-    ) -> None:
-        answers: list[Page | StoreError] = []
-        self.log.read_after(room, seen, limit, answers.append)
-        self._later(lambda: done(answers[0]))
+    def read_after(self, room: str, after: int, limit: int, callback: ReadCallback, /) -> None:
+        results: list[Page | StoreError] = []
+        self.store.read_after(room, after, limit, results.append)
+        self._call_later(lambda: callback(results[0]))
 
     def read_before(
-        self, room: str, end: int | None, limit: int, done: Callable[[Page | StoreError], None]
+        self, room: str, before: int | None, limit: int, callback: ReadCallback, /
     ) -> None:
-        answers: list[Page | StoreError] = []
-        self.log.read_before(room, end, limit, answers.append)
-        self._later(lambda: done(answers[0]))
+        results: list[Page | StoreError] = []
+        self.store.read_before(room, before, limit, results.append)
+        self._call_later(lambda: callback(results[0]))
 
     def apply_retention(self) -> bool:
         return False
 
     def close(self) -> None:
-        self.log.close()
+        self.store.close()
 
 
 @contextmanager
-def chatting_later(seed: int) -> Iterator[tuple[RunningServer, LaterLog]]:
-    log = LaterLog(random.Random(seed))
-    chat = Chat(log, rate=0.0)
-    log.server = chat.server
+def serve_slow_chat(seed: int) -> Iterator[tuple[RunningServer, SlowStore]]:
+    store = SlowStore(random.Random(seed))
+    chat = Chat(store, rate=0.0)
+    store.server = chat.server
     with serving(server=chat.server) as running:
-        yield running, log
-    log.close()
+        yield running, store
+    store.close()
 
 
 class Listener:
-    """What one client has heard of a room, and whether it could be."""
+    """Records one client's messages; fails if an id is missing, repeated or out of order."""
 
-    def __init__(self, talker: Talker, name: str) -> None:
-        self.talker = talker
+    def __init__(self, client: ChatClient, name: str) -> None:
+        self.client = client
         self.name = name
         self.seen: list[int] = []
         self.joined = 0
         self.acknowledged: set[str] = set()
 
-    def hear(self, told: Told) -> None:
-        if told["type"] == "joined":
-            assert not told["gap"]
+    def handle(self, message: ServerMessage) -> None:
+        if message["type"] == "joined":
+            assert not message["gap"]
             self.joined += 1
-            for each in told["messages"]:
+            for each in message["messages"]:
                 self.see(each)
-        elif told["type"] == "message":
-            self.see(told)
-            if "key" in told:
-                self.acknowledged.add(told["key"])
+        elif message["type"] == "message":
+            self.see(message)
+            if "key" in message:
+                self.acknowledged.add(message["key"])
         else:
-            assert told["type"] == "presence", told
+            assert message["type"] == "presence", message
 
-    def see(self, message: Told) -> None:
+    def see(self, message: ServerMessage) -> None:
         last = self.seen[-1] if self.seen else 0
-        assert message["id"] > last, f"{self.name} has seen {last} and is told {message}"
+        assert message["id"] > last, f"{self.name} received {message} after id {last}"
         self.seen.append(message["id"])
 
-    def hear_until(self, condition: Callable[[], bool]) -> None:
+    def listen_until(self, condition: Callable[[], bool]) -> None:
         while not condition():
-            self.hear(self.talker.hear())
+            self.handle(self.client.receive())
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_with_a_log_that_answers_later_everybody_sees_every_message_once_and_in_order(
-    seed: int,
-) -> None:
+def test_slow_store_delivers_each_message_once_in_one_order(seed: int) -> None:
     chance = random.Random(seed)
-    with chatting_later(seed) as (chat, log), ExitStack() as stack:
+    with serve_slow_chat(seed) as (chat, store), ExitStack() as stack:
 
         def enter(number: int) -> Listener:
-            talker = stack.enter_context(Talker(chat.address))
-            listener = Listener(talker, f"n{number}")
-            talker.tell(type="join", room="lobby", name=listener.name, after=0)
+            client = stack.enter_context(ChatClient(chat.address))
+            listener = Listener(client, f"n{number}")
+            client.send(type="join", room="lobby", name=listener.name, after=0)
             return listener
 
+        def has_joined(listener: Listener) -> Callable[[], bool]:
+            return lambda: listener.joined == 1
+
+        def has_seen_all(listener: Listener) -> Callable[[], bool]:
+            return lambda: len(listener.seen) == len(sent)
+
         listeners = [enter(0)]
-        listeners[0].hear_until(lambda: listeners[0].joined == 1)
-        said: list[str] = []
+        listeners[0].listen_until(has_joined(listeners[0]))
+        sent: list[str] = []
         for step in range(60):
             if chance.random() < 0.2:
                 listeners.append(enter(len(listeners)))
             speaker = chance.choice([each for each in listeners if each.joined] or listeners[:1])
-            said.append(f"key {step}")
-            speaker.talker.tell(type="say", room="lobby", text=str(step), key=said[-1])
+            sent.append(f"key {step}")
+            speaker.client.send(type="say", room="lobby", text=str(step), key=sent[-1])
             if chance.random() < 0.3:
                 other = chance.choice(listeners)
                 if not other.joined:
-                    other.hear_until(lambda other=other: other.joined == 1)  # type: ignore[misc]
+                    other.listen_until(has_joined(other))
         for listener in listeners:
-            listener.hear_until(lambda each=listener: len(each.seen) == len(said))  # type: ignore[misc]
+            listener.listen_until(has_seen_all(listener))
         order = listeners[0].seen
         for listener in listeners:
-            assert listener.seen == order, f"{listener.name} saw another order"
-            assert [told for told in listener.talker.settle() if told["type"] != "presence"] == []
-        assert set().union(*(each.acknowledged for each in listeners)) == set(said)
-        assert log.overlaps == 0, "a batch was given before the last one was answered"
+            assert listener.seen == order, f"{listener.name} received another order"
+            assert {each["type"] for each in listener.client.receive_pending()} <= {"presence"}
+        assert set().union(*(each.acknowledged for each in listeners)) == set(sent)
+        assert store.overlaps == 0, "a batch was appended before the previous one was stored"
 
 
-def test_while_others_talk_without_end_a_log_that_answers_later_lets_newcomers_in() -> None:
+def test_slow_store_lets_clients_join_while_others_send() -> None:
     with (
-        chatting_later(1) as (chat, log),
-        Talker(chat.address) as speaker,
+        serve_slow_chat(1) as (chat, store),
+        ChatClient(chat.address) as speaker,
         ExitStack() as stack,
     ):
         speaker.join("lobby", "speaker")
@@ -354,102 +339,102 @@ def test_while_others_talk_without_end_a_log_that_answers_later_lets_newcomers_i
             number = 0
             while not ended.is_set():
                 number += 1
-                speaker.tell(type="say", room="lobby", text=str(number), key=str(number))
-                told = speaker.hear()
-                while told.get("key") != str(number):
-                    told = speaker.hear()
+                speaker.send(type="say", room="lobby", text=str(number), key=str(number))
+                while speaker.receive().get("key") != str(number):
+                    pass
 
-        flood = [stack.enter_context(open_client(chat.address)) for _ in range(3)]
+        plain_clients = [stack.enter_context(open_client(chat.address)) for _ in range(3)]
 
-        def flow() -> None:
+        def flood() -> None:
             while not ended.is_set():
-                for client in flood:
-                    client.send("and on")
+                for client in plain_clients:
+                    client.send("more")
                 time.sleep(0.0005)
 
-        threads = [threading.Thread(target=each, daemon=True) for each in (talk, flow)]
+        threads = [threading.Thread(target=each, daemon=True) for each in (talk, flood)]
         for thread in threads:
             thread.start()
         try:
             for number in range(3):
-                newcomer = stack.enter_context(Talker(chat.address))
+                newcomer = stack.enter_context(ChatClient(chat.address))
                 assert newcomer.join("lobby", f"newcomer {number}")["type"] == "joined"
         finally:
             ended.set()
             for thread in threads:
                 thread.join(PATIENCE)
-        assert log.overlaps == 0
+        assert store.overlaps == 0
 
 
-def test_joins_that_wait_are_answered_together_and_then_the_messages_that_waited_for_them() -> None:
-    with chatting_later(2) as (chat, log), ExitStack() as stack:
-        speaker = stack.enter_context(Talker(chat.address))
+def test_slow_store_answers_waiting_joins_then_stores_messages() -> None:
+    with serve_slow_chat(2) as (chat, store), ExitStack() as stack:
+        speaker = stack.enter_context(ChatClient(chat.address))
         speaker.join("lobby", "speaker")
-        others = [stack.enter_context(Talker(chat.address)) for _ in range(5)]
-        log.longest = 0.1
+        others = [stack.enter_context(ChatClient(chat.address)) for _ in range(5)]
+        store.max_delay = 0.1
         for number, other in enumerate(others):
-            speaker.tell(type="say", room="lobby", text=str(number), key=str(number))
-            other.tell(type="join", room="lobby", name=f"n{number}", after=0)
-        for other in others:
-            listener = Listener(other, "somebody")
-            listener.hear_until(lambda each=listener: each.joined and len(each.seen) == 5)  # type: ignore[misc]
+            speaker.send(type="say", room="lobby", text=str(number), key=str(number))
+            other.send(type="join", room="lobby", name=f"n{number}", after=0)
+        for number, other in enumerate(others):
+            listener = Listener(other, f"n{number}")
+            while not (listener.joined and len(listener.seen) == 5):
+                listener.handle(other.receive())
 
 
-@pytest.mark.parametrize("leaves", ["leave", "close", "rename"])
-def test_who_leaves_before_the_log_answers_the_join_is_not_let_in(leaves: str) -> None:
+@pytest.mark.parametrize("action", ["leave", "close", "rename"])
+def test_peer_that_leaves_before_its_join_completes_stays_out(action: str) -> None:
     with (
-        chatting_later(3) as (chat, log),
-        Talker(chat.address) as ann,
-        Talker(chat.address) as ben,
+        serve_slow_chat(3) as (chat, store),
+        ChatClient(chat.address) as ann,
+        ChatClient(chat.address) as ben,
     ):
-        log.longest = 0.05
-        ann.tell(type="join", room="lobby", name="Ann")
-        if leaves == "close":
+        store.max_delay = 0.05
+        ann.send(type="join", room="lobby", name="Ann")
+        if action == "close":
             ann.client.close()
-        elif leaves == "leave":
-            ann.tell(type="leave", room="lobby")
+        elif action == "leave":
+            ann.send(type="leave", room="lobby")
         else:
-            ann.tell(type="join", room="lobby", name="Anna")
-            assert ann.hear_next("joined")["name"] == "Anna"
+            ann.send(type="join", room="lobby", name="Anna")
+            assert ann.receive_type("joined")["name"] == "Anna"
         joined = ben.join("lobby", "Ben")
-        assert joined["members"] == (["Anna", "Ben"] if leaves == "rename" else ["Ben"])
-        ben.say("lobby", "who is here?")
-        if leaves == "leave":
-            assert ann.settle() == []
+        assert joined["members"] == (["Anna", "Ben"] if action == "rename" else ["Ben"])
+        ben.say("lobby", "Is anybody here?")
+        if action == "leave":
+            assert ann.receive_pending() == []
 
 
-# What is too much for one answer.
+# Limits of a response.
 
 
 @pytest.mark.parametrize("character", ["\x01", "x", "\U0001f600", '"'])
-def test_an_answer_fits_into_one_message_of_a_client_however_much_was_said(character: str) -> None:
-    log = open_log()
-    entries = [NewMessage("lobby", "\U0001f600" * 32, character * 4000, None) for _ in range(400)]
-    log.append(entries, lambda _: None)
-    with chatting(log) as chat, Talker(chat.address) as ann:
-        # The client breaks off at 1 MiB.
+def test_response_with_long_messages_fits_into_one_mebibyte(character: str) -> None:
+    store = open_store()
+    name = "\U0001f600" * 32
+    store.append([NewMessage("lobby", name, character * 4000, None)] * 400, lambda _: None)
+    with serve_chat(store) as chat, ChatClient(chat.address) as ann:
+        # The client closes the connection at a message of over 1 MiB.
         joined = ann.join("lobby", "Ann", after=0)
         assert joined["gap"]
         assert len(joined["messages"]) >= 20
         first, last = joined["messages"][0]["id"], joined["messages"][-1]["id"]
         assert (last - first + 1, last) == (len(joined["messages"]), 400)
-        seen = len(joined["messages"])
+        received = len(joined["messages"])
         while True:
-            ann.tell(type="history", room="lobby", before=first)
-            found = ann.hear_next("history")
-            assert len(found["messages"]) <= 200
-            seen += len(found["messages"])
-            if not found["more"]:
+            ann.send(type="history", room="lobby", before=first)
+            page = ann.receive_type("history")
+            assert len(page["messages"]) <= 200
+            received += len(page["messages"])
+            if not page["more"]:
                 break
-            assert found["messages"][-1]["id"] == first - 1
-            first = found["messages"][0]["id"]
-        assert seen == 400
+            assert page["messages"][-1]["id"] == first - 1
+            first = page["messages"][0]["id"]
+        assert received == 400
 
 
-def test_only_what_was_missed_within_the_limit_comes_and_the_gap_is_told() -> None:
-    log = open_log()
-    log.append([NewMessage("lobby", "Ben", str(n), None) for n in range(1, 1102)], lambda _: None)
-    with chatting(log) as chat, Talker(chat.address) as ann:
+def test_join_after_an_id_reports_a_gap_beyond_1000_messages() -> None:
+    store = open_store()
+    store.append([NewMessage("lobby", "Ben", str(n), None) for n in range(1, 1102)], lambda _: None)
+    with serve_chat(store) as chat, ChatClient(chat.address) as ann:
         for after, count, gap in ((101, 1000, False), (100, 1000, True), (1101, 0, False)):
             joined = ann.join("lobby", "Ann", after=after)
             ids = [message["id"] for message in joined["messages"]]
