@@ -467,7 +467,7 @@ def test_invite_only_chat_accepts_only_genuine_invitations(users: Users, tmp_pat
         head, _, signature = link.rpartition(".")
         forged = users.open(f"{head}.{signature[::-1]}")
         forged.wait_for_text("#history-status", "Your invitation does not open this room.")
-        forged.wait_for_text("#history-status", "Ask the person who invited you for a new link")
+        forged.wait_for_text("#history-status", "Ask for a new invitation link")
 
         uninvited = users.open(url(chat))
         uninvited.enter_name("Eve")
