@@ -112,7 +112,7 @@ class Client:
         except BaseException:
             self.sock.close()
             raise
-        self._events: Iterator[Event] = self.connection.receive_data(rest)
+        self.connection.receive_data(rest)
 
     def __enter__(self) -> Self:
         return self
@@ -130,10 +130,11 @@ class Client:
         while True:
             data = self.sock.recv(1 << 16)
             assert data, "the server ended the stream within its answer to the handshake"
-            whole = head.receive_data(data)
+            head.receive_data(data)
+            whole = head.next_head()
             if whole is not None:
-                validate_response(*parse_response(whole[0]), key)
-                return whole[1]
+                validate_response(parse_response(whole), key)
+                return head.trailing_data
 
     def send(self, message: str | bytes) -> None:
         self.connection.send(message)
@@ -154,12 +155,12 @@ class Client:
         never minds if nobody is there to be answered.
         """
         while True:
-            for event in self._events:
+            while (event := self.connection.next_event()) is not None:
                 with suppress(BrokenPipeError, ConnectionResetError):
                     self.flush()
+                error = self.connection.error
+                assert error is None, f"the server broke a rule: {error}"
                 return event
-            error = self.connection.error
-            assert error is None, f"the server broke a rule: {error}"
             try:
                 data = self.sock.recv(1 << 18)
             except ConnectionResetError:
@@ -169,7 +170,7 @@ class Client:
                 return None
             if not data:
                 return None
-            self._events = self.connection.receive_data(data)
+            self.connection.receive_data(data)
 
     def receive_all(self) -> list[Event]:
         """Return every event up to the end of the stream."""

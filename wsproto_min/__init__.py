@@ -9,7 +9,7 @@ from wsproto_min.codes import CloseCode, Opcode
 from wsproto_min.connection import Close, Connection, Event, Ping, Pong, Role, State
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import ConnectionClosed, HandshakeError, ProtocolError, WebSocketError
-from wsproto_min.handshake import accept
+from wsproto_min.handshake import Acceptance, accept
 from wsproto_min.http import Headers, Request, Response
 from wsproto_min.net.broadcast import Group
 from wsproto_min.net.client import Client, connect
@@ -17,6 +17,7 @@ from wsproto_min.net.peer import Peer
 from wsproto_min.net.server import Server
 
 __all__ = [
+    "Acceptance",
     "Client",
     "Close",
     "CloseCode",

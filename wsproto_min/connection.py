@@ -1,25 +1,49 @@
-"""A WebSocket connection without a socket: RFC 6455, sections 5 to 7, both roles.
+"""A WebSocket connection without a socket (RFC 6455, sections 5 to 7), for both roles.
 
-Give a `Connection` the bytes that arrive and it tells what they mean; tell
-it what to say and it queues the bytes to send. It does no I/O, keeps no clock
-and starts after the opening handshake (see `handshake`), so the same object
-serves a server on a selector, a blocking client and a test.
+A `Connection` starts after the opening handshake (module `handshake`). It does no I/O and has no
+clock, so one class serves a server on a selector, a blocking client and a test. Its user
 
-What happens on a violation (section 7.1.7) is the same everywhere: whatever
-came before it has its effect, one Close frame with the code due is queued,
-and all further input is discarded.
+1. passes received bytes to `receive_data`, and the end of the stream to `receive_eof`;
+2. calls `next_event` until it returns None, and acts on each event before it asks for the next;
+3. writes what `data_to_send` returns, and half-closes TCP once `eof_to_send` is True.
+
+`next_event` acts on one frame at a time. A reply (a Pong, the answer to a Close) is queued when
+its frame is read. So the order of the bytes to send depends on the peer's frames alone, never on
+the way in which reads split them.
+
+A violation has one consequence everywhere (section 7.1.7): all frames before it take effect, one
+Close frame with the rule's code is queued, and further input is discarded.
+
+The closing handshake (sections 7.1.2 to 7.1.4)::
+
+                          close()                     Close received
+      +------+  send Close   +---------+                +----------+
+      | OPEN | ------------> | CLOSING | -------------> |          |
+      +------+               +---------+                | FLUSHING |
+         |   Close received: send Close                 |          |
+         +--------------------------------------------> +----------+
+         |   violation or fail(): send Close                  |
+         +--------------------------------------------------> |
+         |                                                    |
+         |             receive_eof()                          v
+         +------------------------------------------>    +--------+
+                                                         | CLOSED |
+                                                         +--------+
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 
-from wsproto_min._fast_path import short_messages
+from wsproto_min._fast_path import read_short_messages
 from wsproto_min.codes import CloseCode, Opcode
-from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, SHARED_COMPRESSOR, DeflateParameters
+from wsproto_min.deflate import (
+    DEFAULT_COMPRESSION_THRESHOLD,
+    SHARED_COMPRESSOR,
+    DeflateParameters,
+)
 from wsproto_min.errors import ConnectionClosed, ProtocolError
 from wsproto_min.frames import (
     MAX_CONTROL_PAYLOAD,
@@ -33,83 +57,114 @@ from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE, MessageAssembler
 
 
 class Role(Enum):
-    """Which end this is; it decides who masks (section 5.1)."""
+    """Side of a connection. A client masks its frames, a server does not (section 5.1)."""
 
     CLIENT = "client"
     SERVER = "server"
 
 
-class State(Enum):
-    """How far a connection has come (sections 7.1.3 and 7.1.4)."""
+class State(IntEnum):
+    """State of a connection or of a server's peer. It only ever increases."""
 
-    OPEN = "open"
-    CLOSING = "closing"  # one Close frame has been sent, the peer's is awaited
-    CLOSED = "closed"  # nothing more will be sent; what arrives is discarded
+    CONNECTING = 0  # opening handshake; a Connection starts after it
+    OPEN = 1
+    CLOSING = 2  # a Close frame is sent or queued, the peer's is awaited
+    FLUSHING = 3  # input is discarded, queued bytes still go out
+    CLOSED = 4  # the stream has ended
 
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """A Ping arrived; its Pong is queued already (section 5.5.2)."""
+    """A received Ping. Its Pong is already queued (section 5.5.2)."""
 
     payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """A Pong arrived, asked for or not (section 5.5.3)."""
+    """A received Pong, solicited or not (section 5.5.3)."""
 
     payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """A Close frame's meaning (section 5.5.1); code 1005 if it gave none."""
+    """The end of a connection: close code and reason (section 7.4).
+
+    As an event it comes once, for one of three causes: the peer's Close frame (code 1005 if the
+    frame had none), a violation by the peer (the code of the rule), or the end of the stream
+    without a Close frame (1006).
+    """
 
     code: int
     reason: str = ""
 
 
-# Looking a member up in its enum takes 0.1 us, as long as a call.
+Event = str | bytes | Ping | Pong | Close
+"""A text message (`str`), a binary message (`bytes`), a control frame or the end."""
+
+# A look-up of a member in its enum takes as long as a call.
 _CLIENT, _SERVER = Role
-_OPEN, _CLOSED = State.OPEN, State.CLOSED
+_, _OPEN, _CLOSING, _FLUSHING, _CLOSED = State
 _TEXT, _BINARY, _PING, _PONG = Opcode.TEXT, Opcode.BINARY, Opcode.PING, Opcode.PONG
 
-Event = str | bytes | Ping | Pong | Close
-"""What arrived: a text message as `str`, a binary one as `bytes`, or a control frame."""
+_NO_MESSAGES: list[str | bytes] = []  # shared and never changed, so an idle connection has no list
 
 
 class Connection:
-    """One end of an open WebSocket connection.
+    """One side of an open WebSocket connection.
 
-        >>> server, client = Connection(Role.SERVER), Connection(Role.CLIENT)
-        >>> client.send("Hello")
-        >>> list(server.receive_data(client.data_to_send()))
-        ['Hello']
-        >>> server.close(CloseCode.GOING_AWAY, "good night")
-        >>> list(client.receive_data(server.data_to_send()))
-        [Close(code=1001, reason='good night')]
+    Args:
+        role: The own side.
+        max_message_size: Limit for a received message in bytes, after decompression.
+        max_fragments: Limit for its fragments; see `MessageAssembler`.
+        compression: The negotiated parameters of permessage-deflate, or None.
+        compression_threshold: Messages of at least this many bytes are compressed.
 
-    `max_message_size` (bytes) and `max_fragments` bound what a peer may send in
-    one message; see `MessageAssembler`. `deflate` is what was agreed of
-    compression, if anything, and messages are compressed from `compression_threshold`
-    bytes up.
+    >>> server, client = Connection(Role.SERVER), Connection(Role.CLIENT)
+    >>> client.send("Hello")
+    >>> server.receive_data(client.data_to_send())
+    >>> server.next_event()
+    'Hello'
+    >>> server.next_event()  # more data is needed
+    >>> server.close(CloseCode.GOING_AWAY, "good night")
+    >>> client.receive_data(server.data_to_send())
+    >>> client.next_event()
+    Close(code=1001, reason='good night')
+
+    Attributes:
+        role: The own side.
+        state: The state; see the figure above.
+        close_sent: The Close frame that was sent or queued, or None.
+        close_received: The peer's Close frame, or None.
+        error: The violation that failed the connection, or None.
+
     """
 
     __slots__ = (
         "_assembler",
+        "_close_reported",
         "_compression_threshold",
         "_compressor",
         "_context_takeover",
         "_decoder",
+        "_input_ended",
         "_max_fragments",
         "_max_message_size",
-        "_outgoing",
+        "_short_messages",
+        "_unsent",
         "close_received",
         "close_sent",
         "error",
         "role",
         "state",
     )
+
+    role: Role
+    state: State
+    close_sent: Close | None
+    close_received: Close | None
+    error: ProtocolError | None
 
     def __init__(
         self,
@@ -120,12 +175,12 @@ class Connection:
         compression: DeflateParameters | None = None,
         compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD,
     ) -> None:
+        is_server = role is _SERVER
         self.role = role
         self.state = _OPEN
-        self.close_sent: Close | None = None
-        self.close_received: Close | None = None
-        self.error: ProtocolError | None = None
-        is_server = role is _SERVER
+        self.close_sent = None
+        self.close_received = None
+        self.error = None
         self._compression_threshold = compression_threshold
         self._max_message_size = max_message_size
         self._max_fragments = max_fragments
@@ -134,47 +189,146 @@ class Connection:
         )
         self._compressor = None if compression is None else compression.compressor(server=is_server)
         self._decoder = FrameDecoder(masked=is_server, rsv1_allowed=compression is not None)
-        self._assembler: MessageAssembler | None = None  # until a message needs one
-        self._outgoing: list[bytes] = []
+        self._assembler: MessageAssembler | None = None  # created for the first data frame
+        self._short_messages = _NO_MESSAGES  # from the fast path, the next one last
+        self._unsent: list[bytes] | None = None
+        self._input_ended = False  # no further frame is read
+        self._close_reported = False
 
     @property
     def accepts_shared_compression(self) -> bool:
-        """Whether the peer understands frames made with `SHARED_COMPRESSOR`."""
+        """True if the peer understands frames compressed with `SHARED_COMPRESSOR`."""
         return self._compressor is SHARED_COMPRESSOR
 
-    def receive_data(self, data: bytes) -> Iterator[Event]:
-        """Take bytes from the peer; return an iterator over what they complete.
+    @property
+    def eof_to_send(self) -> bool:
+        """True if TCP is to be half-closed once all of `data_to_send` is written.
 
-        Frames are acted on as the iterator is advanced: what you send on an
-        event goes out before the answer to any later frame, be it a Pong or
-        the Close that a violation calls for. So the order of what is sent
-        depends on the peer's frames alone, never on how they share reads.
-
-        Never raises for what the peer sent: a violation ends the iterator and
-        fails the connection (see `fail`); `error` then says which it was.
+        Section 7.1.1: the server closes TCP first. A client whose closing handshake is complete
+        waits for the end of the server's stream.
         """
-        if self.state is not _CLOSED:
-            self._decoder.receive_data(data)
-        return self._events()
+        if self.state is _FLUSHING:
+            return self.role is _SERVER or self.close_received is None
+        return self.state is _CLOSED
 
-    def _events(self) -> Iterator[Event]:
+    def receive_data(self, data: bytes) -> None:
+        """Store bytes received from the peer for `next_event`."""
+        if not self._input_ended:
+            self._decoder.receive_data(data)
+
+    def receive_eof(self) -> None:
+        """Note the end of the peer's stream; `next_event` still returns all events before it."""
+        self.state = _CLOSED
+
+    def next_event(self) -> Event | None:
+        """Act on received frames up to the next event and return it.
+
+        Returns:
+            The event, or None if more data is needed. Exactly one `Close` event ends each
+            connection, after which all calls return None.
+
+        Never raises. After a violation `error` names the rule.
+
+        """
+        if self._short_messages:
+            return self._short_messages.pop()
         try:
-            while self.state is not _CLOSED:
-                if self.role is _SERVER and (self._assembler is None or self._assembler.idle):
-                    yield from short_messages(self._decoder, self._max_message_size)
-                frame = self._decoder.next_frame()
+            while not self._input_ended:
+                decoder = self._decoder
+                if not decoder.buffer:
+                    break
+                if self.role is _SERVER and not decoder.in_frame:
+                    assembler = self._assembler
+                    if assembler is None or assembler.idle:
+                        messages = read_short_messages(decoder, self._max_message_size)
+                        if messages:
+                            self._short_messages = messages
+                            return messages.pop()
+                frame = decoder.next_frame()
                 if frame is None:
-                    return
+                    break
                 event = self._receive_frame(frame)
                 if event is not None:
-                    yield event
+                    return event
         except ProtocolError as error:
             self.error = error
             self.fail(error.code, error.reason)
+            return self._report_close(Close(error.code, error.reason))
+        if self.state is _CLOSED and not self._close_reported:
+            self._input_ended = True
+            return self._report_close(Close(CloseCode.ABNORMAL_CLOSURE))
+        return None
 
-    def receive_eof(self) -> None:
-        """Note that the peer's stream has ended: no Close frame can come any more."""
-        self.state = _CLOSED
+    def send(self, message: str | bytes) -> None:
+        """Queue a message in one frame: `str` as text, `bytes` as binary.
+
+        Raises:
+            ConnectionClosed: A Close frame was sent or received (section 5.5.1).
+
+        """
+        self._require_open()
+        opcode, payload = encode_message(message)
+        if self._compressor is None or len(payload) < self._compression_threshold:
+            self._send_frame(opcode, payload)
+        else:
+            self._send_frame(opcode, self._compressor.compress(payload), rsv1=True)
+
+    def ping(self, payload: bytes = b"") -> None:
+        """Queue a Ping. The peer's Pong repeats its payload (section 5.5.2).
+
+        Raises:
+            ConnectionClosed: As for `send`.
+            ValueError: The payload has more than 125 bytes (section 5.5).
+
+        """
+        self._require_open()
+        self._send_frame(_PING, _check_control_payload(payload))
+
+    def pong(self, payload: bytes = b"") -> None:
+        """Queue an unsolicited Pong (section 5.5.3). Raises as `ping` does."""
+        self._require_open()
+        self._send_frame(_PONG, _check_control_payload(payload))
+
+    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Start the closing handshake (section 7.1.2), unless it has started.
+
+        Messages still arrive until the peer's Close frame does.
+
+        Raises:
+            ValueError: A Close frame must not carry `code` (section 7.4).
+
+        """
+        if self.state is _OPEN:
+            self._send_close(code, reason)
+            self.state = _CLOSING
+
+    def fail(self, code: int, reason: str = "") -> None:
+        """Fail the connection (section 7.1.7): queue a Close frame and discard all input."""
+        if self.state < _FLUSHING:
+            if self.close_sent is None:
+                self._send_close(code, reason)
+            self.state = _FLUSHING
+        self._input_ended = True
+        self._short_messages = _NO_MESSAGES
+        self._decoder.discard()
+        self._assembler = None
+
+    def data_to_send(self) -> bytes:
+        """Return the bytes queued since the last call, to be written in this order."""
+        unsent = self._unsent
+        if unsent is None:
+            return b""
+        self._unsent = None
+        return unsent[0] if len(unsent) == 1 else b"".join(unsent)
+
+    def __repr__(self) -> str:
+        """Return role, state and closing frames."""
+        closes = "".join(
+            f" {name}={close.code}"
+            for name, close in (("sent", self.close_sent), ("received", self.close_received))
+            if close is not None
+        )
+        return f"<Connection {self.role.value} {self.state.name}{closes}>"
 
     def _receive_frame(self, frame: Frame) -> Event | None:
         """Act on a frame; return the event that it completes, if any."""
@@ -187,72 +341,25 @@ class Connection:
                 )
             return self._assembler.receive_frame(frame)
         if frame.opcode is _PING:
-            # Section 5.5.2: due "unless it already received a Close frame"; one
-            # that we have sent forbids only data frames (section 5.5.1).
-            self._send_frame(Opcode.PONG, frame.payload)
+            # Section 5.5.2: "unless it already received a Close frame". A Close frame that was
+            # sent forbids only data frames (section 5.5.1).
+            self._send_frame(_PONG, frame.payload)
             return Ping(frame.payload)
         if frame.opcode is _PONG:
             return Pong(frame.payload)
         close = Close(*parse_close(frame.payload))
         self.close_received = close
+        self._input_ended = True
         if self.close_sent is None:
-            # Section 5.5.1: the answer "typically echos the status code".
+            # Section 5.5.1: the endpoint "typically echos the status code it received".
             self._send_close(close.code)
-        self.state = _CLOSED
+        if self.state < _FLUSHING:
+            self.state = _FLUSHING
+        return self._report_close(close)
+
+    def _report_close(self, close: Close) -> Close:
+        self._close_reported = True
         return close
-
-    def send(self, message: str | bytes) -> None:
-        """Queue a text (`str`) or binary (`bytes`) message, in one frame.
-
-        Raises `ConnectionClosed` once a Close frame was sent or received:
-        section 5.5.1 forbids to send more.
-        """
-        self._require_open()
-        opcode, payload = encode_message(message)
-        if self._compressor is None or len(payload) < self._compression_threshold:
-            self._send_frame(opcode, payload)
-        else:
-            self._send_frame(opcode, self._compressor.compress(payload), rsv1=True)
-
-    def ping(self, payload: bytes = b"") -> None:
-        """Queue a Ping with up to 125 bytes, which the Pong will bring back.
-
-        Raises `ConnectionClosed` as `send` does, `ValueError` for a payload
-        that is too long for a control frame (section 5.5).
-        """
-        self._require_open()
-        self._send_frame(Opcode.PING, _control_payload(payload))
-
-    def pong(self, payload: bytes = b"") -> None:
-        """Queue a Pong that nobody asked for (section 5.5.3); raises as `ping` does."""
-        self._require_open()
-        self._send_frame(Opcode.PONG, _control_payload(payload))
-
-    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """Start the closing handshake (section 7.1.2); does nothing if it has started.
-
-        Messages still arrive until the peer's Close does. Raises `ValueError`
-        for a code that must not be sent.
-        """
-        if self.state is _OPEN:
-            self._send_close(code, reason)
-            self.state = State.CLOSING
-
-    def fail(self, code: int, reason: str = "") -> None:
-        """Fail the connection (section 7.1.7): say why, then discard all input."""
-        if self.close_sent is None and self.state is not _CLOSED:
-            self._send_close(code, reason)
-        self.state = _CLOSED
-        self._decoder.discard()
-        self._assembler = None
-
-    def data_to_send(self) -> bytes:
-        """Return the bytes queued since the last call, to be sent in this order."""
-        if not self._outgoing:
-            return b""
-        data = b"".join(self._outgoing)
-        self._outgoing.clear()
-        return data
 
     def _require_open(self) -> None:
         if self.state is not _OPEN:
@@ -260,28 +367,32 @@ class Connection:
             raise ConnectionClosed(close.code, close.reason)
 
     def _send_close(self, code: int, reason: str = "") -> None:
-        # Code 1005 stands for a Close frame without a payload (section 7.1.5).
+        # Section 7.1.5: code 1005 stands for a Close frame without payload.
         payload = b"" if code == CloseCode.NO_STATUS_RCVD else encode_close(code, reason)
         self._send_frame(Opcode.CLOSE, payload)
         self.close_sent = Close(*parse_close(payload))
 
     def _send_frame(self, opcode: Opcode, payload: bytes, *, rsv1: bool = False) -> None:
-        # Section 5.3: the key must be fresh for every frame and unpredictable.
+        # Section 5.3: the masking key must be fresh for each frame and unpredictable.
         mask = os.urandom(4) if self.role is _CLIENT else None
-        self._outgoing.append(encode_frame(opcode, payload, rsv1=rsv1, mask=mask))
+        data = encode_frame(opcode, payload, rsv1=rsv1, mask=mask)
+        if self._unsent is None:
+            self._unsent = [data]
+        else:
+            self._unsent.append(data)
 
 
 def encode_message(message: str | bytes) -> tuple[Opcode, bytes]:
-    """Return a message's opcode and payload: text for `str`, binary for `bytes`."""
+    """Return the opcode and the payload of a message: text for `str`, binary for `bytes`."""
     if isinstance(message, str):
         return _TEXT, message.encode()
     return _BINARY, message
 
 
-def _control_payload(payload: bytes) -> bytes:
-    """Return `payload` if it fits into a control frame."""
+def _check_control_payload(payload: bytes) -> bytes:
     if len(payload) > MAX_CONTROL_PAYLOAD:
         raise ValueError(
-            f"a control frame holds at most {MAX_CONTROL_PAYLOAD} bytes, not {len(payload)}"
+            f"control frame: payload of {len(payload)} bytes; "
+            f"at most {MAX_CONTROL_PAYLOAD} are allowed (RFC 6455, 5.5)"
         )
     return payload

@@ -1,75 +1,86 @@
-"""permessage-deflate: RFC 7692, beside the codec and not threaded through it.
+"""The extension permessage-deflate (RFC 7692), apart from the frame codec.
 
-`DeflateParameters` is a set of parameters: what an end wishes, what a client offers, what
-is agreed. `DeflateParameters.answer` and `DeflateParameters.check` settle them in the handshake, a
-`Compressor` compresses messages, an `Decompressor` expands one within a budget. The
-bit RSV1 that marks a compressed message is left to `messages` and `connection`.
+`DeflateParameters` are negotiated in the handshake. A `Compressor` compresses messages, a
+`Decompressor` decompresses one message within a limit. Modules `messages` and `connection`
+handle the bit RSV1, which marks a compressed message.
 
-The cost of compression is memory more than time: a context that is taken over
-from message to message is a window of up to 32 KiB a connection and direction,
-and makes every peer's compressed frames different. So a server asks for none
-by default: an idle peer then holds nothing, and one frame serves all.
+Compression costs memory more than time. A context that is kept from message to message is a
+window of up to 32 KiB for each connection and direction, and it makes the compressed frames of
+each peer different. A server therefore asks for no context takeover by default: an idle peer
+holds nothing, and one compressed frame serves all peers.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wsproto_min.codes import CloseCode
+from wsproto_min import rules
 from wsproto_min.errors import ProtocolError
 
 NAME = "permessage-deflate"
-Parameters = Sequence[tuple[str, str | None]]
 
-# Section 7.1.2: a window is 2^8 to 2^15 bytes.
+Parameters = Sequence[tuple[str, str | None]]
+"""Parameters of an extension as a header lists them: names, each with its value or None."""
+
+# Section 7.1.2: a window has 2^8 to 2^15 bytes.
 MIN_WINDOW_BITS = 8
 MAX_WINDOW_BITS = 15
 WINDOW_SIZE = 1 << MAX_WINDOW_BITS
 
-# Section 7.2.1: each message ends in an empty stored block without these bytes.
+# Section 7.2.1: the sender removes these bytes, the end of an empty stored block.
 TAIL = b"\x00\x00\xff\xff"
 
-# Below this many bytes a frame rarely gets smaller, and never by much.
+# Smaller messages rarely get shorter.
 DEFAULT_COMPRESSION_THRESHOLD = 256
 
-# zlib's level: the quickest, as in nginx. The next ones cost two to five times as
-# much time in a loop that others wait for, to save a few bytes more.
+# The fastest level of zlib, as in nginx. Other connections wait while a message is compressed.
 LEVEL = 1
 
-# Section 7.2.3.5 lets a final block stand inside a message. Each one costs a new
-# decompressor, so there must be an end to them.
+# Section 7.2.3.5 allows a final block within a message. Each one costs a decompressor.
 MAX_FINAL_BLOCKS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class DeflateParameters:
-    """The parameters of permessage-deflate (section 7.1)."""
+    """Parameters of permessage-deflate (section 7.1): configured, offered or negotiated.
+
+    Attributes:
+        server_no_context_takeover: The server compresses each message by itself.
+        client_no_context_takeover: The client compresses each message by itself.
+        server_max_window_bits: Size of the server's window as a power of two, 8 to 15.
+        client_max_window_bits: Size of the client's window as a power of two, 8 to 15.
+
+    Raises:
+        ValueError: Window bits are outside 8 to 15.
+
+    """
 
     server_no_context_takeover: bool = False
     client_no_context_takeover: bool = False
     server_max_window_bits: int = MAX_WINDOW_BITS
     client_max_window_bits: int = MAX_WINDOW_BITS
 
-    # Set below the class: the default offer of a client and of a server.
     DEFAULT: ClassVar[DeflateParameters]
+    """No restriction, as RFC 7692 has it: a client's default offer."""
+
     NO_CONTEXT_TAKEOVER: ClassVar[DeflateParameters]
+    """Neither side keeps a context: a server's default."""
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` for a window that does not exist."""
+        """Check the window bits."""
         for bits in (self.server_max_window_bits, self.client_max_window_bits):
             if not MIN_WINDOW_BITS <= bits <= MAX_WINDOW_BITS:
-                raise ValueError(f"window bits are 8 to 15, not {bits} (RFC 7692, 7.1.2)")
+                raise ValueError(f"window bits must be 8 to 15, not {bits} (RFC 7692, 7.1.2)")
 
     def context_takeover(self, *, server: bool) -> bool:
-        """Whether what that end sends may refer to its earlier messages."""
+        """Return True if messages of that side may refer to its earlier messages."""
         return not (self.server_no_context_takeover if server else self.client_no_context_takeover)
 
     def compressor(self, *, server: bool) -> Compressor:
-        """Return what compresses that end's messages."""
+        """Return a compressor for the messages of that side."""
         bits = self.server_max_window_bits if server else self.client_max_window_bits
         if self.context_takeover(server=server):
             return Compressor(context_takeover=True, window_bits=bits)
@@ -77,15 +88,15 @@ class DeflateParameters:
             return SHARED_COMPRESSOR
         return Compressor(window_bits=bits)
 
-    def offer(self) -> str:
-        """Return a client's offer of these parameters, for the request's header."""
+    def to_offer(self) -> str:
+        """Return a client's offer for the header Sec-WebSocket-Extensions."""
         bits = self.client_max_window_bits
         limit = "client_max_window_bits" + ("" if bits == MAX_WINDOW_BITS else f"={bits}")
-        # Its presence alone lets the server ask for a smaller window (7.1.2.2).
-        return f"{self.encode(with_client_window=False)}; {limit}"
+        # Section 7.1.2.2: the name alone lets the server ask for a smaller window.
+        return f"{self.to_header(with_client_window=False)}; {limit}"
 
-    def encode(self, *, with_client_window: bool = True) -> str:
-        """Return these parameters as the response's header gives them."""
+    def to_header(self, *, with_client_window: bool = True) -> str:
+        """Return the parameters for the server's header Sec-WebSocket-Extensions."""
         parts = [NAME]
         if self.server_no_context_takeover:
             parts.append("server_no_context_takeover")
@@ -97,11 +108,11 @@ class DeflateParameters:
             parts.append(f"client_max_window_bits={self.client_max_window_bits}")
         return "; ".join(parts)
 
-    def answer(self, offered: Parameters) -> DeflateParameters | None:
-        """Return what a server with these wishes agrees to, or None to decline.
+    def accept_offer(self, offered: Parameters) -> DeflateParameters | None:
+        """Return the negotiated parameters for a client's offer, or None to decline it.
 
-        An offer with an unknown, repeated or ill-formed parameter must be
-        declined (section 7.1); the next one may do.
+        `self` is the server's configuration. A server must decline an offer with an unknown,
+        repeated or malformed parameter (section 7.1); the client's next offer may be valid.
         """
         offer = _parse(offered, bare_client_window=True)
         if offer is None:
@@ -116,8 +127,11 @@ class DeflateParameters:
             client_bits,
         )
 
-    def check(self, answered: Parameters) -> DeflateParameters | None:
-        """Return what a server agreed to of this offer, or None if it may not say so."""
+    def validate_response(self, answered: Parameters) -> DeflateParameters | None:
+        """Return the negotiated parameters for a server's response, or None if it is invalid.
+
+        `self` is the client's offer.
+        """
         answer = _parse(answered, bare_client_window=False)
         if (
             answer is None
@@ -126,8 +140,7 @@ class DeflateParameters:
         ):
             return None
         client_bits = self.client_max_window_bits
-        # Section 7.1.2.2: a server need not mention the client's window, and
-        # then the client keeps to what it offered.
+        # Section 7.1.2.2: a server may leave out the client's window; the offer holds then.
         if any(name == "client_max_window_bits" for name, _ in answered):
             if answer.client_max_window_bits > client_bits:
                 return None
@@ -140,8 +153,22 @@ class DeflateParameters:
         )
 
 
+DeflateParameters.DEFAULT = DeflateParameters()
+DeflateParameters.NO_CONTEXT_TAKEOVER = DeflateParameters(
+    server_no_context_takeover=True, client_no_context_takeover=True
+)
+
+_FLAGS = ("server_no_context_takeover", "client_no_context_takeover")
+_WINDOWS = ("server_max_window_bits", "client_max_window_bits")
+
+# Section 7.1.2.1: "a decimal integer value without leading zeroes between 8 to 15".
+_WINDOW_BITS: dict[str | None, int] = {
+    str(bits): bits for bits in range(MIN_WINDOW_BITS, MAX_WINDOW_BITS + 1)
+}
+
+
 def _parse(parameters: Parameters, *, bare_client_window: bool) -> DeflateParameters | None:
-    """Return parameters as a value, or None if one of them is not as section 7.1 has it."""
+    """Return the parameters as an object, or None if one of them is invalid (section 7.1)."""
     found: dict[str, str | None] = {}
     for name, value in parameters:
         if name in found:
@@ -161,24 +188,14 @@ def _parse(parameters: Parameters, *, bare_client_window: bool) -> DeflateParame
     return DeflateParameters(*flags, *windows)
 
 
-_FLAGS = ("server_no_context_takeover", "client_no_context_takeover")
-_WINDOWS = ("server_max_window_bits", "client_max_window_bits")
-DeflateParameters.DEFAULT = DeflateParameters()
-DeflateParameters.NO_CONTEXT_TAKEOVER = DeflateParameters(
-    server_no_context_takeover=True, client_no_context_takeover=True
-)
-
-# Section 7.1.2.1: "a decimal integer without leading zeroes".
-_WINDOW_BITS: dict[str | None, int] = {
-    str(bits): bits for bits in range(MIN_WINDOW_BITS, MAX_WINDOW_BITS + 1)
-}
-
-
 class Compressor:
-    """Compresses the messages of one direction (section 7.2.1).
+    """Compressor for the messages of one direction (section 7.2.1).
 
-    With `context_takeover` each message may refer to those before it, and one
-    `Compressor` belongs to one connection; without, it has no memory.
+    Args:
+        context_takeover: True if a message may refer to earlier ones. The compressor then
+            belongs to one connection; otherwise it keeps nothing and may be shared.
+        window_bits: Size of the window as a power of two, 8 to 15.
+
     """
 
     __slots__ = ("_compressor", "_window_bits")
@@ -190,98 +207,88 @@ class Compressor:
         self._compressor = self._new() if context_takeover else None
 
     def _new(self) -> zlib._Compress:
-        # zlib has no raw deflate with a window of 2^8 bytes. It gets by without
-        # any: data whose codes never refer back fits every window.
+        # zlib has no raw DEFLATE with a window of 2^8 bytes. Data without references back fits
+        # every window, so Huffman coding alone is used there.
         if self._window_bits == MIN_WINDOW_BITS:
             return zlib.compressobj(LEVEL, wbits=-9, strategy=zlib.Z_HUFFMAN_ONLY)
         return zlib.compressobj(LEVEL, wbits=-self._window_bits)
 
     def compress(self, data: bytes) -> bytes:
-        """Return a message's compressed payload.
+        """Return the compressed payload of a message.
 
         >>> Compressor().compress(b"Hello").hex(" ")
         'f2 48 cd c9 c9 07 00'
         """
         if not data:
-            # Section 7.2.3.6; a second flush in a row would give nothing at all.
+            # Section 7.2.3.6; a second flush in a row would give nothing.
             return b"\x00"
         compressor = self._compressor or self._new()
         compressed = compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)
         return compressed[: -len(TAIL)]
 
 
-# Without memory and with the largest window: one for all who agreed to that, so
-# that a frame made with it can be shared among them.
 SHARED_COMPRESSOR = Compressor()
+"""The compressor without context and with the largest window.
+
+All connections that negotiated these parameters use this one, so that one compressed frame can
+be sent to all of them.
+"""
 
 
 class Decompressor:
-    """Expands the messages of one direction, piece by piece (section 7.2.2).
+    """Decompressor for the messages of one direction, chunk by chunk (section 7.2.2).
 
-    Where no context is taken over, each message wants a new one.
+    Without context takeover each message needs a fresh one.
     """
 
     __slots__ = ("_decompressor", "_final_blocks", "_window")
 
     def __init__(self) -> None:
-        # The largest window also expands what was made with a smaller one, and
-        # some zlibs use 2^9 where they say 2^8.
+        # The largest window also fits data that was compressed with a smaller one. Some versions
+        # of zlib use 2^9 bytes where 2^8 was negotiated.
         self._decompressor = zlib.decompressobj(-MAX_WINDOW_BITS)
-        self._window = bytearray()  # the newest output: at least a window, if there was so much
+        self._window = bytearray()  # the end of the output, at least one window of it
         self._final_blocks = 0
 
-    def inflate(self, data: bytes, limit: int, *, last: bool) -> tuple[bytes, ProtocolError | None]:
-        """Return what the message's next piece, or its `last`, expands to.
+    def decompress(
+        self, data: bytes, limit: int, *, last: bool
+    ) -> tuple[bytes, ProtocolError | None]:
+        """Decompress the next chunk of a message.
 
-        At most `limit` + 1 bytes: one over `limit` stands for any number more.
-        With it comes the error that follows these bytes, if there is one: 1007
-        for what is not deflate data, 1008 for a message of too many final blocks.
+        Args:
+            data: The chunk.
+            limit: The number of bytes that the message may still grow by.
+            last: True if the message ends with this chunk.
+
+        Returns:
+            The output and the error that follows it, or None. The output has at most `limit` + 1
+            bytes; if it has more than `limit`, the message is too big. Output before invalid
+            data may be missing, because zlib withholds it.
+
         """
         if last:
             data += TAIL
         result = b""
         while True:
-            before = self._decompressor.copy()
-            room = limit + 1 - len(result)
+            # zlib takes a max_length of 0 for "no limit"; this one is at least 1.
+            max_length = limit + 1 - len(result)
             try:
-                # zlib takes a max_length of 0 for "no limit"; this is at least 1.
-                result += self._decompressor.decompress(data, room)
+                result += self._decompressor.decompress(data, max_length)
             except zlib.error:
-                result += _expand_up_to_error(before, data)
-                return result, ProtocolError(
-                    "a compressed message is not deflate data (RFC 7692, 7.2.2)",
-                    CloseCode.INVALID_FRAME_PAYLOAD_DATA,
-                )
+                return result, ProtocolError(rules.NOT_DEFLATE)
             if len(result) > limit or not self._decompressor.eof:
                 break
-            # After a final block another may follow, and refer to all before it.
+            # Another block may follow a final block and refer to all output before it.
             self._final_blocks += 1
             if self._final_blocks > MAX_FINAL_BLOCKS:
-                return result, ProtocolError(
-                    f"a compressed message has more than {MAX_FINAL_BLOCKS} final blocks",
-                    CloseCode.POLICY_VIOLATION,
-                )
+                problem = f"a compressed message has more than {MAX_FINAL_BLOCKS} final blocks"
+                return result, ProtocolError(rules.TOO_MANY_FINAL_BLOCKS, problem)
             data = self._decompressor.unused_data
             window = (self._window + result)[-WINDOW_SIZE:]
             self._decompressor = zlib.decompressobj(-MAX_WINDOW_BITS, window)
         self._window += result
-        if len(self._window) > 2 * WINDOW_SIZE:  # seldom, for its cost
+        if len(self._window) > 2 * WINDOW_SIZE:  # rarely, because the deletion moves a window
             del self._window[:-WINDOW_SIZE]
         if last:
             self._final_blocks = 0
         return result, None
-
-
-def _expand_up_to_error(decompressor: zlib._Decompress, data: bytes) -> bytes:
-    """Return the bytes that came before an error, which zlib withholds.
-
-    Byte by byte it gives them; they are within the room that it was given to find
-    the error. Without them the verdict on a message with two faults would depend
-    on the pieces in which it arrived.
-    """
-    result = bytearray()
-    pieces = (data[index : index + 1] for index in range(len(data)))
-    with suppress(zlib.error):
-        while True:  # the error comes before the pieces end
-            result += decompressor.decompress(next(pieces))
-    return bytes(result)

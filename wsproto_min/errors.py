@@ -1,8 +1,8 @@
-"""What can go wrong, as exceptions that carry what the peer must be told.
+"""Exceptions that carry the answer which their cause calls for.
 
-A `ProtocolError` knows the close code (RFC 6455, section 7.4) and a
-`HandshakeError` the HTTP status (section 4.2.2) that its cause calls for, so
-that there is one path from a broken rule to the answer on the wire.
+A `ProtocolError` has the rule that was broken, and with it the close code (RFC 6455, section
+7.4). A `HandshakeError` has the HTTP status (section 4.2.2). So there is one path from a broken
+rule to the bytes on the wire.
 """
 
 from __future__ import annotations
@@ -10,30 +10,51 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from wsproto_min.codes import CloseCode
+from wsproto_min.rules import Rule
 
 
 class WebSocketError(Exception):
-    """The base of every exception that this package raises by itself."""
+    """Base class of all exceptions of this package."""
 
 
 class ProtocolError(WebSocketError):
-    """The peer broke a rule after the handshake; the connection must be failed.
+    """The peer broke a rule after the handshake; the connection must be failed (section 7.1.7).
 
-    `code` is the close code to send, and the exception's text the reason.
+    Attributes:
+        rule: The rule that was broken.
+        problem: The violation in a few words; by default the rule's own.
+        code: The close code to send.
+        reason: Problem and section, as the Close frame carries them.
+
     """
 
-    def __init__(self, reason: str, code: CloseCode = CloseCode.PROTOCOL_ERROR) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.code = code
+    rule: Rule
+    problem: str
+    code: CloseCode
+    reason: str
+
+    def __init__(self, rule: Rule, problem: str | None = None) -> None:
+        self.rule = rule
+        self.problem = rule.problem if problem is None else problem
+        self.code = rule.close_code
+        self.reason = f"{self.problem} ({rule.section})"
+        super().__init__(self.reason)
 
 
 class HandshakeError(WebSocketError):
-    """The opening handshake cannot be completed.
+    """The opening handshake failed (section 4).
 
-    On the server `status` and `headers` are the HTTP answer that is due. On the
-    client they are the answer that came, with `status` 0 when there was none.
+    Attributes:
+        status: On a server, the HTTP status to answer with. On a client, the status that the
+            server answered with, or 0 if there was no valid answer.
+        reason: One sentence for a person.
+        headers: Headers of that answer, as pairs of name and value.
+
     """
+
+    status: int
+    reason: str
+    headers: tuple[tuple[str, str], ...]
 
     def __init__(self, status: int, reason: str, headers: Iterable[tuple[str, str]] = ()) -> None:
         super().__init__(reason)
@@ -43,7 +64,16 @@ class HandshakeError(WebSocketError):
 
 
 class ConnectionClosed(WebSocketError):
-    """Nothing more can be sent or received; `code` and `reason` say why."""
+    """The connection is closed: nothing can be sent or received any more.
+
+    Attributes:
+        code: The close code (section 7.4), 1006 if no Close frame was received.
+        reason: The reason in the Close frame, possibly empty.
+
+    """
+
+    code: int
+    reason: str
 
     def __init__(self, code: int, reason: str = "") -> None:
         super().__init__(f"{code} {reason}".rstrip())

@@ -1,17 +1,15 @@
-r"""The frame codec: RFC 6455, section 5, with no state beyond a single frame.
+r"""The frame codec (RFC 6455, section 5). It knows single frames and nothing beyond them.
 
-The decoder takes bytes as they come and gives frames; the encoder does the
-reverse. How frames make up messages is left to `messages`, what a connection
-does about them to `connection`. Three rules hold throughout:
+`FrameDecoder` reads frames from bytes, `encode_frame` writes them. Module `messages` joins
+frames to messages, module `connection` reacts to them. The decoder keeps three rules:
 
-- A header is judged before its payload is waited for, and nothing is ever
-  allocated on a length that a peer merely announces.
-- A data frame that has not arrived whole is handed over in pieces, so that the
-  layer above can reject bad text at its first wrong byte. Control frames are
-  small (section 5.5) and always whole.
-- How the bytes were cut on their way makes no difference to what is decoded.
+1. It checks a header before it waits for the payload, and allocates nothing on a length that
+   a peer announces.
+2. It returns a data frame in chunks while the frame arrives, so that invalid text is found at
+   its first invalid byte. Control frames are small (section 5.5) and always returned whole.
+3. It returns the same frames however the bytes are split on their way.
 
-The figure of section 5.2, which `parse_header` follows from left to right::
+`parse_header` follows the figure of section 5.2 from left to right::
 
      0                   1                   2                   3
      0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
@@ -23,12 +21,11 @@ The figure of section 5.2, which `parse_header` follows from left to right::
     +-+-+-+-+-------+-+-------------+-------------------------------+
     |   masking key: 4 bytes, if the MASK bit is set                |
     +---------------------------------------------------------------+
-    |   payload: as many bytes as the length says, masked or not    |
+    |   payload: as many bytes as the length announces              |
     +---------------------------------------------------------------+
 
-FIN says that this is the last frame of its message, the RSV bits belong to
-extensions, the opcode tells data frames (text, binary, continuation) from
-control frames (Close, Ping, Pong).
+FIN marks the last frame of a message. The RSV bits belong to extensions. The opcode separates
+data frames (text, binary, continuation) from control frames (Close, Ping, Pong).
 
     >>> encode_frame(Opcode.TEXT, b"Hello").hex(" ")
     '81 05 48 65 6c 6c 6f'
@@ -42,6 +39,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from wsproto_min import rules
 from wsproto_min.codes import CloseCode, Opcode, is_sendable_close_code
 from wsproto_min.errors import ProtocolError
 from wsproto_min.masking import apply_mask
@@ -55,7 +53,7 @@ OPCODE_BITS = 0b0000_1111
 MASK = 0b1000_0000
 LENGTH_BITS = 0b0111_1111
 
-# Section 5.2: the values of the 7-bit length that announce a longer one.
+# Section 5.2: values of the 7-bit length that announce an extended length.
 LENGTH_IN_2_BYTES = 126
 LENGTH_IN_8_BYTES = 127
 
@@ -66,16 +64,24 @@ _OPCODES = {int(opcode): opcode for opcode in Opcode}
 
 
 class Frame(NamedTuple):
-    """A frame, or the piece of one that has arrived.
+    """A frame, or the chunk of a data frame that has arrived (section 5.2).
 
-    The first seven fields are those of the wire (section 5.2), with `mask` the
-    masking key, None if there was none, and `payload` already unmasked. A
-    piece holds the payload from byte `offset` on, with `remaining` bytes of the
-    frame still to come; a whole frame has 0 for both. `fin` is the frame's bit
-    in every piece of it.
+    A whole frame has `offset` and `remaining` 0. All chunks of a frame repeat its header.
 
-        >>> Frame(Opcode.TEXT, b"lo", offset=3).length  # the last piece of "Hello"
-        5
+    >>> Frame(Opcode.TEXT, b"lo", offset=3).length  # the last chunk of "Hello"
+    5
+
+    Attributes:
+        opcode: The frame's type.
+        payload: The payload, unmasked.
+        fin: True for the last frame of a message.
+        rsv1: The first reserved bit; with permessage-deflate it marks a compressed message.
+        rsv2: The second reserved bit.
+        rsv3: The third reserved bit.
+        mask: The masking key, 4 bytes, or None if the frame is not masked.
+        offset: The index of the chunk's first byte in the frame's payload.
+        remaining: The number of payload bytes that have not arrived yet.
+
     """
 
     opcode: Opcode
@@ -90,12 +96,12 @@ class Frame(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Bytes of payload in the whole frame, as its header gave them."""
+        """The payload length of the whole frame in bytes, as its header announces it."""
         return self.offset + len(self.payload) + self.remaining
 
 
 class FrameHeader(NamedTuple):
-    """All that precedes a payload (section 5.2); `size` is the header's own bytes."""
+    """The fields before the payload (section 5.2). `size` is the header's own size in bytes."""
 
     fin: bool
     rsv1: bool
@@ -110,54 +116,64 @@ class FrameHeader(NamedTuple):
 def parse_header(
     data: bytes, start: int = 0, *, masked: bool | None = None, rsv1_allowed: bool = False
 ) -> FrameHeader | None:
-    """Read the header that begins at `data[start]`, judging each part as it is read.
+    """Read and check the frame header that begins at `data[start]`.
 
-    `masked` says whether the peer has to mask: True for what a client sends,
-    False for what a server sends (section 5.1), None to accept both.
-    `rsv1_allowed` is for a negotiated extension that uses the bit (RFC 7692).
+    Each field is checked as soon as it is complete; a 64-bit length as soon as its top bit is
+    there.
 
-    Returns None if the header has not arrived whole. Raises `ProtocolError` for
-    each part as soon as that part is whole, of a 64-bit length at its top bit.
+    Args:
+        data: Received bytes.
+        start: Index of the header's first byte.
+        masked: Section 5.1: True if the peer is a client and must mask, False if the peer is a
+            server and must not, None to accept both.
+        rsv1_allowed: True if a negotiated extension uses the bit (RFC 7692).
 
-    Of 81 FE 01 00 the first byte has FIN and the opcode of text, the second MASK
-    and 126, so two bytes of length and four of key follow:
+    Returns:
+        The header, or None if more bytes are needed.
 
-        >>> parse_header(bytes.fromhex("81 fe 01 00"))  # the key is not here
+    Raises:
+        ProtocolError: A field breaks a rule of section 5.
+
+    The first byte of 81 FE 01 00 has FIN and the opcode of text. The second has MASK and 126, so
+    two bytes of length and four bytes of masking key follow:
+
+        >>> parse_header(bytes.fromhex("81 fe 01 00"))  # the masking key is not here yet
         >>> header = parse_header(bytes.fromhex("81 fe 01 00 37 fa 21 3d"))
         >>> header.opcode.name, header.length, header.mask.hex(), header.size
         ('TEXT', 256, '37fa213d', 8)
         >>> parse_header(bytes.fromhex("83"))  # one byte is enough
         Traceback (most recent call last):
         wsproto_min.errors.ProtocolError: opcode 0x3 is reserved (RFC 6455, 5.2)
+
     """
     available = len(data) - start
     if available < 1:
         return None
     first = data[start]
-    # "MUST be 0 unless an extension is negotiated that defines meanings".
+    # "MUST be 0 unless an extension is negotiated that defines meanings for non-zero values."
     if first & (RSV2 | RSV3) or (first & RSV1 and not rsv1_allowed):
-        raise ProtocolError("a reserved bit is set (RFC 6455, 5.2)")
+        raise ProtocolError(rules.RESERVED_BIT)
     opcode = _OPCODES.get(first & OPCODE_BITS)
     if opcode is None:
-        raise ProtocolError(f"opcode {first & OPCODE_BITS:#x} is reserved (RFC 6455, 5.2)")
+        problem = f"opcode {first & OPCODE_BITS:#x} is reserved"
+        raise ProtocolError(rules.RESERVED_OPCODE, problem)
     fin = bool(first & FIN)
     if opcode.is_control:
         if not fin:
-            raise ProtocolError("a control frame is fragmented (RFC 6455, 5.5)")
-        # RFC 7692, section 6: the bit belongs to the first frame of a message.
+            raise ProtocolError(rules.FRAGMENTED_CONTROL)
+        # RFC 7692, section 6.1: RSV1 belongs to the first frame of a message.
         if first & RSV1:
-            raise ProtocolError("a control frame is marked as compressed (RFC 7692, 6.1)")
+            raise ProtocolError(rules.COMPRESSED_CONTROL)
 
     if available < 2:
         return None
     second = data[start + 1]
     has_mask = bool(second & MASK)
     if masked is not None and has_mask is not masked:
-        whose = "client's frame is not" if masked else "server's frame is"
-        raise ProtocolError(f"a {whose} masked (RFC 6455, 5.1)")
+        raise ProtocolError(rules.CLIENT_MASKS if masked else rules.SERVER_DOES_NOT_MASK)
     length = second & LENGTH_BITS
     if opcode.is_control and length > MAX_CONTROL_PAYLOAD:
-        raise ProtocolError("a control frame is longer than 125 bytes (RFC 6455, 5.5)")
+        raise ProtocolError(rules.LONG_CONTROL)
 
     size = 2
     if length == LENGTH_IN_2_BYTES:
@@ -166,17 +182,17 @@ def parse_header(
             return None
         length = int.from_bytes(data[start + 2 : start + 4], "big")
         if length < LENGTH_IN_2_BYTES:
-            raise ProtocolError("a length is not in its shortest form (RFC 6455, 5.2)")
+            raise ProtocolError(rules.SHORTEST_LENGTH)
     elif length == LENGTH_IN_8_BYTES:
         size += 8
-        # The top bit is in the first of the eight bytes, which may come alone.
+        # The top bit is in the first of the eight bytes, which may arrive alone.
         if available > 2 and data[start + 2] & 0x80:
-            raise ProtocolError("the top bit of a 64-bit length is set (RFC 6455, 5.2)")
+            raise ProtocolError(rules.LENGTH_TOP_BIT)
         if available < size:
             return None
         length = int.from_bytes(data[start + 2 : start + 10], "big")
         if length < 1 << 16:
-            raise ProtocolError("a length is not in its shortest form (RFC 6455, 5.2)")
+            raise ProtocolError(rules.SHORTEST_LENGTH)
 
     mask = None
     if has_mask:
@@ -190,67 +206,80 @@ def parse_header(
 
 
 class FrameDecoder:
-    """Bytes in, frames out, for one direction of one connection.
+    """Decoder for the frames of one direction of one connection.
 
-    Call `receive_data` with what arrived, then `next_frame` until it gives
-    None. After a `ProtocolError` the decoder is of no further use: there is no
-    telling where the next frame would begin. `masked` and `rsv1_allowed` are
-    those of `parse_header`; what is received and not decoded yet is in `buffer`,
-    from `position` on.
+    Call `receive_data` with received bytes, then `next_frame` until it returns None. After a
+    `ProtocolError` the decoder is of no further use, because the start of the next frame is
+    unknown.
 
-    A frame that comes in two reads is given out in two pieces:
+    Args:
+        masked: As for `parse_header`.
+        rsv1_allowed: As for `parse_header`.
+
+    A data frame that arrives in two reads is returned in two chunks:
 
         >>> decoder = FrameDecoder(masked=True)
         >>> decoder.receive_data(bytes.fromhex("81 85 37fa213d 7f9f4d"))
         >>> frame = decoder.next_frame()
         >>> frame.payload, frame.offset, frame.remaining
         (b'Hel', 0, 2)
-        >>> decoder.next_frame()  # nothing more yet
+        >>> decoder.next_frame()  # more data is needed
         >>> decoder.receive_data(bytes.fromhex("5158"))
         >>> frame = decoder.next_frame()
         >>> frame.payload, frame.offset, frame.remaining
         (b'lo', 3, 0)
+
+    Attributes:
+        buffer: Received bytes; those from `position` on are not decoded yet.
+        position: Index in `buffer` of the next byte to decode.
+
     """
 
     __slots__ = ("_header", "_masked", "_offset", "_rsv1_allowed", "buffer", "position")
+
+    buffer: bytes
+    position: int
 
     def __init__(self, *, masked: bool | None = None, rsv1_allowed: bool = False) -> None:
         self._masked = masked
         self._rsv1_allowed = rsv1_allowed
         self.buffer = b""
         self.position = 0
-        self._header: FrameHeader | None = None  # of a data frame that is not whole yet
-        self._offset = 0  # in that frame's payload
+        self._header: FrameHeader | None = None  # of a data frame that is not complete
+        self._offset = 0  # in the payload of that frame
 
     @property
     def in_frame(self) -> bool:
-        """Whether a data frame has been handed out in part."""
+        """True while a data frame has been returned in part."""
         return self._header is not None
 
     @property
     def idle(self) -> bool:
-        """Whether all that was received has been handed out as whole frames."""
+        """True if all received bytes have been returned as whole frames."""
         return self._header is None and self.position == len(self.buffer)
 
     def receive_data(self, data: bytes) -> None:
-        """Take the next bytes from the peer.
+        """Store received bytes for `next_frame`.
 
-        Once `next_frame` has given None, what is kept of them is at most an
-        unfinished header or control frame: under 140 bytes.
+        Once `next_frame` has returned None, the decoder keeps at most an incomplete header or
+        control frame: under 140 bytes.
         """
         rest = self.buffer[self.position :]
         self.buffer = rest + data if rest else data
         self.position = 0
 
     def next_frame(self) -> Frame | None:
-        """Return the next frame or piece of one, or None if more bytes are needed.
+        """Return the next frame or the next chunk of one, or None if more data is needed.
 
-        The first piece of a data frame comes as soon as its header is whole,
-        even without payload, so that its length can be judged early. Raises
-        `ProtocolError` with the close code due.
+        The first chunk of a data frame follows its header at once, possibly without payload, so
+        that the caller can check the announced length early.
+
+        Raises:
+            ProtocolError: A header breaks a rule of section 5.
+
         """
         if self.position == len(self.buffer):
-            self._wait()
+            self._release_decoded()
             return None
         header = self._header
         if header is None:
@@ -258,11 +287,11 @@ class FrameDecoder:
                 self.buffer, self.position, masked=self._masked, rsv1_allowed=self._rsv1_allowed
             )
             if header is None:
-                self._wait()
+                self._release_decoded()
                 return None
             available = len(self.buffer) - self.position - header.size
             if available < header.length and header.opcode.is_control:
-                self._wait()  # short as it is, its header is read anew next time
+                self._release_decoded()  # a control frame is small: parse its header again later
                 return None
             self.position += header.size
             self._offset = 0
@@ -286,12 +315,12 @@ class FrameDecoder:
         )
 
     def discard(self) -> None:
-        """Forget what is not decoded yet."""
+        """Drop all bytes that are not decoded yet."""
         self.buffer = b""
         self.position = 0
 
-    def _wait(self) -> None:
-        """Keep what is not decoded yet, and let go of the rest of a large read."""
+    def _release_decoded(self) -> None:
+        """Keep only the bytes that are not decoded yet, so that a large read can be freed."""
         self.buffer = self.buffer[self.position :]
         self.position = 0
 
@@ -304,16 +333,26 @@ def encode_frame(
     rsv1: bool = False,
     mask: bytes | None = None,
 ) -> bytes:
-    """Return the frame's bytes, its length in the shortest form (section 5.2).
+    """Encode a frame with its length in the shortest form (section 5.2).
 
-    A client passes a fresh, unpredictable 4-byte `mask` for each frame
-    (section 5.3), a server none. The caller answers for the rules on control
-    frames (section 5.5); `Connection` keeps them.
+    The caller keeps the rules on control frames (section 5.5), as `Connection` does.
 
-        >>> encode_frame(Opcode.TEXT, b"Hello", mask=bytes.fromhex("37fa213d")).hex(" ")
-        '81 85 37 fa 21 3d 7f 9f 4d 51 58'
-        >>> [encode_frame(Opcode.BINARY, bytes(size))[1] for size in (125, 126, 65536)]
-        [125, 126, 127]
+    Args:
+        opcode: The frame's type.
+        payload: The payload, not masked.
+        fin: False if more frames of the message follow.
+        rsv1: True for the first frame of a compressed message (RFC 7692, section 6.1).
+        mask: A client passes 4 fresh unpredictable bytes for each frame (section 5.3); a server
+            passes None.
+
+    Returns:
+        The bytes of the frame.
+
+    >>> encode_frame(Opcode.TEXT, b"Hello", mask=bytes.fromhex("37fa213d")).hex(" ")
+    '81 85 37 fa 21 3d 7f 9f 4d 51 58'
+    >>> [encode_frame(Opcode.BINARY, bytes(size))[1] for size in (125, 126, 65536)]
+    [125, 126, 127]
+
     """
     first = (FIN if fin else 0) | (RSV1 if rsv1 else 0) | opcode
     mask_bit = 0 if mask is None else MASK
@@ -330,45 +369,53 @@ def encode_frame(
 
 
 def encode_close(code: int, reason: str = "") -> bytes:
-    """Return a Close frame's payload: the code, then the reason (section 5.5.1).
+    """Encode the payload of a Close frame: the code, then the reason (section 5.5.1).
 
-    A reason that does not fit into a control frame is cut between two
-    characters, since the reason must be UTF-8. Raises `ValueError` for a code
-    that must not be sent (section 7.4).
+    A reason that is too long is shortened to 123 bytes, between two characters.
 
-        >>> encode_close(CloseCode.NORMAL_CLOSURE, "bye").hex(" ")
-        '03 e8 62 79 65'
+    Raises:
+        ValueError: A Close frame must not carry `code` (section 7.4).
+
+    >>> encode_close(CloseCode.NORMAL_CLOSURE, "bye").hex(" ")
+    '03 e8 62 79 65'
+
     """
     if not is_sendable_close_code(code):
-        raise ValueError(f"{code} may not stand in a Close frame; see RFC 6455, section 7.4")
-    # Half a character at the cut is not UTF-8, and so ignored.
+        raise ValueError(f"close code {code} must not be sent; see RFC 6455, section 7.4")
+    # The slice may end within a character; "ignore" drops the incomplete one.
     text = reason.encode()[: MAX_CONTROL_PAYLOAD - 2].decode(errors="ignore").encode()
     return code.to_bytes(2, "big") + text
 
 
 def parse_close(payload: bytes) -> tuple[int, str]:
-    """Return the code and reason in a Close frame's payload (section 5.5.1).
+    """Return the code and the reason in a Close frame's payload (section 5.5.1).
 
-    An empty payload gives 1005, "no status received" (section 7.1.5). Raises
-    `ProtocolError` for half a code, a code that must not be sent, or a reason
-    that is not UTF-8.
+    An empty payload gives 1005, "no status received" (section 7.1.5).
 
-        >>> parse_close(bytes.fromhex("03 e8 62 79 65"))
-        (1000, 'bye')
-        >>> parse_close(bytes.fromhex("03 ed"))  # 1005 is for an API only
-        Traceback (most recent call last):
-        wsproto_min.errors.ProtocolError: close code 1005 may not be sent (RFC 6455, 7.4)
+    Raises:
+        ProtocolError: The payload has one byte, the code must not be sent, or the reason is not
+            UTF-8.
+
+    >>> parse_close(bytes.fromhex("03 e8 62 79 65"))
+    (1000, 'bye')
+    >>> parse_close(bytes.fromhex("03 ed"))  # 1005 is never sent
+    Traceback (most recent call last):
+    wsproto_min.errors.ProtocolError: close code 1005 must not be sent (RFC 6455, 7.4.1)
+
     """
     if not payload:
         return CloseCode.NO_STATUS_RCVD, ""
     if len(payload) == 1:
-        raise ProtocolError("a Close frame has half a close code (RFC 6455, 5.5.1)")
+        raise ProtocolError(rules.CLOSE_PAYLOAD)
     code = int.from_bytes(payload[:2], "big")
     if not is_sendable_close_code(code):
-        raise ProtocolError(f"close code {code} may not be sent (RFC 6455, 7.4)")
+        rule = (
+            rules.CLOSE_CODE_NEVER_SENT
+            if code in (1004, 1005, 1006, 1015)
+            else rules.CLOSE_CODE_RANGE
+        )
+        raise ProtocolError(rule, f"close code {code} must not be sent")
     try:
         return code, payload[2:].decode()
     except UnicodeDecodeError:
-        raise ProtocolError(
-            "a close reason is not UTF-8 (RFC 6455, 5.5.1)", CloseCode.INVALID_FRAME_PAYLOAD_DATA
-        ) from None
+        raise ProtocolError(rules.CLOSE_REASON_NOT_UTF8) from None

@@ -1,24 +1,51 @@
-"""The opening handshake on both sides: RFC 6455, section 4.
+"""The opening handshake of both sides (RFC 6455, section 4).
 
-`accept` judges a client's request as section 4.2 demands and gives the answer
-that opens the connection; `upgrade_request` and `validate_response` are the
-client's half (section 4.1). The HTTP below it is in `http`, what follows the
-handshake in `connection`.
+`ServerHandshake` and `ClientHandshake` take received bytes and return one `HandshakeResult`. It
+has the open `Connection`, or the error. Below them, `accept` checks a client's request (section
+4.2) and `validate_response` checks a server's response (section 4.1). HTTP itself is in module
+`http`.
+
+    >>> server = ServerHandshake()
+    >>> client = ClientHandshake("example.com", "/chat")
+    >>> server.receive_data(client.data_to_send())
+    >>> server.next_result().connection
+    <Connection server OPEN>
+    >>> client.receive_data(server.data_to_send())
+    >>> client.next_result().connection
+    <Connection client OPEN>
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from wsproto_min import deflate as permessage_deflate
-from wsproto_min.deflate import DeflateParameters, Parameters
+from wsproto_min import deflate
+from wsproto_min.connection import Connection, Role
+from wsproto_min.deflate import (
+    DEFAULT_COMPRESSION_THRESHOLD,
+    DeflateParameters,
+    Parameters,
+)
 from wsproto_min.errors import HandshakeError
-from wsproto_min.http import Headers, Request, Response, bad_request, encode_head, is_token
+from wsproto_min.http import (
+    Headers,
+    HeadReader,
+    Request,
+    Response,
+    bad_request,
+    encode_head,
+    error_response,
+    is_token,
+    parse_request,
+    parse_response,
+)
+from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 
 # Section 1.3.
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -26,13 +53,68 @@ GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 VERSION = "13"
 # Section 4.2.1, item 5: 16 bytes in base64.
 _KEY = re.compile("[A-Za-z0-9+/]{22}==")
-# Section 11.3: these stand in requests and in answers.
+# Sections 11.3.2 and 11.3.4: headers of requests and of responses.
 _PROTOCOL = "Sec-WebSocket-Protocol"
 _EXTENSIONS = "Sec-WebSocket-Extensions"
 
 
+@dataclass(frozen=True, slots=True)
+class NegotiatedOptions:
+    """Options that both sides agreed on.
+
+    Attributes:
+        subprotocol: The subprotocol, or None.
+        compression: The parameters of permessage-deflate, or None.
+
+    """
+
+    subprotocol: str | None = None
+    compression: DeflateParameters | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """A server's decision to open a connection: the response 101 and the negotiated options."""
+
+    response: Response
+    options: NegotiatedOptions
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeResult:
+    """The outcome of an opening handshake.
+
+    Attributes:
+        request: The client's request; None if it was malformed, and on a client.
+        response: The server's response; None on a client that received no valid one.
+        error: The reason for which there is no connection, or None. None as well if a server
+            answered a plain HTTP request.
+        connection: The open connection, or None.
+        options: The negotiated options.
+        trailing_data: Bytes received behind the head. Pass them to `connection.receive_data`.
+
+    """
+
+    request: Request | None = None
+    response: Response | None = None
+    error: HandshakeError | None = None
+    connection: Connection | None = None
+    options: NegotiatedOptions = NegotiatedOptions()
+    trailing_data: bytes = b""
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The negotiated subprotocol, or None."""
+        return self.options.subprotocol
+
+    @property
+    def compression(self) -> DeflateParameters | None:
+        """The negotiated parameters of permessage-deflate, or None."""
+        return self.options.compression
+
+
 def accept_key(key: str) -> str:
-    """Return the proof that a server read the client's key (section 4.2.2, item 5.4).
+    """Return the value of Sec-WebSocket-Accept for a client's key (section 4.2.2, item 5.4).
 
     >>> accept_key("dGhlIHNhbXBsZSBub25jZQ==")
     's3pPLMBiTxaQ9kYGzzhZRbK+xOo='
@@ -40,29 +122,30 @@ def accept_key(key: str) -> str:
     return base64.b64encode(hashlib.sha1(key.encode() + GUID).digest()).decode()
 
 
-@dataclass(frozen=True, slots=True)
-class NegotiatedOptions:
-    """What the two ends agreed on beyond the protocol itself."""
-
-    subprotocol: str | None = None
-    compression: DeflateParameters | None = None
+# The server's side: section 4.2.
 
 
 def accept(
     request: Request,
     *,
     subprotocols: Sequence[str] = (),
-    compression: DeflateParameters | None = None,
-) -> Response:
-    """Judge an opening handshake (section 4.2.1); return the 101 answer (4.2.2).
+    compression: DeflateParameters | None = DeflateParameters.NO_CONTEXT_TAKEOVER,
+    headers: Sequence[tuple[str, str]] = (),
+) -> Acceptance:
+    """Check an opening handshake (section 4.2.1) and return the acceptance (section 4.2.2).
 
-    `subprotocols` are those the server speaks, the preferred one first;
-    `deflate` what it wishes of compression, None to decline all offers.
+    Args:
+        request: The client's request.
+        subprotocols: Subprotocols of the server, the preferred one first.
+        compression: The server's configuration of permessage-deflate; None declines all offers.
+        headers: Further headers of the response, as pairs of name and value.
 
-    Raises `HandshakeError` with the sentence that was broken: 405 for another
-    method than GET, 426 for another version than 13, else 400.
+    Raises:
+        HandshakeError: Status 405: the method is not GET. Status 426: the version is not 13.
+            Status 400: another requirement is not met.
+
     """
-    headers = request.headers
+    fields = request.headers
     if request.method != "GET":
         raise HandshakeError(
             HTTPStatus.METHOD_NOT_ALLOWED,
@@ -71,19 +154,19 @@ def accept(
         )
     if request.version != "HTTP/1.1":
         raise bad_request("a WebSocket handshake needs HTTP/1.1")
-    if headers.get("Host") is None:
+    if fields.get("Host") is None:
         raise bad_request("header Host is missing")
-    if not headers.has_token("Upgrade", "websocket"):
+    if not fields.has_token("Upgrade", "websocket"):
         raise bad_request("header Upgrade must include 'websocket'")
-    if not headers.has_token("Connection", "upgrade"):
+    if not fields.has_token("Connection", "upgrade"):
         raise bad_request("header Connection must include 'Upgrade'")
-    if headers.get("Sec-WebSocket-Version") != VERSION:
+    if fields.get("Sec-WebSocket-Version") != VERSION:
         raise HandshakeError(
             HTTPStatus.UPGRADE_REQUIRED,
             f"header Sec-WebSocket-Version must be {VERSION}",
             [("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
         )
-    key = headers.get("Sec-WebSocket-Key")
+    key = fields.get("Sec-WebSocket-Key")
     if key is None:
         raise bad_request("header Sec-WebSocket-Key is missing")
     if not _KEY.fullmatch(key):
@@ -94,27 +177,134 @@ def accept(
         ("Connection", "Upgrade"),
         ("Sec-WebSocket-Accept", accept_key(key)),
     ]
-    offered = headers.tokens(_PROTOCOL)
-    chosen = next((name for name in subprotocols if name in offered), None)
-    if chosen is not None:
-        answer.append((_PROTOCOL, chosen))
-    for name, parameters in parse_extensions(headers):
-        if name == permessage_deflate.NAME and compression is not None:
-            agreed = compression.answer(parameters)
-            if agreed is not None:
-                answer.append((_EXTENSIONS, agreed.encode()))
+    offered = fields.tokens(_PROTOCOL)
+    subprotocol = next((name for name in subprotocols if name in offered), None)
+    if subprotocol is not None:
+        answer.append((_PROTOCOL, subprotocol))
+    negotiated = None
+    for name, parameters in parse_extensions(fields):
+        if name == deflate.NAME and compression is not None:
+            negotiated = compression.accept_offer(parameters)
+            if negotiated is not None:
+                answer.append((_EXTENSIONS, negotiated.to_header()))
                 break
-    return Response(HTTPStatus.SWITCHING_PROTOCOLS, answer)
+    response = Response(HTTPStatus.SWITCHING_PROTOCOLS, [*answer, *headers])
+    return Acceptance(response, NegotiatedOptions(subprotocol, negotiated))
 
 
-def agreement(response: Response) -> NegotiatedOptions:
-    """Return what a server's own 101 answer says was agreed."""
-    headers = Headers(response.headers)
-    compression = None
-    for name, parameters in parse_extensions(headers):
-        if name == permessage_deflate.NAME:
-            compression = DeflateParameters().check(parameters)
-    return NegotiatedOptions(headers.get(_PROTOCOL), compression)
+class ServerHandshake:
+    """The server's side of an opening handshake, without I/O.
+
+    Args:
+        respond: Decides about each request instead of `accept`: returns an `Acceptance` to open
+            the connection, or a `Response` to answer a plain HTTP request. May raise
+            `HandshakeError` to refuse.
+        subprotocols: As for `accept`; without effect if `respond` is given.
+        compression: As for `accept`; without effect if `respond` is given.
+        max_message_size: As for `Connection`.
+        max_fragments: As for `Connection`.
+        compression_threshold: As for `Connection`.
+
+    """
+
+    __slots__ = (
+        "_compression_threshold",
+        "_eof_received",
+        "_max_fragments",
+        "_max_message_size",
+        "_reader",
+        "_respond",
+        "_unsent",
+    )
+
+    def __init__(
+        self,
+        respond: Callable[[Request], Response | Acceptance] | None = None,
+        *,
+        subprotocols: Sequence[str] = (),
+        compression: DeflateParameters | None = DeflateParameters.NO_CONTEXT_TAKEOVER,
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        max_fragments: int | None = None,
+        compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD,
+    ) -> None:
+        self._respond = respond or (
+            lambda request: accept(request, subprotocols=subprotocols, compression=compression)
+        )
+        self._max_message_size = max_message_size
+        self._max_fragments = max_fragments
+        self._compression_threshold = compression_threshold
+        self._reader = HeadReader()
+        self._eof_received = False
+        self._unsent = b""
+
+    def receive_data(self, data: bytes) -> None:
+        """Store received bytes for `next_result`."""
+        self._reader.receive_data(data)
+
+    def receive_eof(self) -> None:
+        """Note the end of the client's stream."""
+        self._eof_received = True
+
+    def next_result(self) -> HandshakeResult | None:
+        """Return the outcome, or None if more data is needed. There is one outcome.
+
+        Exceptions of `respond` other than `HandshakeError` pass through.
+
+        Raises:
+            ValueError: The response of `respond` cannot be sent.
+
+        """
+        request = None
+        try:
+            head = self._reader.next_head()
+            if head is None:
+                if self._eof_received:
+                    raise bad_request("the request ended within its head")
+                return None
+            request = parse_request(head)
+            decision = self._respond(request)
+        except HandshakeError as error:
+            return self.refuse(error, request)
+        head_only = request.method == "HEAD"
+        if isinstance(decision, Response):
+            if decision.status == HTTPStatus.SWITCHING_PROTOCOLS:
+                raise ValueError("response: status 101 by itself; return accept(...) instead")
+            self._unsent = decision.encode(head_only=head_only)
+            return HandshakeResult(request, decision)
+        self._unsent = decision.response.encode()
+        connection = Connection(
+            Role.SERVER,
+            max_message_size=self._max_message_size,
+            max_fragments=self._max_fragments,
+            compression=decision.options.compression,
+            compression_threshold=self._compression_threshold,
+        )
+        return HandshakeResult(
+            request,
+            decision.response,
+            None,
+            connection,
+            decision.options,
+            self._reader.trailing_data,
+        )
+
+    def refuse(self, error: HandshakeError, request: Request | None = None) -> HandshakeResult:
+        """Return the outcome of a refused handshake; its response goes to `data_to_send`."""
+        # The traceback would keep the caller's objects alive.
+        error.__context__ = None
+        error = error.with_traceback(None)
+        response = error_response(error)
+        head_only = request is not None and request.method == "HEAD"
+        self._unsent = response.encode(head_only=head_only)
+        return HandshakeResult(request, response, error)
+
+    def data_to_send(self) -> bytes:
+        """Return the encoded response, once."""
+        data, self._unsent = self._unsent, b""
+        return data
+
+
+# The client's side: section 4.1.
 
 
 def upgrade_request(
@@ -128,7 +318,17 @@ def upgrade_request(
 ) -> bytes:
     """Return the bytes of a client's opening handshake (section 4.1).
 
-    `host` is the value of the Host header, `key` 16 random bytes in base64.
+    Args:
+        host: The value of the header Host.
+        target: The request target, such as "/chat".
+        key: 16 random bytes in base64.
+        subprotocols: Offered subprotocols, the preferred one first.
+        compression: Offered parameters of permessage-deflate, or None for no offer.
+        headers: Further headers, as pairs of name and value.
+
+    Raises:
+        ValueError: An argument contains a control character.
+
     """
     fields = [
         ("Host", host),
@@ -140,36 +340,48 @@ def upgrade_request(
     if subprotocols:
         fields.append((_PROTOCOL, ", ".join(subprotocols)))
     if compression is not None:
-        fields.append((_EXTENSIONS, compression.offer()))
+        fields.append((_EXTENSIONS, compression.to_offer()))
     return encode_head(f"GET {target} HTTP/1.1", [*fields, *headers])
 
 
 def validate_response(
-    status: int,
-    headers: Headers,
+    response: Response,
     key: str,
     *,
     subprotocols: Sequence[str] = (),
     compression: DeflateParameters | None = None,
 ) -> NegotiatedOptions:
-    """Judge the server's answer (section 4.1); return what it agreed to of the offers.
+    """Check a server's response (section 4.1) and return the negotiated options.
 
-    Raises `HandshakeError` with the sentence that was broken.
+    Args:
+        response: The server's response.
+        key: The key of the request.
+        subprotocols: The offered subprotocols.
+        compression: The offered parameters of permessage-deflate, or None.
+
+    Raises:
+        HandshakeError: The response breaks a rule of section 4.1. It has the response's status
+            and headers.
+
     """
+    headers = Headers(response.headers)
 
-    def require(condition: bool, rule: str) -> None:
+    def require(condition: bool, problem: str) -> None:
         if not condition:
-            raise HandshakeError(status, f"{rule} (RFC 6455, 4.1)", headers.fields)
+            raise HandshakeError(response.status, f"{problem} (RFC 6455, 4.1)", headers.fields)
 
-    require(status == HTTPStatus.SWITCHING_PROTOCOLS, f"the server answered {status}")
-    upgrade = [token.lower() for token in headers.tokens("Upgrade")]
-    require(upgrade == ["websocket"], "the answer's Upgrade must be 'websocket'")
     require(
-        headers.has_token("Connection", "upgrade"), "the answer's Connection must include 'Upgrade'"
+        response.status == HTTPStatus.SWITCHING_PROTOCOLS, f"the server answered {response.status}"
+    )
+    upgrade = [token.lower() for token in headers.tokens("Upgrade")]
+    require(upgrade == ["websocket"], "the response's Upgrade must be 'websocket'")
+    require(
+        headers.has_token("Connection", "upgrade"),
+        "the response's Connection must include 'Upgrade'",
     )
     require(
         headers.values("Sec-WebSocket-Accept") == [accept_key(key)],
-        "the answer's Sec-WebSocket-Accept does not fit the key",
+        "the response's Sec-WebSocket-Accept does not fit the key",
     )
     chosen = headers.values(_PROTOCOL)
     require(len(chosen) <= 1, "the server chose more than one subprotocol")
@@ -177,25 +389,131 @@ def validate_response(
         not chosen or chosen[0] in subprotocols,
         "the server chose a subprotocol that was not offered",
     )
-    agreed = None
+    negotiated = None
     try:
         extensions = parse_extensions(headers)
     except HandshakeError as error:
-        raise HandshakeError(status, error.reason, headers.fields) from None
+        raise HandshakeError(response.status, error.reason, headers.fields) from None
     for name, parameters in extensions:
         require(
-            name == permessage_deflate.NAME and compression is not None and agreed is None,
+            name == deflate.NAME and compression is not None and negotiated is None,
             f"the server uses an extension that was not offered: {name}",
         )
-        agreed = None if compression is None else compression.check(parameters)
-        require(agreed is not None, "the server's permessage-deflate does not fit the offer")
-    return NegotiatedOptions(chosen[0] if chosen else None, agreed)
+        negotiated = None if compression is None else compression.validate_response(parameters)
+        require(negotiated is not None, "the server's permessage-deflate does not fit the offer")
+    return NegotiatedOptions(chosen[0] if chosen else None, negotiated)
+
+
+class ClientHandshake:
+    """The client's side of an opening handshake, without I/O.
+
+    Args:
+        host: The value of the header Host.
+        target: The request target, such as "/chat".
+        subprotocols: Offered subprotocols, the preferred one first.
+        compression: Offered parameters of permessage-deflate, or None for no offer.
+        headers: Further headers, as pairs of name and value.
+        key: 16 bytes in base64; by default random, as section 4.1 demands.
+        max_message_size: As for `Connection`.
+        max_fragments: As for `Connection`.
+        compression_threshold: As for `Connection`.
+
+    Raises:
+        ValueError: An argument contains a control character.
+
+    """
+
+    def __init__(
+        self,
+        host: str,
+        target: str,
+        *,
+        subprotocols: Sequence[str] = (),
+        compression: DeflateParameters | None = DeflateParameters.DEFAULT,
+        headers: Sequence[tuple[str, str]] = (),
+        key: str | None = None,
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        max_fragments: int | None = None,
+        compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD,
+    ) -> None:
+        self._key = key or base64.b64encode(os.urandom(16)).decode()
+        self._subprotocols = subprotocols
+        self._compression = compression
+        self._max_message_size = max_message_size
+        self._max_fragments = max_fragments
+        self._compression_threshold = compression_threshold
+        self._reader = HeadReader()
+        self._eof_received = False
+        self._unsent = upgrade_request(
+            host,
+            target,
+            self._key,
+            subprotocols=subprotocols,
+            compression=compression,
+            headers=headers,
+        )
+
+    def data_to_send(self) -> bytes:
+        """Return the encoded request, once."""
+        data, self._unsent = self._unsent, b""
+        return data
+
+    def receive_data(self, data: bytes) -> None:
+        """Store received bytes for `next_result`."""
+        self._reader.receive_data(data)
+
+    def receive_eof(self) -> None:
+        """Note the end of the server's stream."""
+        self._eof_received = True
+
+    def next_result(self) -> HandshakeResult | None:
+        """Return the outcome, or None if more data is needed. There is one outcome."""
+        response = None
+        try:
+            head = self._next_head()
+            if head is None:
+                return None
+            response = parse_response(head)
+            options = validate_response(
+                response,
+                self._key,
+                subprotocols=self._subprotocols,
+                compression=self._compression,
+            )
+        except HandshakeError as error:
+            return HandshakeResult(
+                response=response, error=error, trailing_data=self._reader.trailing_data
+            )
+        connection = Connection(
+            Role.CLIENT,
+            max_message_size=self._max_message_size,
+            max_fragments=self._max_fragments,
+            compression=options.compression,
+            compression_threshold=self._compression_threshold,
+        )
+        return HandshakeResult(
+            None, response, None, connection, options, self._reader.trailing_data
+        )
+
+    def _next_head(self) -> bytes | None:
+        try:
+            head = self._reader.next_head()
+        except HandshakeError:
+            raise HandshakeError(0, "the head of the server's response is too long") from None
+        if head is None and self._eof_received:
+            raise HandshakeError(0, "the server closed the connection without a response")
+        return head
 
 
 def parse_extensions(headers: Headers) -> list[tuple[str, Parameters]]:
-    """Read Sec-WebSocket-Extensions (section 9.1): names with their parameters, in order.
+    """Parse the header Sec-WebSocket-Extensions (section 9.1).
 
-    Raises `HandshakeError` 400 for what does not fit the section's grammar.
+    Returns:
+        Names of extensions with their parameters, in order.
+
+    Raises:
+        HandshakeError: Status 400: the header does not follow the grammar.
+
     """
     extensions: list[tuple[str, Parameters]] = []
     for item in headers.tokens(_EXTENSIONS):
@@ -204,13 +522,13 @@ def parse_extensions(headers: Headers) -> list[tuple[str, Parameters]]:
         for part in parts:
             key, equals, value = (half.strip(" \t") for half in part.partition("="))
             if value[:1] == value[-1:] == '"':
-                # The quoted form must be a token too once it is unquoted, so no
-                # comma or semicolon can have been cut in the middle of it.
+                # A quoted value must be a token once it is unquoted, so splitting at commas and
+                # semicolons did not cut it.
                 value = value[1:-1].replace("\\", "")
             if not is_token(key) or (equals and not is_token(value)):
-                raise bad_request(f"extension {name[:50]!r} has an ill-formed parameter")
+                raise bad_request(f"extension {name[:50]!r} has a malformed parameter")
             parameters.append((key, value if equals else None))
         if not is_token(name):
-            raise bad_request("header Sec-WebSocket-Extensions is ill-formed")
+            raise bad_request("header Sec-WebSocket-Extensions is malformed")
         extensions.append((name, parameters))
     return extensions

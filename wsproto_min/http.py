@@ -1,9 +1,8 @@
-"""As much HTTP/1.1 as the opening handshake and a page need (RFC 9110, RFC 9112).
+"""HTTP/1.1 as far as the opening handshake and a static page need it (RFC 9110, RFC 9112).
 
-A `HeadReader` gathers one request or response head, `parse_request` and
-`parse_response` read it, `encode_head` and `Response.encode` write one. No
-I/O and no backtracking: every byte is looked at a fixed number of times,
-however a peer chops or repeats its headers. Bodies of requests are not read.
+A `HeadReader` collects the head of a request or response. `parse_request` and `parse_response`
+parse it, `Response.encode` and `encode_head` write one. Request bodies are not read. No byte is
+scanned more than a fixed number of times, however a peer splits or repeats its headers.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from http import HTTPStatus
 
 from wsproto_min.errors import HandshakeError
 
-# The usual limits of HTTP servers (nginx: 8 KiB a line; Apache: 100 lines).
+# Usual limits of HTTP servers: nginx allows 8 KiB a line, Apache 100 lines.
 MAX_HEAD_SIZE = 16384
 MAX_HEADERS = 100
 
@@ -24,12 +23,19 @@ _TOKEN = re.compile("[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 
 
 class Headers:
-    """The header fields of a message, in order; names compare without regard to case.
+    """Header fields in their order. Names are compared case-insensitively.
 
-    `fields` are pairs of a name, here in lower case, and a value.
+    Args:
+        fields: Pairs of name and value.
+
+    Attributes:
+        fields: The same pairs, their names in lower case.
+
     """
 
     __slots__ = ("_values", "fields")
+
+    fields: tuple[tuple[str, str], ...]
 
     def __init__(self, fields: Sequence[tuple[str, str]] = ()) -> None:
         self.fields = tuple([(name.lower(), value) for name, value in fields])
@@ -41,18 +47,20 @@ class Headers:
                 self._values[name] = [value]
 
     def __contains__(self, name: str) -> bool:
-        """Return whether there is a field of that name."""
+        """Return True if there is a header of that name."""
         return name.lower() in self._values
 
     def values(self, name: str) -> list[str]:
-        """Return every value of a field, in order."""
+        """Return all values of a header in their order."""
         return list(self._values.get(name.lower(), ()))
 
     def get(self, name: str) -> str | None:
-        """Return a field's only value, or None if it is absent.
+        """Return the only value of a header, or None if it is absent.
 
-        Raises `HandshakeError` 400 if it stands there more than once: which of
-        them counts is how two parsers come to disagree.
+        Raises:
+            HandshakeError: Status 400: the header is repeated. Two parsers might choose
+                different ones.
+
         """
         values = self._values.get(name.lower())
         if values is None:
@@ -62,19 +70,30 @@ class Headers:
         return values[0]
 
     def tokens(self, name: str) -> list[str]:
-        """Return the items of a comma-separated list, gathered over repeated lines."""
+        """Return the items of a comma-separated header, from all of its lines."""
         lines = self._values.get(name.lower(), ())
         items = [item.strip(" \t") for value in lines for item in value.split(",")]
         return [item for item in items if item]
 
     def has_token(self, name: str, token: str) -> bool:
-        """Return whether an item of that list is `token`, which is in lower case, in any case."""
+        """Return True if a comma-separated header contains `token`.
+
+        The comparison is case-insensitive; pass `token` in lower case.
+        """
         return token in [item.lower() for item in self.tokens(name)]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request's head; `target` is as sent, `path` without the query."""
+    """The head of a request.
+
+    Attributes:
+        method: Such as "GET".
+        target: The request target as it was sent.
+        version: "HTTP/1.1" or "HTTP/1.0".
+        headers: The header fields.
+
+    """
 
     method: str
     target: str
@@ -83,12 +102,12 @@ class Request:
 
     @property
     def path(self) -> str:
-        """The target up to a question mark, percent-encoding untouched."""
+        """The target without its query, percent-encoding untouched."""
         return self.target.partition("?")[0]
 
     @property
     def wants_websocket(self) -> bool:
-        """Whether this is an opening handshake, a faulty one included."""
+        """True if the request is an opening handshake, valid or not."""
         headers = self.headers
         return (
             "sec-websocket-key" in headers
@@ -99,14 +118,26 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An HTTP answer; all but 101 get a Content-Length and end the connection."""
+    """A response. Except for 101 it gets a Content-Length and ends the connection.
+
+    Attributes:
+        status: The status code.
+        headers: Pairs of name and value.
+        body: The content; empty if the response was parsed from its head.
+
+    """
 
     status: int
     headers: Sequence[tuple[str, str]] = ()
     body: bytes = b""
 
     def encode(self, *, head_only: bool = False) -> bytes:
-        """Return the bytes to send; `head_only` answers a HEAD request."""
+        """Return the bytes to send, without body if `head_only` (for a HEAD request).
+
+        Raises:
+            ValueError: A header contains a control character, or the status is unknown.
+
+        """
         fields = list(self.headers)
         if self.status != HTTPStatus.SWITCHING_PROTOCOLS:
             fields += [("Content-Length", str(len(self.body))), ("Connection", "close")]
@@ -116,7 +147,7 @@ class Response:
 
 
 def error_response(error: HandshakeError) -> Response:
-    """Return the answer that tells a client what was wrong, as plain text."""
+    """Return the response that states an error as plain text."""
     return Response(
         error.status,
         [*error.headers, ("Content-Type", "text/plain; charset=utf-8")],
@@ -125,37 +156,52 @@ def error_response(error: HandshakeError) -> Response:
 
 
 class HeadReader:
-    """Gathers a head up to its empty line, scanning each byte once."""
+    """Reader for the head of one request or response, up to its empty line."""
 
-    __slots__ = ("_data",)
+    __slots__ = ("_buffer", "_scanned")
 
     def __init__(self) -> None:
-        self._data = bytearray()
+        self._buffer = bytearray()
+        self._scanned = 0
 
-    def receive_data(self, data: bytes) -> tuple[bytes, bytes] | None:
-        """Take more bytes; return the head and what follows it, or None if not whole.
+    @property
+    def trailing_data(self) -> bytes:
+        """The bytes behind the head, once `next_head` has returned it."""
+        return bytes(self._buffer)
 
-        Raises `HandshakeError` 431 beyond 16 KiB.
+    def receive_data(self, data: bytes) -> None:
+        """Store received bytes for `next_head`."""
+        self._buffer += data
+
+    def next_head(self) -> bytes | None:
+        """Return the head without its empty line, or None if more data is needed.
+
+        Raises:
+            HandshakeError: Status 431: the head is longer than 16 KiB.
+
         """
-        # The end may straddle two reads: its first three bytes may be here already.
-        start = max(0, len(self._data) - 3)
-        self._data += data
-        end = self._data.find(b"\r\n\r\n", start)
-        too_long = end > MAX_HEAD_SIZE or (end < 0 and len(self._data) >= MAX_HEAD_SIZE + 4)
-        if too_long:
+        # The last read may have ended within the four bytes of the separator.
+        end = self._buffer.find(b"\r\n\r\n", max(0, self._scanned - 3))
+        self._scanned = len(self._buffer)
+        if end > MAX_HEAD_SIZE or (end < 0 and len(self._buffer) >= MAX_HEAD_SIZE + 4):
             raise HandshakeError(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
                 f"the request's head is longer than {MAX_HEAD_SIZE} bytes",
             )
         if end < 0:
             return None
-        return bytes(self._data[:end]), bytes(self._data[end + 4 :])
+        head = bytes(self._buffer[:end])
+        del self._buffer[: end + 4]
+        return head
 
 
 def parse_request(head: bytes) -> Request:
-    """Read a request's head (RFC 9112, sections 3 and 5), without its empty line.
+    """Parse the head of a request (RFC 9112, sections 3 and 5), without its empty line.
 
-    Raises `HandshakeError` 400 for what is not HTTP/1.x, 431 for over 100 headers.
+    Raises:
+        HandshakeError: Status 400: the head is not HTTP/1.x. Status 431: it has more than 100
+            headers.
+
     """
     line, headers = _parse_head(head)
     parts = line.split(" ")
@@ -167,10 +213,12 @@ def parse_request(head: bytes) -> Request:
     return Request(method, target, version, headers)
 
 
-def parse_response(head: bytes) -> tuple[int, Headers]:
-    """Read a response's head, without its empty line: its status and headers.
+def parse_response(head: bytes) -> Response:
+    """Parse the head of a response, without its empty line.
 
-    Raises `HandshakeError` with status 0 for what is not HTTP/1.1.
+    Raises:
+        HandshakeError: Status 0: the head is not HTTP/1.1.
+
     """
     try:
         line, headers = _parse_head(head)
@@ -180,17 +228,17 @@ def parse_response(head: bytes) -> tuple[int, Headers]:
     status = rest[:3]
     is_number = len(status) == 3 and status.isascii() and status.isdigit()
     if version != "HTTP/1.1" or not is_number or rest[3:4].strip():
-        raise HandshakeError(0, "the server's answer is not HTTP/1.1")
-    return int(status), headers
+        raise HandshakeError(0, "the server's response is not HTTP/1.1")
+    return Response(int(status), headers.fields)
 
 
 def bad_request(reason: str) -> HandshakeError:
-    """Return the error 400 that names a broken rule."""
+    """Return the error with status 400 for a malformed request."""
     return HandshakeError(HTTPStatus.BAD_REQUEST, reason)
 
 
 def is_token(text: str) -> bool:
-    """Return whether `text` is a token (RFC 9110, section 5.6.2)."""
+    """Return True if `text` is a token (RFC 9110, section 5.6.2)."""
     return _TOKEN.fullmatch(text) is not None
 
 
@@ -204,8 +252,8 @@ def _parse_head(head: bytes) -> tuple[str, Headers]:
     fields = []
     for line in lines:
         name, colon, value = line.partition(":")
-        # A name that ends in a space, or a line that begins with one, is how
-        # requests get smuggled past a proxy (RFC 9112, sections 5.1 and 5.2).
+        # RFC 9112, sections 5.1 and 5.2: a space before the colon or at the start of a line is
+        # a way to smuggle a request past a proxy.
         if not colon or not is_token(name):
             raise bad_request("a header line is not 'Name: value'")
         fields.append((name, value.strip(" \t")))
@@ -215,17 +263,19 @@ def _parse_head(head: bytes) -> tuple[str, Headers]:
 
 
 def _has_control_character(text: str) -> bool:
-    """Return whether there is a control character but TAB."""
+    """Return True if `text` has a control character other than TAB."""
     return not text.isprintable() and any((c < " " and c != "\t") or c == "\x7f" for c in text)
 
 
 def encode_head(first: str, fields: Sequence[tuple[str, str]]) -> bytes:
-    """Return a head's bytes: its first line, its fields and the empty line.
+    """Return the bytes of a head: its first line, its fields and the empty line.
 
-    Raises `ValueError` for a control character: a line break would begin a
-    header that nobody meant to send.
+    Raises:
+        ValueError: There is a control character. A line break in a value would begin another
+            header.
+
     """
     lines = [first, *[f"{name}: {value}" for name, value in fields]]
     if _has_control_character("".join(lines)):
-        raise ValueError("a head cannot hold a control character")
+        raise ValueError("head: contains a control character; remove it from the header")
     return "\r\n".join([*lines, "", ""]).encode("latin-1")

@@ -1,11 +1,26 @@
-"""From frames to messages: RFC 6455, sections 5.4 (fragmentation) and 8.1 (UTF-8).
+"""Assembling frames to messages (RFC 6455, section 5.4) and checking text (section 8.1).
 
-A `MessageAssembler` takes the data frames of one direction, whole or in
-pieces, and gives back messages: `str` for text, `bytes` for binary. It owns
-the budgets: the bytes that a message may have, and the fragments it may come
-in. A fragment costs even when it is empty, so a million tiny ones are as
-bounded as one huge one, and all of them gather in a single buffer. Compressed
-messages (RFC 7692) are expanded on the way in, within the same budgets.
+A `MessageAssembler` takes the data frames of one direction, whole or in chunks, and returns
+messages: `str` for text, `bytes` for binary. It keeps two limits: the size of a message and the
+number of its fragments. Every fragment counts, an empty one too, so a million tiny fragments are
+as bounded as one large one. All fragments of a message gather in one buffer. Compressed
+messages (RFC 7692) are decompressed within the same limits.
+
+A message is fragmented like this: the first frame has the opcode, all others are continuation
+frames, and the last one has FIN. Control frames may come in between::
+
+                      text or binary, FIN=1
+                    +----------------------+
+                    |                      |
+                    v                      |
+    start --> [ no message ] --------------+
+                  |      ^
+     text or      |      |  continuation, FIN=1
+     binary,      v      |
+     FIN=0   [ message under way ] <--+
+                        |             |
+                        +-------------+
+                    continuation, FIN=0
 """
 
 from __future__ import annotations
@@ -13,34 +28,38 @@ from __future__ import annotations
 from codecs import utf_8_decode
 from io import BytesIO
 
-from wsproto_min.codes import CloseCode, Opcode
+from wsproto_min import rules
+from wsproto_min.codes import Opcode
 from wsproto_min.deflate import Decompressor
 from wsproto_min.errors import ProtocolError
 from wsproto_min.frames import Frame
 
 DEFAULT_MAX_MESSAGE_SIZE = 1 << 20
-# One fragment for every 64 bytes of budget: the smallest fragments that
-# Autobahn's performance cases (9.3.1, 9.4.1) send. A tiny budget for bytes still
-# leaves room for ordinary fragmentation.
+
+# One fragment for each 64 bytes of the size limit: the smallest fragments of Autobahn's
+# performance cases (9.3.1, 9.4.1). A small size limit still allows usual fragmentation.
 BYTES_PER_FRAGMENT = 64
 MIN_FRAGMENTS = 128
 
-# Looking a member up in its enum takes 0.1 us, as long as a call.
+# A look-up of a member in its enum takes as long as a call.
 _CONTINUATION, _TEXT = Opcode.CONTINUATION, Opcode.TEXT
 
 
 class MessageAssembler:
-    """Puts the data frames of one direction together.
+    """Assembler for the data frames of one direction.
 
-    `max_message_size` is in bytes of payload, expanded if it was compressed.
-    `max_fragments` defaults to one for every 64 bytes of that, and at least 128.
-    `context_takeover` says whether compressed messages may refer to earlier ones.
+    Args:
+        max_message_size: Limit for the payload of a message in bytes, after decompression.
+        max_fragments: Limit for the fragments of a message; by default one for each 64 bytes of
+            `max_message_size`, and at least 128.
+        context_takeover: True if a compressed message may refer to earlier ones (RFC 7692,
+            section 7.1.1).
+
     """
 
     __slots__ = (
-        "_checked",
+        "_buffer",
         "_context_takeover",
-        "_data",
         "_decompressor",
         "_fragments",
         "_in_frame",
@@ -49,6 +68,7 @@ class MessageAssembler:
         "_opcode",
         "_received",
         "_rsv1",
+        "_valid",
     )
 
     def __init__(
@@ -64,122 +84,119 @@ class MessageAssembler:
             if max_fragments is None
             else max_fragments
         )
-        self._opcode: Opcode | None = None
-        self._data: BytesIO | None = None  # its `getvalue` copies nothing
-        self._checked = 0  # bytes of data known to be good text
-        self._received = 0  # bytes on the wire, as announced
+        self._context_takeover = context_takeover
+        self._opcode: Opcode | None = None  # of the message under way
+        self._rsv1 = False  # True if that message is compressed
+        self._buffer: BytesIO | None = None  # BytesIO, because getvalue() copies nothing
+        self._valid = 0  # bytes at the start of the buffer known to be UTF-8
+        self._received = 0  # bytes of payload on the wire, as headers announced them
         self._fragments = 0
         self._in_frame = False
-        self._rsv1 = False  # the message is compressed
         self._decompressor: Decompressor | None = None
-        self._context_takeover = context_takeover
 
     @property
     def idle(self) -> bool:
-        """Whether no message is under way."""
+        """True while no message is under way."""
         return self._opcode is None
 
     def receive_frame(self, frame: Frame) -> str | bytes | None:
-        """Take a data frame or the next piece of one; return the message it ends.
+        """Add a data frame or its next chunk; return the message that it completes.
 
-        Raises `ProtocolError`: 1002 for fragments out of order, 1007 for text
-        that is not UTF-8 (at the first wrong byte, wherever the pieces end),
-        1008 for too many fragments, 1009 for a message that is too big (as
-        soon as a header announces it).
+        Raises:
+            ProtocolError: With code 1002, a frame is out of order. With 1007, text is not UTF-8
+                (raised at the first invalid byte) or data is not DEFLATE. With 1008, there are
+                too many fragments or final blocks. With 1009, the message is too big (raised as
+                soon as a header announces it).
+
         """
         if not self._in_frame:
             self._begin_frame(frame)
         self._in_frame = frame.remaining > 0
         last = frame.fin and not self._in_frame
-        payload = self._inflate(frame.payload, last) if self._rsv1 else frame.payload
+        payload = self._decompress(frame.payload, last) if self._rsv1 else frame.payload
         is_text = self._opcode is _TEXT
-        if last and self._data is None:  # the usual message: one frame, in one piece
+        if last and self._buffer is None:  # the usual message: one frame, in one chunk
             message = _decode(payload) if is_text else payload
         else:
-            if self._data is None:
-                self._data = BytesIO()
-            self._data.write(payload)
+            if self._buffer is None:
+                self._buffer = BytesIO()
+            self._buffer.write(payload)
             if not last:
-                if is_text:
-                    self._check_new_text(self._data)
+                if is_text and payload:
+                    self._check_text(self._buffer)
                 return None
-            data = self._data.getvalue()
+            data = self._buffer.getvalue()
             message = _decode(data) if is_text else data
         self._opcode = None
-        self._data = None
-        self._checked = 0
+        self._buffer = None
+        self._valid = 0
         self._received = 0
         self._fragments = 0
         return message
 
     def _begin_frame(self, frame: Frame) -> None:
-        """Judge what a frame's header announces, before any of its payload is kept."""
+        """Check a frame's header before any of its payload is kept."""
         if frame.opcode is _CONTINUATION:
             if self._opcode is None:
-                raise ProtocolError("a continuation has no message to continue (RFC 6455, 5.4)")
+                raise ProtocolError(rules.NOTHING_TO_CONTINUE)
             if frame.rsv1:
-                raise ProtocolError("a continuation is marked as compressed (RFC 7692, 6.1)")
+                raise ProtocolError(rules.COMPRESSED_CONTINUATION)
         elif self._opcode is not None:
-            raise ProtocolError("a message began before the last one ended (RFC 6455, 5.4)")
+            raise ProtocolError(rules.MESSAGE_NOT_ENDED)
         else:
             self._opcode = frame.opcode
             self._rsv1 = frame.rsv1
         self._fragments += 1
         if self._fragments > self._max_fragments:
-            raise ProtocolError(
-                f"a message has more than {self._max_fragments} fragments",
-                CloseCode.POLICY_VIOLATION,
-            )
+            problem = f"a message has more than {self._max_fragments} fragments"
+            raise ProtocolError(rules.TOO_MANY_FRAGMENTS, problem)
         limit = self._max_message_size
         if self._rsv1:
-            # Deflate's fixed codes take up to nine bits a byte, and its blocks headers.
+            # DEFLATE's fixed codes take up to nine bits a byte, and its blocks have headers.
             limit += limit // 8 + 64
         self._received += frame.length
         if self._received > limit:
             raise self._too_big()
 
-    def _inflate(self, payload: bytes, last: bool) -> bytes:
-        """Expand a piece of a compressed message as far as the budget goes."""
+    def _decompress(self, payload: bytes, last: bool) -> bytes:
+        """Decompress a chunk of a compressed message within the size limit."""
         if self._decompressor is None:
             self._decompressor = Decompressor()
-        gathered = 0 if self._data is None else self._data.tell()
-        limit = self._max_message_size - gathered
-        expanded, error = self._decompressor.inflate(payload, limit, last=last)
-        if len(expanded) > limit:
+        limit = self._max_message_size - (0 if self._buffer is None else self._buffer.tell())
+        data, error = self._decompressor.decompress(payload, limit, last=last)
+        if len(data) > limit:
             error = self._too_big()
         if error is not None:
-            # What came before the error and fits is judged first, so that it makes
-            # no difference to the verdict in how many pieces the message came.
+            # Check the text before the error first: the verdict must not depend on the way in
+            # which the message was split.
             if self._opcode is _TEXT:
-                self._data = self._data or BytesIO()
-                self._data.write(expanded[:limit])
-                self._check_new_text(self._data)
+                self._buffer = self._buffer or BytesIO()
+                self._buffer.write(data[:limit])
+                self._check_text(self._buffer)
             raise error
         if last and not self._context_takeover:
             self._decompressor = None
-        return expanded
+        return data
 
     def _too_big(self) -> ProtocolError:
-        return ProtocolError(
-            f"a message is larger than {self._max_message_size} bytes", CloseCode.MESSAGE_TOO_BIG
-        )
+        problem = f"a message is larger than {self._max_message_size} bytes"
+        return ProtocolError(rules.MESSAGE_TOO_BIG, problem)
 
-    def _check_new_text(self, data: BytesIO) -> None:
-        """Reject text at its first wrong byte; a character may still be unfinished.
+    def _check_text(self, buffer: BytesIO) -> None:
+        """Reject text at its first invalid byte; the last character may be incomplete.
 
-        Only bytes not yet known to be good are looked at, so each is checked
-        once, however many pieces they come in.
+        Only bytes not yet known to be valid are decoded, so each byte is checked about once.
         """
-        with data.getbuffer() as view:
+        with buffer.getbuffer() as view:
             try:
-                _, length = utf_8_decode(view[self._checked :], "strict", False)
+                _, length = utf_8_decode(view[self._valid :], "strict", False)
             except UnicodeDecodeError:
-                raise _not_utf_8() from None
-            self._checked += length
-            unfinished = bytes(view[self._checked :])
-        # Python waits for a surrogate's third byte, though its second gives it away.
-        if unfinished[:1] == b"\xed" and unfinished[1:] >= b"\xa0":
-            raise _not_utf_8()
+                raise ProtocolError(rules.TEXT_NOT_UTF8) from None
+            self._valid += length
+            incomplete = bytes(view[self._valid :])
+        # Python waits for the third byte of a surrogate; the second is already invalid.
+        if incomplete[:1] == b"\xed" and incomplete[1:] >= b"\xa0":
+            raise ProtocolError(rules.TEXT_NOT_UTF8)
 
 
 def _decode(data: bytes) -> str:
@@ -187,10 +204,4 @@ def _decode(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise _not_utf_8() from None
-
-
-def _not_utf_8() -> ProtocolError:
-    return ProtocolError(
-        "a text message is not UTF-8 (RFC 6455, 8.1)", CloseCode.INVALID_FRAME_PAYLOAD_DATA
-    )
+        raise ProtocolError(rules.TEXT_NOT_UTF8) from None

@@ -26,7 +26,7 @@ from functools import partial
 from selectors import EVENT_READ
 
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, DeflateParameters
-from wsproto_min.handshake import accept
+from wsproto_min.handshake import Acceptance, accept
 from wsproto_min.http import Request, Response
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 from wsproto_min.net.broadcast import Group
@@ -49,7 +49,7 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 logger = logging.getLogger("wsproto_min")
 
 
-def _accept(peer: Peer, request: Request) -> Response:
+def _accept(peer: Peer, request: Request) -> Acceptance:
     return accept(request, compression=DeflateParameters.NO_CONTEXT_TAKEOVER)
 
 
@@ -92,7 +92,7 @@ class Server:
         self,
         *,
         on_message: Callable[[Peer, str | bytes], None],
-        on_request: Callable[[Peer, Request], Response] | None = None,
+        on_request: Callable[[Peer, Request], Response | Acceptance] | None = None,
         on_open: Callable[[Peer], None] = _ignore,
         on_close: Callable[[Peer], None] = _ignore,
         on_accept: Callable[[Peer], None] = _ignore,
@@ -217,7 +217,7 @@ class Server:
 
     def _take_turns(self) -> None:
         while not (self._stopping and not self._context.peers):
-            self._loop.turn()
+            self._loop.run_once()
             self._end_turn()
             if self._on_iteration_end is not None:
                 self._call(self._on_iteration_end, time.monotonic() - self._loop.woke_at)
