@@ -1,8 +1,8 @@
-"""Frames written bit by bit, lawful or not: RFC 6455, sections 5.2 and 5.3.
+"""Frames written bit by bit, valid or not (RFC 6455, sections 5.2 and 5.3).
 
-`frames.encode_frame` writes what the RFC allows; to teach, and to test a parser,
-one also wants what it forbids. A `RawFrame` sets every field by itself. Nothing
-here depends on the codec, so that it can be held against this codec or any other.
+`frames.encode_frame` writes only valid frames. A test of a parser also needs invalid ones, so a
+`RawFrame` sets each field by itself. This module does not use the codec, so that the codec can
+be tested against it.
 """
 
 from __future__ import annotations
@@ -10,16 +10,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-# The key of the RFC's own examples (section 5.7).
+# The masking key of the RFC's own examples (section 5.7).
 KEY = bytes.fromhex("37fa213d")
 
 
 @dataclass(frozen=True)
 class RawFrame:
-    """A frame as it stands on the wire, lawful or not (section 5.2).
+    """The fields of a frame as they are on the wire (section 5.2).
 
-    `rsv` has the three reserved bits, RSV1 the highest. `length_bits` forces a
-    form of the length that may be longer than need be; None is the shortest.
+    Attributes:
+        opcode: 0 to 15, reserved opcodes included.
+        payload: The payload, not masked.
+        fin: The FIN bit.
+        mask: The masking key, 4 bytes, or None.
+        rsv: The three reserved bits; RSV1 is the highest.
+        length_bits: The form of the length, possibly longer than needed; None for the shortest.
+
     """
 
     opcode: int
@@ -31,7 +37,7 @@ class RawFrame:
 
     @property
     def data(self) -> bytes:
-        """The frame's bytes, put together bit by bit."""
+        """The bytes of the frame."""
         length = len(self.payload)
         form = self.length_bits or (7 if length <= 125 else 16 if length <= 65535 else 64)
         bits = f"{self.fin:01b}{self.rsv:03b}{self.opcode:04b}{self.mask is not None:01b}"
@@ -48,24 +54,28 @@ class RawFrame:
 
 
 def naive_mask(data: bytes, mask: bytes, offset: int = 0) -> bytes:
-    """Mask byte by byte, as section 5.3 has it: octet i XOR key octet (i MOD 4)."""
+    """Mask byte by byte as section 5.3 defines it: octet i XOR key octet (i MOD 4)."""
     return bytes(octet ^ mask[(offset + i) % 4] for i, octet in enumerate(data))
 
 
-def wire(notation: str, *, masked: bool) -> bytes:
-    """Return the bytes of frames written in hex, from a client if they are `masked`.
+def parse_frame_notation(notation: str, *, masked: bool) -> bytes:
+    """Return the bytes of frames that are written in hex.
 
-    `|` separates frames and `.` the header from the payload. Both are written
-    as a server sends them. For a client the MASK bit is set, KEY put in place
-    of the point, and the payload masked. A frame without a point ends within
-    its header, before any key:
+    A `|` separates frames, a `.` separates a header from its payload. The notation shows frames
+    as a server sends them. A frame without `.` ends within its header, before a masking key.
 
-        >>> wire("89 02 . 6869", masked=False).hex(" ")
-        '89 02 68 69'
-        >>> wire("89 02 . 6869", masked=True).hex(" ")
-        '89 82 37 fa 21 3d 5f 93'
-        >>> wire("01 01 . c3 | 80", masked=False).hex(" ")
-        '01 01 c3 80'
+    Args:
+        notation: The frames.
+        masked: True for the frames of a client: sets the MASK bit, puts KEY in place of the `.`
+            and masks the payload.
+
+    >>> parse_frame_notation("89 02 . 6869", masked=False).hex(" ")
+    '89 02 68 69'
+    >>> parse_frame_notation("89 02 . 6869", masked=True).hex(" ")
+    '89 82 37 fa 21 3d 5f 93'
+    >>> parse_frame_notation("01 01 . c3 | 80", masked=False).hex(" ")
+    '01 01 c3 80'
+
     """
     data = b""
     for frame in notation.split("|"):
