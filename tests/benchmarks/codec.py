@@ -32,7 +32,10 @@ def parse_with_ours(chunks: Iterable[bytes]) -> list[bytes]:
     connection = Connection(Role.SERVER)
     messages: list[bytes] = []
     for chunk in chunks:
-        messages += [event for event in connection.receive_data(chunk) if isinstance(event, bytes)]
+        connection.receive_data(chunk)
+        while (event := connection.next_event()) is not None:
+            if isinstance(event, bytes):
+                messages.append(event)
     return messages
 
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from importlib.util import find_spec
 from queue import Queue
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tests.needs import need
 from tests.support import PATIENCE
@@ -111,7 +111,8 @@ class WebsocketsLink(Link):
         from websockets.exceptions import ConnectionClosed
 
         try:
-            return await self._connection.recv()
+            message: str | bytes = await self._connection.recv()
+            return message
         except ConnectionClosed:
             await self._connection.wait_closed()
             assert self._connection.close_code is not None
@@ -122,7 +123,8 @@ class WebsocketsLink(Link):
 
     async def close(self, code: int, reason: str) -> int | None:
         await self._connection.close(code, reason)
-        return self._connection.close_code
+        answer: int | None = self._connection.close_code
+        return answer
 
 
 class Websockets(Rival):
@@ -215,7 +217,7 @@ class Websockets(Rival):
             ssl=context,
             extensions=extensions,
             compression="deflate" if compression == "default" else None,
-            subprotocols=subprotocols or None,  # type: ignore[arg-type]
+            subprotocols=cast("Sequence[Subprotocol]", subprotocols) or None,
             max_size=MAX_SIZE,
             close_timeout=PATIENCE,
             proxy=None,
@@ -262,7 +264,8 @@ class AiohttpLink(Link):
 
     async def close(self, code: int, reason: str) -> int | None:
         await self._websocket.close(code=code, message=reason.encode())
-        return self._websocket.close_code
+        answer: int | None = self._websocket.close_code
+        return answer
 
 
 class Aiohttp(Rival):

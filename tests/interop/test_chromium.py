@@ -19,7 +19,16 @@ import pytest
 from tests.interop.conftest import Certificate
 from tests.needs import need
 from tests.support import daemon, serving
-from wsproto_min import Close, DeflateParameters, Peer, Request, Response, Server, accept
+from wsproto_min import (
+    Acceptance,
+    Close,
+    DeflateParameters,
+    Peer,
+    Request,
+    Response,
+    Server,
+    accept,
+)
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
@@ -118,7 +127,7 @@ class Ours:
             on_request=self._on_request, on_message=self._on_message, on_close=self._on_close
         )
 
-    def _on_request(self, peer: Peer, request: Request) -> Response:
+    def _on_request(self, peer: Peer, request: Request) -> Response | Acceptance:
         if request.path == "/nowhere":
             return Response(HTTPStatus.FORBIDDEN)
         if not request.wants_websocket:

@@ -16,11 +16,11 @@ from tests.interop.messages import CLOSES, MESSAGES
 from tests.interop.rivals import RIVALS, SUBPROTOCOLS, Link, Rival, in_time
 from tests.support import PATIENCE, daemon, poll, serving
 from wsproto_min import (
+    Acceptance,
     Close,
     DeflateParameters,
     Peer,
     Request,
-    Response,
     Server,
     accept,
 )
@@ -170,7 +170,7 @@ class Ours:
         host, port = self.server.listen("127.0.0.1", 0, tls.server)
         self.url = f"{tls.scheme}://{host}:{port}/"
 
-    def _on_request(self, peer: Peer, request: Request) -> Response:
+    def _on_request(self, peer: Peer, request: Request) -> Acceptance:
         return accept(request, subprotocols=SUBPROTOCOLS, compression=self._compression)
 
     def _on_open(self, peer: Peer) -> None:
