@@ -1,8 +1,7 @@
-"""What the tests of the socket half share: processes, servers in a thread, clients.
+"""Shared parts of the tests with sockets: clients, servers in threads, processes.
 
-Whatever is started here is stopped by the end of its `with` block, however
-that ends. Nothing waits longer than `PATIENCE` seconds: a test fails, it does
-not hang.
+Every server and process stops at the end of its `with` block. Nothing waits longer than
+`PATIENCE` seconds, so a broken test fails instead of hanging.
 """
 
 from __future__ import annotations
@@ -27,9 +26,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from tests.needs import need
-from wsproto_min.connection import Connection, Event, Role
-from wsproto_min.handshake import upgrade_request, validate_response
-from wsproto_min.http import HeadReader, parse_response
+from wsproto_min.connection import Connection, Event
+from wsproto_min.handshake import ClientHandshake, upgrade_request
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.server import Server
 
@@ -40,16 +38,16 @@ Address = tuple[str, int]
 T = TypeVar("T")
 
 
-def poll(condition: Callable[[], object], what: str) -> None:
-    """Wait until `condition` holds; fail with `what` if it never does."""
+def poll(condition: Callable[[], object], expectation: str) -> None:
+    """Wait until `condition` holds; fail with `expectation` if it never does."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {what}"
+        assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {expectation}"
         select.select([], [], [], 0.002)
 
 
 def connect(address: Address, *, receive_buffer: int | None = None) -> socket.socket:
-    """Return a TCP connection; `receive_buffer` (bytes) makes it one that holds little."""
+    """Return a TCP connection; `receive_buffer` limits the kernel's buffer, in bytes."""
     sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
     sock.settimeout(PATIENCE)
     if receive_buffer is not None:
@@ -60,13 +58,13 @@ def connect(address: Address, *, receive_buffer: int | None = None) -> socket.so
 
 
 def reset(sock: socket.socket) -> None:
-    """Vanish: end a TCP connection with RST instead of FIN."""
+    """End a TCP connection with RST instead of FIN."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 
 
 def read_to_end(sock: socket.socket) -> bytes:
-    """Return all that arrives until the other side ends its stream."""
+    """Return all bytes up to the end of the stream."""
     data = bytearray()
     while received := sock.recv(1 << 16):
         data += received
@@ -74,7 +72,7 @@ def read_to_end(sock: socket.socket) -> bytes:
 
 
 def exchange(address: Address, request: bytes) -> bytes:
-    """Send a plain HTTP request; return the whole answer."""
+    """Send a plain HTTP request; return the whole response."""
     with connect(address) as sock:
         sock.sendall(request)
         return read_to_end(sock)
@@ -85,14 +83,14 @@ def new_key() -> str:
 
 
 def handshake(target: str = "/") -> bytes:
-    """Return an opening handshake that breaks no rule."""
+    """Return a valid opening handshake."""
     return upgrade_request("127.0.0.1", target, new_key())
 
 
 class Client:
     """A blocking WebSocket client: a socket and the parts of `wsproto_min` without I/O.
 
-    `early` is sent in the same segment as the opening handshake.
+    `early` goes out in the same segment as the opening handshake.
     """
 
     def __init__(
@@ -103,16 +101,25 @@ class Client:
         early: bytes = b"",
         receive_buffer: int | None = None,
     ) -> None:
-        self.connection = Connection(Role.CLIENT, max_message_size=1 << 30)
         self.sock = connect(address, receive_buffer=receive_buffer)
         try:
-            key = new_key()
-            self.sock.sendall(upgrade_request("127.0.0.1", target, key) + early)
-            rest = self._read_answer(key)
+            self.connection = self._shake_hands(target, early)
         except BaseException:
             self.sock.close()
             raise
-        self.connection.receive_data(rest)
+
+    def _shake_hands(self, target: str, early: bytes) -> Connection:
+        handshake = ClientHandshake("127.0.0.1", target, compression=None, max_message_size=1 << 30)
+        self.sock.sendall(handshake.data_to_send() + early)
+        while (result := handshake.next_result()) is None:
+            data = self.sock.recv(1 << 16)
+            assert data, "the server ended the stream within its response to the handshake"
+            handshake.receive_data(data)
+        if result.connection is None:
+            assert result.error is not None
+            raise result.error
+        result.connection.receive_data(result.trailing_data)
+        return result.connection
 
     def __enter__(self) -> Self:
         return self
@@ -124,17 +131,6 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self.sock.close()
-
-    def _read_answer(self, key: str) -> bytes:
-        head = HeadReader()
-        while True:
-            data = self.sock.recv(1 << 16)
-            assert data, "the server ended the stream within its answer to the handshake"
-            head.receive_data(data)
-            whole = head.next_head()
-            if whole is not None:
-                validate_response(parse_response(whole), key)
-                return head.trailing_data
 
     def send(self, message: str | bytes) -> None:
         self.connection.send(message)
@@ -149,28 +145,26 @@ class Client:
         self.sock.sendall(self.connection.data_to_send())
 
     def receive(self) -> Event | None:
-        """Return the next event, None at the end of the stream.
+        """Return the next event, or None at the end of the stream.
 
-        Like any client this one answers a Ping or Close as it is read, but it
-        never minds if nobody is there to be answered.
+        Answers a Ping or Close frame when it is read, even if the server is gone by then.
         """
-        while True:
-            while (event := self.connection.next_event()) is not None:
-                with suppress(BrokenPipeError, ConnectionResetError):
-                    self.flush()
-                error = self.connection.error
-                assert error is None, f"the server broke a rule: {error}"
-                return event
+        while (event := self.connection.next_event()) is None:
             try:
                 data = self.sock.recv(1 << 18)
             except ConnectionResetError:
-                # After the Close frames a reset is but the answer to ours.
+                # The server may reset the connection after both Close frames.
                 if self.connection.close_received is None:
                     raise
                 return None
             if not data:
                 return None
             self.connection.receive_data(data)
+        error = self.connection.error
+        assert error is None, f"the server broke a rule: {error}"
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.flush()
+        return event
 
     def receive_all(self) -> list[Event]:
         """Return every event up to the end of the stream."""
@@ -178,7 +172,7 @@ class Client:
 
 
 class RunningServer:
-    """A `Server` that serves in a thread; `calls` queues what its callbacks told."""
+    """A `Server` in a thread; `error` is the exception that ended its `run`, if any."""
 
     def __init__(self, server: Server, address: Address) -> None:
         self.server = server
@@ -193,7 +187,7 @@ class RunningServer:
             self.error = error
 
     def ask(self, question: Callable[[], T]) -> T:
-        """Let the server's thread call `question` between two turns; return the answer."""
+        """Call `question` in the server's thread; return its result."""
         answers: Queue[T] = Queue()
         self.server.call_soon_threadsafe(lambda: answers.put(question()))
         try:
@@ -202,10 +196,10 @@ class RunningServer:
             raise AssertionError(f"the server's loop is dead or stuck: {self.error!r}") from None
 
     def wait_for_peers(self, number: int) -> None:
-        """Wait until so many peers have a socket."""
+        """Wait until `number` peers have a socket."""
         poll(
             lambda: len(self.ask(lambda: self.server.peers)) == number,
-            f"{number} peers are left",
+            f"{number} peers have a socket",
         )
 
 
@@ -244,7 +238,7 @@ def serving(
 
 
 def tight_listener(size: int = 4096) -> socket.socket:
-    """Return a listening socket whose accepted sockets take little at a time."""
+    """Return a listening socket whose accepted sockets have a send buffer of `size` bytes."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
     sock.bind(("127.0.0.1", 0))
@@ -253,7 +247,7 @@ def tight_listener(size: int = 4096) -> socket.socket:
 
 
 def need_ipv6() -> None:
-    """Skip the test where there is no IPv6."""
+    """Skip the test on a machine without IPv6."""
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
         available = True
@@ -263,7 +257,7 @@ def need_ipv6() -> None:
 
 
 class Daemon:
-    """A process that serves, after its ready line; `line` is that, `address` what it names."""
+    """A server process; `line` is its ready line, `address` the address in it."""
 
     def __init__(self, process: subprocess.Popen[bytes], line: str) -> None:
         self.process = process
@@ -272,19 +266,19 @@ class Daemon:
         self.address: Address = (host.strip("[]"), int(port))
 
     def stop(self, number: int = signal.SIGTERM, *, within: float = PATIENCE) -> tuple[int, str]:
-        """Send a signal; return the exit status and what stands on standard error of troubles."""
+        """Send a signal; return the exit status and the troubles on standard error."""
         status, errors = self.end(number, within=within)
         return status, troubles(errors)
 
     def end(self, number: int = signal.SIGTERM, *, within: float = PATIENCE) -> tuple[int, str]:
-        """Send a signal; return the exit status and all that stands on standard error."""
+        """Send a signal; return the exit status and everything on standard error."""
         self.process.send_signal(number)
         _, errors = self.process.communicate(timeout=within)
         return self.process.returncode, errors.decode()
 
 
 def troubles(errors: str) -> str:
-    """Return what a daemon wrote, without the lines on who came and went."""
+    """Return a daemon's log without its usual lines on connections and joins."""
     usual = (" info connection ", " info join ")
     return "".join(
         line for line in errors.splitlines(True) if not any(each in line for each in usual)
@@ -320,7 +314,7 @@ def daemon(module: str, *arguments: str) -> Iterator[Daemon]:
 
 
 def make_certificate(directory: Path) -> Path:
-    """Return a file with a certificate for this machine and its key; skip without openssl."""
+    """Return a file with a certificate and key for this machine; skip without openssl."""
     need(shutil.which("openssl"), "openssl", "apt-get install openssl")
     certificate, key = directory / "certificate.pem", directory / "key.pem"
     request = "openssl req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -days 2"

@@ -140,13 +140,13 @@ def test_a_flood_that_never_speaks_is_cut_as_it_comes_and_those_inside_talk_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     turns: list[EventLoop] = []
-    turn = EventLoop.turn
+    turn = EventLoop.run_once
 
     def counted(loop: EventLoop) -> None:
         turns.append(loop)
         turn(loop)
 
-    monkeypatch.setattr(EventLoop, "turn", counted)
+    monkeypatch.setattr(EventLoop, "run_once", counted)
     with chatting(max_per_address=5) as chat, ExitStack() as stack:
         first, second = (stack.enter_context(Client(chat.address)) for _ in range(2))
         # What is heard at once: the three that are left, and the spare places.

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from wsproto_min.codes import Opcode
 from wsproto_min.deflate import SHARED_COMPRESSOR, Compressor
 from wsproto_min.frames import encode_frame
-from wsproto_min.net.broadcast import Group, WriteCoalescer
+from wsproto_min.net.broadcast import Group
+from wsproto_min.net.write_coalescer import WriteCoalescer
 
 
 class FakePeer:
@@ -19,9 +20,10 @@ class FakePeer:
 
     def __init__(self, name: str = "a peer", *, accepts_shared_compression: bool = False) -> None:
         self.name = name
-        self.groups: tuple[Group, ...] = ()
+        self._transport = self
+        self._groups: tuple[Group, ...] = ()
         self.is_open = True
-        self.accepts_shared_compression = accepts_shared_compression
+        self._accepts_shared_compression = accepts_shared_compression
         self.vanished = False
         self.writes: list[bytes] = []
 
@@ -36,8 +38,8 @@ class FakePeer:
 
     def leave(self) -> None:
         self.is_open = False
-        for group in self.groups:
-            group.discard(self, owed=not self.vanished)
+        for group in self._groups:
+            group.discard(self, lost=self.vanished)
 
 
 def text(message: str) -> bytes:
@@ -148,16 +150,16 @@ def test_one_alone_can_be_written_to_before_the_others_unless_a_group_may_come_f
     for member in (hurried, other):
         write_coalescer.enqueue(member, b"1")
     write_coalescer.enqueue(hurried, b"2")
-    write_coalescer.flush_peer(hurried)
+    write_coalescer.flush_member(hurried)
     assert (hurried.writes, other.writes) == ([b"12"], [])
     group.send("3")
     write_coalescer.enqueue(hurried, b"4")
-    write_coalescer.flush_peer(hurried)
+    write_coalescer.flush_member(hurried)
     assert hurried.writes == [b"12"], "overtook what its group was sent before"
     write_coalescer.flush()
     assert hurried.writes[1:] == [text("3") + b"4"]
     assert other.writes == [b"1" + text("3")]
-    write_coalescer.flush_peer(hurried)
+    write_coalescer.flush_member(hurried)
     write_coalescer.flush()
     assert len(hurried.writes) == 2, "written twice"
 
@@ -215,17 +217,17 @@ def test_a_group_knows_its_members_in_the_order_of_joining() -> None:
     assert stranger not in group
     group.discard(first)
     assert list(group) == [second]
-    assert first.groups == ()
+    assert first._groups == ()
 
 
 def test_a_member_knows_its_groups() -> None:
     write_coalescer = WriteCoalescer()
     member = FakePeer()
     groups = [group_of(write_coalescer, member) for _ in range(3)]
-    seen = [member.groups]
+    seen = [member._groups]
     for index in (1, 0, 2):
         groups[index].discard(member)
-        seen.append(member.groups)
+        seen.append(member._groups)
     assert seen == [tuple(groups), (groups[0], groups[2]), (groups[2],), ()]
     assert seen[2] is groups[2].single_membership, "the usual member is known by this very tuple"
 
@@ -238,7 +240,7 @@ def test_who_is_not_open_cannot_join() -> None:
     group = group_of(write_coalescer, closed)
     group.send("too late for one of them")
     write_coalescer.flush()
-    assert (list(group), closed.groups, closed.writes) == ([], (), [])
+    assert (list(group), closed._groups, closed.writes) == ([], (), [])
 
 
 def test_a_message_that_cannot_be_encoded_leaves_no_trace() -> None:
@@ -404,7 +406,7 @@ def test_each_peer_is_written_what_writing_at_once_would_have_sent_in_one_write_
             case Send(group, sender):
                 rooms[group].send(str(number), sender=None if sender is None else fakes[sender])
                 for peer in members[group] - {sender}:
-                    small = number < 10 or not fakes[peer].accepts_shared_compression
+                    small = number < 10 or not fakes[peer]._accepts_shared_compression
                     sent[peer].append(frame if small else compressed(str(number)))
             case Join(peer, group):
                 rooms[group].add(fakes[peer])

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.support import PATIENCE
 from wsproto_min.net import event_loop as loop_module
-from wsproto_min.net.event_loop import SPIN, SPIN_AFTER, EventLoop
+from wsproto_min.net.event_loop import _SPIN, _SPIN_AFTER, EventLoop
 
 
 class Clock:
@@ -58,7 +58,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def turn(loop: EventLoop) -> None:
     """Take a turn that does not wait."""
     loop.call_soon_threadsafe(lambda: None)
-    loop.turn()
+    loop.run_once()
 
 
 def test_a_handler_is_told_which_of_the_events_it_waits_for_has_come(loop: EventLoop) -> None:
@@ -69,11 +69,11 @@ def test_a_handler_is_told_which_of_the_events_it_waits_for_has_come(loop: Event
         turn(loop)
         assert handler.events == [], "nothing had arrived"
         theirs.send(b"x")
-        loop.turn()
+        loop.run_once()
         assert handler.events == [selectors.EVENT_READ]
         both = selectors.EVENT_READ | selectors.EVENT_WRITE
         loop.modify(ours, selectors.EVENT_READ, both, handler)
-        loop.turn()
+        loop.run_once()
         assert handler.events[1:] == [selectors.EVENT_READ | selectors.EVENT_WRITE]
         loop.unregister(ours)
         turn(loop)
@@ -106,7 +106,7 @@ def test_a_turn_waits_for_the_next_deadline_and_no_longer(loop: EventLoop) -> No
     loop.call_later(0.02, lambda: called.append("due"))
     loop.call_later(3600, lambda: called.append("much later"))
     while not called:
-        loop.turn()  # without a deadline of its own it would wait for an hour
+        loop.run_once()  # without a deadline of its own it would wait for an hour
     assert called == ["due"]
 
 
@@ -116,7 +116,7 @@ def test_a_deadline_that_has_passed_does_not_make_the_turn_wait(
     called: list[str] = []
     loop.call_later(1, lambda: called.append("due"))
     clock.now += 2
-    loop.turn()
+    loop.run_once()
     assert called == ["due"]
 
 
@@ -136,7 +136,7 @@ def test_a_call_from_another_thread_wakes_a_loop_that_waits(loop: EventLoop) -> 
 
     def wait_without_a_deadline() -> None:
         while not called.is_set():
-            loop.turn()
+            loop.run_once()
 
     thread = threading.Thread(target=wait_without_a_deadline, daemon=True)
     thread.start()
@@ -170,7 +170,7 @@ def test_a_signal_is_handled_at_once_even_if_it_interrupts_no_system_call(
     thread.start()
     with loop.woken_by_signals():
         while not usr1:
-            loop.turn()
+            loop.run_once()
     thread.join(PATIENCE)
     assert usr1 == ["handled"]
 
@@ -192,7 +192,7 @@ def test_any_number_of_wake_ups_neither_blocks_nor_gets_lost(loop: EventLoop) ->
     called: list[int] = []
     for number in range(20_000):  # far more bytes than the wake-up socket takes
         loop.call_soon_threadsafe(partial(called.append, number))
-    loop.turn()
+    loop.run_once()
     assert called == list(range(20_000)), "not all were called, or not in order"
 
 
@@ -203,7 +203,7 @@ def test_wake_ups_are_taken_back_so_that_the_loop_can_wait_again(loop: EventLoop
     loop.call_later(0.02, lambda: called.append("due"))
     turns = 0
     while not called:
-        loop.turn()
+        loop.run_once()
         turns += 1
     assert turns < 100, "the loop spun while it had nothing to do but wait"
 
@@ -218,7 +218,7 @@ def test_what_a_call_asks_for_in_turn_waits_for_the_next_turn(loop: EventLoop) -
 
     loop.call_soon_threadsafe(again)
     for turns in (1, 2, 3):
-        loop.turn()
+        loop.run_once()
         assert called == ["again"] * turns, "one turn ran what belonged to the next"
 
 
@@ -273,34 +273,34 @@ def timeouts_of_turns(loop: EventLoop, clock: Clock, delays: list[float]) -> lis
     selector = Script(clock, delays)
     real, loop._selector = loop._selector, selector  # type: ignore[assignment]
     for _ in delays:
-        loop.turn()
+        loop.run_once()
     loop._selector = real
     return selector.timeouts
 
 
-SHORT = [0.5 * SPIN] * SPIN_AFTER
+SHORT = [0.5 * _SPIN] * _SPIN_AFTER
 
 
 def test_a_loop_with_little_to_do_sleeps(loop: EventLoop, clock: Clock) -> None:
-    assert timeouts_of_turns(loop, clock, [2 * SPIN] * 20) == [None] * 20
+    assert timeouts_of_turns(loop, clock, [2 * _SPIN] * 20) == [None] * 20
 
 
 def test_one_that_always_has_something_shortly_looks_for_it_before_it_sleeps(
     loop: EventLoop, clock: Clock
 ) -> None:
-    timeouts = timeouts_of_turns(loop, clock, [*SHORT, 0.5 * SPIN])
-    assert timeouts[:SPIN_AFTER] == [None] * SPIN_AFTER
-    assert len(timeouts) > SPIN_AFTER + 10
-    assert set(timeouts[SPIN_AFTER:]) == {0}
+    timeouts = timeouts_of_turns(loop, clock, [*SHORT, 0.5 * _SPIN])
+    assert timeouts[:_SPIN_AFTER] == [None] * _SPIN_AFTER
+    assert len(timeouts) > _SPIN_AFTER + 10
+    assert set(timeouts[_SPIN_AFTER:]) == {0}
 
 
 def test_it_looks_for_so_long_and_then_sleeps_until_there_is_more(
     loop: EventLoop, clock: Clock
 ) -> None:
-    timeouts = timeouts_of_turns(loop, clock, [*SHORT, 5 * SPIN, 2 * SPIN, 2 * SPIN])
-    looks = timeouts[SPIN_AFTER:-3]
+    timeouts = timeouts_of_turns(loop, clock, [*SHORT, 5 * _SPIN, 2 * _SPIN, 2 * _SPIN])
+    looks = timeouts[_SPIN_AFTER:-3]
     assert set(looks) == {0}
-    assert len(looks) == pytest.approx(SPIN / 1e-6, abs=2)
+    assert len(looks) == pytest.approx(_SPIN / 1e-6, abs=2)
     assert timeouts[-3:] == [None] * 3
 
 
@@ -308,11 +308,11 @@ def test_a_deadline_is_met_all_the_same(loop: EventLoop, clock: Clock) -> None:
     selector = Script(clock, [*SHORT, 1.0])
     real, loop._selector = loop._selector, selector  # type: ignore[assignment]
     for _ in SHORT:
-        loop.turn()
+        loop.run_once()
     rung: list[float] = []
-    due = clock.now + 0.2 * SPIN
-    loop.call_later(0.2 * SPIN, lambda: rung.append(clock.now))
-    loop.turn()
+    due = clock.now + 0.2 * _SPIN
+    loop.call_later(0.2 * _SPIN, lambda: rung.append(clock.now))
+    loop.run_once()
     loop._selector = real
     assert len(rung) == 1
     assert due <= rung[0] < due + 3e-6

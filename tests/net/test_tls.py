@@ -32,6 +32,7 @@ from wsproto_min.http import Request, Response
 from wsproto_min.net.client import connect as connect_url
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.server import Server
+from wsproto_min.net.session import Session
 from wsproto_min.net.tls import TLSSocket
 
 MASK = bytes(4)
@@ -200,7 +201,8 @@ def test_records_that_arrive_in_one_segment_are_all_answered(
         client = Connection(Role.CLIENT)
         received: list[Event] = []
         while len(received) < len(messages):
-            received += client.receive_data(hand.read())
+            client.receive_data(hand.read())
+            received += iter(client.next_event, None)
         assert received == messages
 
 
@@ -561,7 +563,7 @@ def test_a_peer_goes_on_when_what_tls_waits_for_has_come() -> None:
     server = Server(on_message=Peer.send)
     transport = TLSSocket(ours, cast(ssl.SSLContext, fake))
     with serving(server=server) as running, other:
-        running.ask(lambda: Peer(server._context, transport, "somewhere:1"))
+        running.ask(lambda: Session(server._context, transport, "somewhere:1"))
         other.sendall(handshake())
         assert other.recv(4096).endswith(b"\r\n\r\n")
         running.ask(lambda: fake.moods.update(send=sending, recv=[ssl.SSLWantWriteError()]))

@@ -1,133 +1,35 @@
-"""Groups of peers, and a turn's outgoing bytes: many messages, one write a peer.
+"""Groups of peers that receive the same messages.
 
-A small write costs the kernel about 5 us whoever asks for it, so what a turn
-of the server's loop has to say is gathered and written once: M messages to a
-group of N peers cost N writes, not M x N. A message is encoded once, and the
-joined frames of a turn are one `bytes` shared by all who get just those; where
-some have agreed on compression, one more, shared by them.
-
-Order holds per peer, whichever way something was sent: everything posted in a
-turn gets a number, and a peer that is not owed exactly its group's shared
-bytes has its own frames merged by that number.
+A group encodes each message once, and once more in compressed form if a member can use it.
+At the end of the loop iteration it joins its frames into one `bytes` object, and all members
+share that object. Members that need other bytes are left to the write coalescer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
-from typing import Protocol
 
 from wsproto_min.connection import encode_message
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, SHARED_COMPRESSOR
 from wsproto_min.frames import encode_frame
-
-
-class Member(Protocol):
-    """What a peer needs to have to be sent to."""
-
-    groups: tuple[Group, ...]
-
-    @property
-    def is_open(self) -> bool:
-        """Whether messages may be sent to it."""
-
-    @property
-    def accepts_shared_compression(self) -> bool:
-        """Whether frames compressed with `SHARED_COMPRESSOR` may be sent to it."""
-
-    def write(self, data: bytes) -> None:
-        """Send `data`, or keep what the socket does not take."""
-
-
-class WriteCoalescer:
-    """What one turn has to write, until `deliver` hands each peer its bytes.
-
-    `bytes_sent` is how many it has handed out so far.
-    """
-
-    __slots__ = ("_direct", "_groups", "_numbers", "bytes_sent")
-
-    def __init__(self) -> None:
-        self.bytes_sent = 0
-        self._numbers = count()
-        # For each peer, numbered frames; the groups that have frames.
-        self._direct: dict[Member, list[tuple[int, bytes]]] = {}
-        self._groups: dict[Group, None] = {}
-
-    def __bool__(self) -> bool:
-        """Return whether there is something to write."""
-        return bool(self._direct or self._groups)
-
-    def enqueue(self, member: Member, data: bytes) -> None:
-        """Send one peer encoded frames, after all that it was sent before."""
-        self._direct.setdefault(member, []).append((next(self._numbers), data))
-
-    def enqueue_numbered(self, member: Member, frames: list[tuple[int, bytes]]) -> None:
-        """Send one peer frames that were posted before, under their own numbers."""
-        self._direct.setdefault(member, []).extend(frames)
-
-    def enqueue_group(self, group: Group) -> int:
-        """Return a number for a frame that `group` will hand over in `deliver`."""
-        self._groups[group] = None
-        return next(self._numbers)
-
-    def flush_peer(self, member: Member) -> None:
-        """Write now what one peer was sent in this turn, unless a group's frames may be in it."""
-        if not self._groups:
-            self._write(member, self._direct.pop(member, []))
-
-    def flush(self) -> None:
-        """Write what was posted, one write a peer, in the order of posting."""
-        merged, self._direct = self._direct, {}
-        groups, self._groups = self._groups, {}
-        for group in groups:
-            for member in group.members_needing_merge():
-                merged.setdefault(member, [])
-        for group in groups:
-            plain, deflated = group.joined_frames()
-            only = group.single_membership
-            # A write that fails may take a peer out of its groups: hence a copy.
-            members = list(group)
-            others = deflations = 0  # counted where they differ, not for every member
-            for member in members:
-                if member.groups is not only or member in merged:
-                    merged.setdefault(member, []).extend(group.frames_for(member))
-                    others += 1
-                elif deflated is plain or not member.accepts_shared_compression:
-                    member.write(plain)
-                else:
-                    member.write(deflated)
-                    deflations += 1
-            plains = len(members) - others - deflations
-            self.bytes_sent += plains * len(plain) + deflations * len(deflated)
-            group.clear_frames()
-        for member, frames in merged.items():
-            self._write(member, frames)
-
-    def _write(self, member: Member, frames: list[tuple[int, bytes]]) -> None:
-        """Write numbered frames to one peer, in the order of their numbers."""
-        if len(frames) == 1:
-            data = frames[0][1]
-        elif frames:
-            frames.sort()  # no two numbers are equal, so frames are never compared
-            data = b"".join([frame for _, frame in frames])
-        else:  # one to whom only its own messages went
-            return
-        self.bytes_sent += len(data)
-        member.write(data)
+from wsproto_min.net.write_coalescer import Member, NumberedFrames, WriteCoalescer
 
 
 class Group:
-    """Peers that are sent the same messages; a peer may be in several groups.
+    """Peers that receive the same messages; a peer may be in several groups.
 
-    Make one with `Server.group`. What is sent goes out when the loop's turn
-    ends, to those who were members when it was sent.
+    Create groups with `Server.group`. Messages go out at the end of the loop iteration,
+    to the peers that were members when the message was sent.
+
+    Args:
+        write_coalescer: The server's write coalescer.
+        compression_threshold: Smallest payload, in bytes, that is compressed.
     """
 
     __slots__ = (
         "_compression_threshold",
         "_frames",
-        "_joined",
+        "_joined_at",
         "_members",
         "_write_coalescer",
         "single_membership",
@@ -140,80 +42,107 @@ class Group:
     ) -> None:
         self._write_coalescer = write_coalescer
         self._compression_threshold = compression_threshold
-        # What `Member.groups` is for a member of this group alone: one tuple for
-        # all of them, by which such a member is also known at a glance.
+        # The one tuple that is `_groups` of every member of this group alone: an identity
+        # check tells whether a member may get the shared bytes.
         self.single_membership = (self,)
         self._members: dict[Member, None] = {}
-        # Of this turn: number, frame, compressed frame (the same if it is not worth
-        # it) and sender; and at which number one joined.
+        # Frames of this iteration: sequence number, plain frame, compressed frame (the plain
+        # one again if compression does not pay), sender.
         self._frames: list[tuple[int, bytes, bytes, Member | None]] = []
-        self._joined: dict[Member, int] = {}
+        # Members that joined after the first of these frames, with the number of that moment.
+        self._joined_at: dict[Member, int] = {}
 
     def __len__(self) -> int:
         """Return the number of members."""
         return len(self._members)
 
     def __iter__(self) -> Iterator[Member]:
-        """Iterate over the members, in the order in which they joined."""
+        """Iterate over the members in the order in which they joined."""
         return iter(self._members)
 
     def __contains__(self, member: object) -> bool:
-        """Return whether `member` is one."""
+        """Return True if `member` is in the group."""
         return member in self._members
 
     def add(self, member: Member) -> None:
-        """Let a peer take part from now on; does nothing unless it is open."""
+        """Add a peer, which receives messages sent from now on; ignore a peer that is not open."""
         if member.is_open and member not in self._members:
             self._members[member] = None
-            member.groups = (*member.groups, self) if member.groups else self.single_membership
+            member._groups = (*member._groups, self) if member._groups else self.single_membership
             if self._frames:
-                self._joined[member] = self._write_coalescer.enqueue_group(self)
+                self._joined_at[member] = self._write_coalescer.enqueue_group(self)
 
-    def discard(self, member: Member, *, owed: bool = True) -> None:
-        """Let a peer go, if it is a member; it still gets what was sent before, if `owed`."""
+    def discard(self, member: Member, *, lost: bool = False) -> None:
+        """Remove a peer if it is a member.
+
+        Args:
+            member: The peer.
+            lost: The peer's socket is closed. Otherwise the peer still receives the
+                messages that were sent before.
+        """
         if member in self._members:
-            if self._frames and owed:
-                self._write_coalescer.enqueue_numbered(member, self.frames_for(member))
-            self._joined.pop(member, None)
+            if self._frames and not lost:
+                self._write_coalescer.enqueue_numbered(member, self._frames_for(member))
+            self._joined_at.pop(member, None)
             del self._members[member]
-            others = tuple(group for group in member.groups if group is not self)
-            member.groups = others[0].single_membership if len(others) == 1 else others
+            others = tuple(group for group in member._groups if group is not self)
+            member._groups = others[0].single_membership if len(others) == 1 else others
 
     def send(self, message: str | bytes, *, sender: Member | None = None) -> None:
-        """Send a text or binary message to every member but `sender`."""
+        """Send a text (`str`) or binary (`bytes`) message to every member except `sender`."""
         opcode, payload = encode_message(message)
-        plain = deflated = encode_frame(opcode, payload)
+        plain = compressed = encode_frame(opcode, payload)
         if len(payload) >= self._compression_threshold and any(
-            member.accepts_shared_compression for member in self._members
+            member._accepts_shared_compression for member in self._members
         ):
-            deflated = encode_frame(opcode, SHARED_COMPRESSOR.compress(payload), rsv1=True)
-        self._frames.append((self._write_coalescer.enqueue_group(self), plain, deflated, sender))
-
-    def joined_frames(self) -> tuple[bytes, bytes]:
-        """Return this turn's frames as the `bytes` for all usual members, and compressed."""
-        plain = b"".join([frame for _, frame, _, _ in self._frames])
-        if all(frame is deflated for _, frame, deflated, _ in self._frames):
-            return plain, plain
-        return plain, b"".join([deflated for _, _, deflated, _ in self._frames])
-
-    def frames_for(self, member: Member) -> list[tuple[int, bytes]]:
-        """Return this turn's numbered frames that a member is owed."""
-        since = self._joined.get(member, -1)
-        compressed = member.accepts_shared_compression
-        return [
-            (number, deflated if compressed else plain)
-            for number, plain, deflated, sender in self._frames
-            if sender is not member and number > since
-        ]
+            compressed = encode_frame(opcode, SHARED_COMPRESSOR.compress(payload), rsv1=True)
+        self._frames.append((self._write_coalescer.enqueue_group(self), plain, compressed, sender))
 
     def members_needing_merge(self) -> Iterator[Member]:
-        """Iterate over those who may be owed less than all of this turn's frames."""
-        yield from self._joined
+        """Iterate over the members that may not receive all frames of this iteration."""
+        yield from self._joined_at
         for _, _, _, sender in self._frames:
             if sender is not None:
                 yield sender
 
-    def clear_frames(self) -> None:
-        """Forget this turn's frames: they are delivered."""
+    def flush(self, merged: dict[Member, NumberedFrames]) -> int:
+        """Write this iteration's frames to the members; return the number of bytes.
+
+        Args:
+            merged: Peers that receive other bytes, with their frames. Members of several
+                groups are added to it, and all members in it get this group's frames added.
+        """
+        plain, compressed = self._join_frames()
+        single_membership = self.single_membership
+        members = list(self._members)  # a copy, because a failed write discards a member
+        merged_members = compressed_writes = 0
+        for member in members:
+            if member._groups is not single_membership or member in merged:
+                merged.setdefault(member, []).extend(self._frames_for(member))
+                merged_members += 1
+            elif compressed is plain or not member._accepts_shared_compression:
+                member._transport.write(plain)
+            else:
+                member._transport.write(compressed)
+                compressed_writes += 1
         self._frames = []
-        self._joined = {}
+        self._joined_at = {}
+        plain_writes = len(members) - merged_members - compressed_writes
+        return plain_writes * len(plain) + compressed_writes * len(compressed)
+
+    def _join_frames(self) -> tuple[bytes, bytes]:
+        """Return this iteration's frames as shared bytes, plain and compressed."""
+        plain = b"".join([frame for _, frame, _, _ in self._frames])
+        if all(frame is compressed for _, frame, compressed, _ in self._frames):
+            return plain, plain
+        return plain, b"".join([compressed for _, _, compressed, _ in self._frames])
+
+    def _frames_for(self, member: Member) -> NumberedFrames:
+        """Return the frames of this iteration that one member must receive."""
+        joined_at = self._joined_at.get(member, -1)
+        compresses = member._accepts_shared_compression
+        return [
+            (number, compressed if compresses else plain)
+            for number, plain, compressed, sender in self._frames
+            if sender is not member and number > joined_at
+        ]

@@ -1,8 +1,8 @@
-"""The event loop: non-blocking sockets on a selector, deadlines on one heap.
+"""A single-threaded event loop: ready sockets, timers, and calls from other threads.
 
-One `turn` waits until something is ready, lets each ready socket's handler
-act, runs what other threads asked for and what has fallen due. It knows
-nothing of WebSocket. It waits in one system call, but see `SPIN`.
+One iteration (`run_once`) waits in a selector, calls the handler of each ready socket,
+makes the calls that other threads asked for, and fires the timers that are due.
+The loop contains nothing of WebSocket or TLS.
 """
 
 from __future__ import annotations
@@ -20,48 +20,57 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Protocol
 
-# Seconds for which the loop looks for something to do before it sleeps, if the last
-# waits, so many of them, were all shorter. An echo then takes 25 us instead of 65,
-# and a loop with less to do than that sleeps as ever.
-SPIN = 100e-6
-SPIN_AFTER = 8
+# Busy-poll for up to _SPIN seconds before blocking, once _SPIN_AFTER consecutive waits
+# were shorter than _SPIN. A blocked thread takes longer to wake than a message takes to answer.
+_SPIN = 100e-6
+_SPIN_AFTER = 8
 
 
 class Handler(Protocol):
-    """What the loop calls when a socket is ready."""
+    """Owner of a registered socket."""
 
     def on_ready(self, events: int) -> None:
         """Act on `events`, a mask of `selectors.EVENT_READ` and `EVENT_WRITE`."""
 
 
-class Descriptor(Protocol):
-    """A socket, or what stands for one."""
+class HasFileno(Protocol):
+    """A socket, or an object that wraps one."""
 
     def fileno(self) -> int:
-        """Return its descriptor."""
+        """Return the file descriptor."""
 
 
 class EventLoop:
-    """Sockets with their handlers, deadlines, and a way in for other threads."""
+    """Registered sockets with their handlers, and callbacks with their times.
+
+    `woke_at` is the time (monotonic clock, seconds) at which the last wait ended.
+    """
 
     def __init__(self) -> None:
+        self.woke_at = 0.0
         self._selector = selectors.DefaultSelector()
-        self._deadlines: list[tuple[float, int, Callable[[], None]]] = []
-        self._tie_break = count()
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []  # a heap
+        self._timer_numbers = count()  # timers with equal times fire in the order of their calls
         self._calls: deque[Callable[[], None]] = deque()
-        self._short_waits = 0  # in a row
-        self.woke_at = 0.0  # when the last turn had waited, by the monotonic clock
+        self._short_waits = 0  # consecutive waits shorter than _SPIN
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
         self.register(self._wake_receiver, selectors.EVENT_READ, self)
 
-    def register(self, sock: Descriptor, events: int, handler: Handler) -> None:
-        """Call `handler.on_ready` whenever `sock` is ready for one of `events`."""
+    def register(self, sock: HasFileno, events: int, handler: Handler) -> None:
+        """Call `handler.on_ready` in each iteration that finds `sock` ready for `events`."""
         self._selector.register(sock, events, handler)
 
-    def modify(self, sock: Descriptor, before: int, events: int, handler: Handler) -> None:
-        """Wait for other `events` on a socket than `before`; 0 stands for none at all."""
+    def modify(self, sock: HasFileno, before: int, events: int, handler: Handler) -> None:
+        """Replace the events that the loop watches a socket for.
+
+        Args:
+            sock: The socket.
+            before: Events watched until now; 0 if the socket is not registered.
+            events: Events to watch from now on; 0 unregisters the socket.
+            handler: Object to call.
+        """
         if not before:
             self.register(sock, events, handler)
         elif not events:
@@ -69,39 +78,46 @@ class EventLoop:
         else:
             self._selector.modify(sock, events, handler)
 
-    def unregister(self, sock: Descriptor) -> None:
-        """Forget a registered socket; due before it is closed."""
+    def unregister(self, sock: HasFileno) -> None:
+        """Stop watching a registered socket; call this before closing the socket."""
         self._selector.unregister(sock)
 
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Call `callback` once in a turn, `seconds` from now or as soon after as can be.
+    def call_at(self, when: float, callback: Callable[[], None]) -> None:
+        """Call `callback` once, in the first iteration that ends its wait at or after `when`.
 
-        There is no way to cancel it: a callback checks whether it still matters.
+        A timer cannot be cancelled: a callback checks whether it still applies.
+
+        Args:
+            when: Time on the monotonic clock, in seconds.
+            callback: Function without parameters.
         """
-        due = time.monotonic() + seconds
-        heapq.heappush(self._deadlines, (due, next(self._tie_break), callback))
+        heapq.heappush(self._timers, (when, next(self._timer_numbers), callback))
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Call `callback` once, `seconds` from now (see `call_at`)."""
+        self.call_at(time.monotonic() + seconds, callback)
 
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
-        """Call `callback` in the next turn, and wake the loop if it waits.
+        """Call `callback` in the next iteration, and wake the loop if it waits.
 
-        The only method that other threads and signal handlers may use.
+        Other threads and signal handlers may use this method, and no other.
         """
         self._calls.append(callback)
-        # If it blocks, so many wake-ups are unread that one more adds nothing; if
-        # it fails otherwise, the loop is closed, as when a signal comes late.
+        # BlockingIOError: the socket is full of wake-ups, so one more adds nothing.
+        # Other errors: the loop is closed, for example when a signal comes late.
         with suppress(OSError):
             self._wake_sender.send(b"\0")
 
     @contextmanager
     def woken_by_signals(self) -> Iterator[None]:
-        """Let every signal end the wait, so that its handler runs at once.
+        """Wake the loop on every signal inside the `with` block, so that its handler runs at once.
 
-        A signal interrupts no wait that is only about to begin, nor that of another
-        thread than it was sent to, and Python would run its handler whenever
-        something else happens. So it has to leave a byte for the loop as well.
+        Python runs signal handlers between bytecodes of the main thread. A signal that
+        arrives just before the wait, or in another thread, interrupts no system call.
+        The loop would sleep on, so each signal also writes a byte to the loop's socket.
         """
         if threading.current_thread() is not threading.main_thread():
-            yield  # handlers never run in this one
+            yield  # signal handlers never run in this thread
             return
         descriptor = self._wake_sender.fileno()
         before = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
@@ -110,41 +126,38 @@ class EventLoop:
         finally:
             signal.set_wakeup_fd(before)
 
-    def on_ready(self, events: int) -> None:
-        """Take back the bytes that woke the loop."""
-        self._wake_receiver.recv(4096)
-
-    def turn(self) -> None:
-        """Wait for something to do, then do all that is ready or due."""
+    def run_once(self) -> None:
+        """Run one iteration: wait, then call everything that is ready or due."""
         for key, events in self._wait():
             key.data.on_ready(events)
-        for _ in range(len(self._calls)):
+        for _ in range(len(self._calls)):  # calls made meanwhile belong to the next iteration
             self._calls.popleft()()
         now = time.monotonic()
-        while self._deadlines and self._deadlines[0][0] <= now:
-            heapq.heappop(self._deadlines)[2]()
+        while self._timers and self._timers[0][0] <= now:
+            heapq.heappop(self._timers)[2]()
 
     def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
-        """Return the sockets that are ready, once some are or a deadline has come.
-
-        To sleep and be woken takes longer than to answer a message. So while there
-        is always something to do shortly, look again and again before going to sleep.
-        """
+        """Wait for a ready socket or the next timer; return the ready sockets."""
         begun = now = time.monotonic()
-        due = self._deadlines[0][0] if self._deadlines else math.inf
+        deadline = self._timers[0][0] if self._timers else math.inf
         ready: list[tuple[selectors.SelectorKey, int]] = []
-        if self._short_waits >= SPIN_AFTER:
-            end = min(due, begun + SPIN)
-            while not ready and (now := time.monotonic()) < end:
+        if self._short_waits >= _SPIN_AFTER:
+            spin_until = min(deadline, begun + _SPIN)
+            while not ready and (now := time.monotonic()) < spin_until:
                 ready = self._selector.select(0)
         if not ready:
-            ready = self._selector.select(None if due == math.inf else max(0.0, due - now))
+            timeout = None if deadline == math.inf else max(0.0, deadline - now)
+            ready = self._selector.select(timeout)
         self.woke_at = time.monotonic()
-        self._short_waits = self._short_waits + 1 if self.woke_at - begun < SPIN else 0
+        self._short_waits = self._short_waits + 1 if self.woke_at - begun < _SPIN else 0
         return ready
 
+    def on_ready(self, events: int) -> None:
+        """Read the bytes that woke the loop."""
+        self._wake_receiver.recv(4096)
+
     def close(self) -> None:
-        """Release the loop's own descriptors."""
+        """Close the loop's own file descriptors."""
         self._selector.close()
         self._wake_receiver.close()
         self._wake_sender.close()

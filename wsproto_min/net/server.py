@@ -1,4 +1,4 @@
-"""The server: listening sockets, the turn, and an orderly end.
+"""A WebSocket server on one thread: its callbacks, its loop, and its orderly end.
 
     from wsproto_min import Server
 
@@ -6,51 +6,38 @@
     server.listen("127.0.0.1", 8080)
     server.run()
 
-A turn of `run` waits until sockets are ready, reads each once, and writes at its
-end whatever was sent in it (see `group`), but for the answers to handshakes. The
-callbacks run in the thread of `run`, one at a time; none of them may block.
+One iteration of `run` waits until sockets are ready, reads each of them once, calls the
+application, and then writes everything that was sent, in one write for each peer. Only the
+answers to handshakes go out earlier. Callbacks run in the thread of `run`, one at a time, and
+must not block.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import socket
 import ssl
-import stat
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
-from selectors import EVENT_READ
 
-from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, DeflateParameters
+from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD
 from wsproto_min.handshake import Acceptance, accept
 from wsproto_min.http import Request, Response
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 from wsproto_min.net.broadcast import Group
-from wsproto_min.net.peer import Peer, ServerContext
-from wsproto_min.net.tls import TLSSocket
+from wsproto_min.net.context import ServerContext
+from wsproto_min.net.listener import Listener, open_tcp_listener, open_unix_listener
+from wsproto_min.net.peer import Peer
 
-# What a listener's queue may hold; the kernel cuts it to net.core.somaxconn.
-BACKLOG = 1024
-# New connections that a turn accepts at the most, so that none starves the rest.
-ACCEPTS_PER_TURN = 64
-# To ask for another in vain takes a tenth of a handshake's time. So a turn accepts
-# one alone, unless so many turns before it have found one.
-SINGLE_ACCEPTS = 4
-# Without descriptors or memory, accepting is retried after this many seconds.
-ACCEPT_PAUSE = 0.5
-# What an HTTP client has left, in seconds, to take its answer when all peers have gone.
-LAST_ANSWERS = 1.0
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+# Seconds for HTTP clients to receive their responses after the last WebSocket peer has gone.
+FINAL_RESPONSE_TIMEOUT = 1.0
 
 logger = logging.getLogger("wsproto_min")
 
 
 def _accept(peer: Peer, request: Request) -> Acceptance:
-    return accept(request, compression=DeflateParameters.NO_CONTEXT_TAKEOVER)
+    return accept(request)
 
 
 def _ignore(*arguments: object) -> None:
@@ -60,32 +47,36 @@ def _ignore(*arguments: object) -> None:
 class Server:
     """A WebSocket server on non-blocking sockets and one selector.
 
-    Callbacks, all optional but the first:
+    An exception in a callback is logged. A callback that concerns one peer also ends that
+    peer, with status 500 or close code 1011.
 
-    - `on_message(peer, message)`: a text (`str`) or binary (`bytes`) message.
-    - `on_request(peer, request)`: return the HTTP answer; status 101 (from
-      `accept`, by default with `DeflateParameters.NO_CONTEXT_TAKEOVER`) opens the connection, any
-      other is sent and the connection closed. May raise `HandshakeError`.
-    - `on_open(peer)` and `on_close(peer)`: once each, in this order.
-    - `on_accept(peer)` and `on_disconnect(peer)`: when its socket has been accepted,
-      before anything is read (`peer.abort()` turns it away), and when it is
-      closed; for every peer, one that never opens included.
-    - `on_before_flush()`: after all that was ready has been read, before what was
-      sent in the turn goes out (but the answer to a handshake, and what `on_open`
-      sends, may be gone); the place to act on a turn's messages together.
-    - `on_iteration_end(seconds)`: after all that, with the time that the turn took
-      since it had something to do; what is sent here waits for the next turn.
+    Args:
+        on_message: `on_message(peer, message)` receives a text (`str`) or binary (`bytes`)
+            message.
+        on_request: `on_request(peer, request)` returns an `Acceptance` (from `accept`) to open
+            the connection, or a `Response` to answer and close. It may raise
+            `HandshakeError`. The default accepts every valid handshake.
+        on_open: `on_open(peer)` comes once the handshake is complete.
+        on_close: `on_close(peer)` comes once for each opened peer, when closing has begun.
+        on_accept: `on_accept(peer)` comes before anything is read. `peer.abort()` refuses
+            the connection.
+        on_disconnect: `on_disconnect(peer)` comes when a socket is closed, for each accepted
+            peer, after `on_close`.
+        on_before_flush: `on_before_flush()` comes after all ready sockets were read and before
+            the iteration's messages go out. Act here on several messages together.
+        on_iteration_end: `on_iteration_end(seconds)` receives the time that the iteration took
+            after its wait. Messages sent here wait for the next iteration.
+        max_message_size: Largest message in bytes that a peer may send.
+        max_fragments: Most fragments of a message; see `MessageAssembler` for the default.
+        write_buffer_limit: Bytes that may wait for a slow reader. A peer beyond the limit is
+            closed with 1008.
+        open_timeout: Seconds for the whole opening handshake, TLS included.
+        close_timeout: Seconds for a peer to answer a Close frame and to end its stream.
+        compression_threshold: Smallest message in bytes that is compressed, for peers that
+            negotiated compression.
+        ping_interval: Seconds between Pings to an open peer; None sends none.
+        ping_timeout: Seconds after a Ping within which any byte must come from the peer.
 
-    Limits: `max_message_size` bytes and `max_fragments` for what a peer sends
-    in one message (see `MessageAssembler`); `write_buffer_limit` bytes that may wait for
-    a peer that reads slowly, which beyond that is closed with 1008;
-    `open_timeout` seconds for a whole handshake, TLS included, and
-    `close_timeout` seconds for the peer's part of the closing one.
-
-    `compression_threshold`: bytes from which a message is compressed, for those peers
-    with whom that was agreed. A peer is sent a Ping every `ping_interval`
-    seconds (None: never) and cut when nothing at all is heard of it within
-    `ping_timeout` seconds after one.
     """
 
     def __init__(
@@ -132,123 +123,139 @@ class Server:
 
     @property
     def peers(self) -> frozenset[Peer]:
-        """Every peer with a socket, those in a handshake included."""
+        """All peers that have a socket, including peers in their handshake."""
         return frozenset(self._context.peers)
 
     @property
     def bytes_received(self) -> int:
-        """How many bytes have come from all peers so far, TLS taken off."""
+        """Number of bytes received from all peers, after TLS decryption."""
         return self._context.bytes_received
 
     @property
     def bytes_sent(self) -> int:
-        """How many have gone to all peers' sockets, or to the queues before them."""
+        """Number of bytes sent to all peers, including bytes in write buffers."""
         return self._context.write_coalescer.bytes_sent
 
     def group(self) -> Group:
-        """Return a new, empty group of this server's peers."""
+        """Return a new empty group for peers of this server."""
         return Group(self._context.write_coalescer, self._context.compression_threshold)
 
     def listen(
         self, host: str, port: int, ssl_context: ssl.SSLContext | None = None
     ) -> tuple[str, int]:
-        """Listen on a TCP address; return it, with the port chosen if `port` is 0.
+        """Listen on a TCP address.
 
-        `ssl_context` makes it `wss`. Raises `OSError` if the address is taken,
-        not this machine's, or none.
+        Args:
+            host: Name or address of a local interface.
+            port: Port from 0 to 65535; 0 picks a free one.
+            ssl_context: TLS configuration, which makes the server's URL `wss`.
+
+        Returns:
+            Address and port of the socket.
+
+        Raises:
+            OSError: The address is invalid, in use, or not an address of this machine.
+
         """
-        # Left to itself, the look-up would take a larger one modulo 65536.
-        if not 0 <= port < 1 << 16:
-            raise OSError(errno.EINVAL, "a port is a number from 0 to 65535")
-        flags = socket.AI_PASSIVE
-        try:
-            info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)[0]
-        except UnicodeError:  # from the codec that names pass through
-            raise OSError(errno.EINVAL, "this cannot be a host's name") from None
-        sock = socket.create_server(info[4], family=info[0], backlog=BACKLOG)
-        # Accepted sockets inherit it: a turn's bytes go out in one write, and
-        # waiting for more of them (Nagle) would only add delay.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = open_tcp_listener(host, port)
         self.listen_on(sock, ssl_context)
         address: tuple[str, int] = sock.getsockname()[:2]
         return address
 
     def listen_unix(self, path: str) -> None:
-        """Listen on a Unix socket, which owner and group may use (mode 0660).
+        """Listen on a Unix socket for its owner and group (mode 0660).
 
-        A socket that a server left behind is replaced. Raises `OSError`, with
-        EADDRINUSE if a server answers there or the path is no socket.
+        Replaces a socket file whose server is gone.
+
+        Raises:
+            OSError: The path is unusable. With EADDRINUSE: a server answers there, or the
+                file is not a socket.
+
         """
-        _remove_stale_socket(path)
-        sock = socket.socket(socket.AF_UNIX)
-        mask = os.umask(0o117)
-        try:
-            sock.bind(path)
-        except BaseException:
-            sock.close()
-            raise
-        finally:
-            os.umask(mask)
-        sock.listen(BACKLOG)
-        self.listen_on(sock)
+        self.listen_on(open_unix_listener(path))
 
     def listen_on(self, sock: socket.socket, ssl_context: ssl.SSLContext | None = None) -> None:
-        """Accept connections from a listening socket, and own it from now on."""
+        """Accept connections from a listening socket; the server closes it."""
         self._listeners.append(Listener(self._context, sock, ssl_context))
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Call `callback` in the loop, once, in so many seconds."""
+        """Call `callback` once, in the server's thread, `seconds` from now."""
         self._loop.call_later(seconds, partial(self._call, callback))
 
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
-        """Call `callback` in the loop; any thread or signal handler may ask for it."""
+        """Call `callback` in the server's thread; any thread or signal handler may call this."""
         self._loop.call_soon_threadsafe(partial(self._call, callback))
 
     def run(self) -> None:
-        """Serve until `stop`; then release every socket. A server runs once."""
+        """Serve until `stop`, then close every socket. A server runs once."""
         try:
             with self._loop.woken_by_signals():
-                self._take_turns()
+                self._run_loop()
         finally:
-            self._close_listeners()
-            for peer in self.peers:
-                peer.abort()
+            self._abort_all()
             self._loop.close()
 
-    def _take_turns(self) -> None:
+    def _run_loop(self) -> None:
         while not (self._stopping and not self._context.peers):
             self._loop.run_once()
-            self._end_turn()
+            self._end_iteration()
             if self._on_iteration_end is not None:
                 self._call(self._on_iteration_end, time.monotonic() - self._loop.woke_at)
             if self._stopping and self._listeners and not self._has_connections():
-                self._begin_stop(LAST_ANSWERS, accepting=False)
-        self._end_turn()  # of those who were cut last
+                self._begin_stop(FINAL_RESPONSE_TIMEOUT, accepting=False)
+        self._end_iteration()  # callbacks for the last peers
+
+    def _end_iteration(self) -> None:
+        """Make the callbacks that are due, then write; repeat while that causes more of either."""
+        context = self._context
+        while True:
+            # Take both lists first: on_close may abort other peers, and their on_close must
+            # come before their on_disconnect.
+            disconnected, context.disconnected = context.disconnected, []
+            closed, context.closed = context.closed, []
+            for peer in closed:
+                self._call(self._on_close, peer)
+            self._call(self._on_before_flush)
+            context.write_coalescer.flush()
+            for peer in disconnected:  # after the writes, which are urgent
+                self._call(self._on_disconnect, peer)
+            if not (context.closed or context.disconnected or context.write_coalescer):
+                return
+
+    def _call(self, callback: Callable[..., None], *arguments: object) -> None:
+        try:
+            callback(*arguments)
+        except Exception:
+            logger.exception("application callback: raised an exception")
 
     def stop(self, grace: float = 1.0, *, accepting: bool = False) -> None:
-        """Make `run` return; any thread or signal handler may ask for it.
+        """Make `run` return; any thread or signal handler may call this.
 
-        What has arrived by then is acted on first, as far as one read of each peer
-        goes. Then nobody is accepted any more, peers are sent Close 1001 after what
-        they were sent before, and whoever has not answered in `grace` seconds is cut;
-        called again, it can only end earlier. While `accepting`, sockets are accepted
-        until the last peer has gone, for `on_request` to refuse them.
+        The server first processes the data that has arrived, as far as one read of each peer
+        goes. Then it closes its listeners and sends every peer Close 1001, after everything
+        that the peer was sent before. A second call can only make the end come earlier.
+
+        Args:
+            grace: Seconds for peers to answer; then the server closes their sockets.
+            accepting: Keep accepting until the last peer has gone, so that `on_request` can
+                refuse new clients with a reason.
+
         """
         begin = partial(self._begin_stop, grace, accepting)
-        # A turn later than it could be: what has arrived by now is read first.
+        # Two hops, so that one iteration reads the data that has arrived by now.
         self._loop.call_soon_threadsafe(partial(self._loop.call_soon_threadsafe, begin))
 
     def _begin_stop(self, grace: float, accepting: bool) -> None:
-        self._end_turn()  # for what it has read is answered before the Close
+        self._end_iteration()  # answers to the data just read precede the Close frames
         if not self._stopping:
             self._stopping = True
-            self._context.close_timeout = grace  # all of it, to take what is queued
+            self._context.close_timeout = grace  # slow readers may use all of it
         if not accepting:
             self._close_listeners()
         for peer in self.peers:
             if peer.connection is not None or not accepting:
                 peer.go_away("the server is stopping")
-        self._end_turn()  # without any grace there is no other moment to write it
+        self._end_iteration()  # with a grace of 0 s, the last chance to write
         self._loop.call_later(grace, self._abort_all)
 
     def _has_connections(self) -> bool:
@@ -262,112 +269,3 @@ class Server:
     def _close_listeners(self) -> None:
         while self._listeners:
             self._listeners.pop().close()
-
-    def _end_turn(self) -> None:
-        """Tell the application who has left, let it act on the turn, then write."""
-        while True:
-            # In this order, for whoever `on_close` aborts has yet to be told to have left.
-            gone, self._context.gone = self._context.gone, []
-            left, self._context.left = self._context.left, []
-            for peer in left:
-                self._call(self._on_close, peer)
-            self._call(self._on_before_flush)
-            self._context.write_coalescer.flush()
-            for peer in gone:  # last, for nobody waits for this
-                self._call(self._on_disconnect, peer)
-            # Unless somebody was lost in writing, or is to be told something more.
-            if not (self._context.left or self._context.gone or self._context.write_coalescer):
-                return
-
-    def _call(self, callback: Callable[..., None], *arguments: object) -> None:
-        try:
-            callback(*arguments)
-        except Exception:
-            logger.exception("an application callback failed")
-
-
-class Listener:
-    """A listening socket in the loop."""
-
-    def __init__(
-        self, service: ServerContext, sock: socket.socket, ssl_context: ssl.SSLContext | None
-    ) -> None:
-        sock.setblocking(False)
-        self._ssl_context = ssl_context
-        self._context = service
-        self._socket = sock
-        self._in_a_row = 0  # turns that have found whom they could accept
-        self._paused = False
-        self._closed = False
-        service.loop.register(sock, EVENT_READ, self)
-
-    def on_ready(self, events: int) -> None:
-        """Accept those who wait, up to a number."""
-        for _ in range(1 if self._in_a_row < SINGLE_ACCEPTS else ACCEPTS_PER_TURN):
-            try:
-                sock, address = self._socket.accept()
-            except BlockingIOError:
-                self._in_a_row = 0
-                return
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._pause(error)
-                    return
-                continue  # this one has gone again (ECONNABORTED and its like)
-            sock.setblocking(False)
-            context = self._ssl_context
-            try:
-                transport = sock if context is None else TLSSocket(sock, context)
-                peer = Peer(self._context, transport, _format_address(address))
-            except OSError:  # TLS asks at once for the peer, who may be gone
-                continue
-            # A request that has come already is answered a turn earlier.
-            peer.on_ready(EVENT_READ)
-        self._in_a_row += 1
-
-    def _pause(self, error: OSError) -> None:
-        """Stop accepting for a while: a ready listener must not spin the loop."""
-        logger.warning("cannot accept: %s; trying again in %g s", error, ACCEPT_PAUSE)
-        self._paused = True
-        self._context.loop.unregister(self._socket)
-        self._context.loop.call_later(ACCEPT_PAUSE, self._resume)
-
-    def _resume(self) -> None:
-        if not self._closed:
-            self._paused = False
-            self._context.loop.register(self._socket, EVENT_READ, self)
-
-    def close(self) -> None:
-        """Accept nobody any more."""
-        self._closed = True
-        if not self._paused:
-            self._context.loop.unregister(self._socket)
-        if self._socket.family == socket.AF_UNIX:
-            with suppress(OSError, ValueError):  # it need not have a name in the file system
-                os.unlink(self._socket.getsockname())
-        self._socket.close()
-
-
-def _remove_stale_socket(path: str) -> None:
-    """Remove a Unix socket at which nobody answers any more."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # one whose queue is full is alive, too
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            if stat.S_ISSOCK(os.stat(path).st_mode):
-                os.unlink(path)
-        except FileNotFoundError:
-            pass
-        except BlockingIOError:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from None
-        else:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-
-def _format_address(address: tuple[str, int] | str | bytes) -> str:
-    """Return "host:port", with an IPv6 host in brackets as in a URL, or "unix"."""
-    if isinstance(address, str | bytes):  # bytes: a client's name that is not a file's
-        return "unix"
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

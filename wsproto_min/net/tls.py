@@ -1,10 +1,9 @@
-"""TLS on a non-blocking socket that a selector watches.
+"""Server-side TLS on a non-blocking socket.
 
-A TLS stream may have to write before it can read on, or read before it can
-write on, and holds bytes of its own that no selector sees. `TLSSocket` settles
-all that and otherwise behaves like a plain non-blocking socket: it raises
-`BlockingIOError`, and `read_waits_for` and `write_waits_for` name the readiness that
-it needs then.
+A TLS stream may have to write before it can read, or read before it can write. It also
+holds decrypted bytes that no selector sees. `TLSSocket` hides both and otherwise behaves
+like a plain non-blocking socket: it raises `BlockingIOError`, and `read_waits_for` and
+`write_waits_for` then name the event to wait for.
 """
 
 from __future__ import annotations
@@ -16,29 +15,36 @@ from selectors import EVENT_READ, EVENT_WRITE
 
 
 class TLSSocket:
-    """The server's end of a TLS connection; the handshake happens in `recv`."""
+    """Server end of a TLS connection; the TLS handshake happens inside `recv`.
+
+    `read_waits_for` and `write_waits_for` are events of `selectors`: the readiness that
+    the next `recv` or `send` needs. TLS renegotiation and key updates can swap them.
+    """
 
     __slots__ = ("_ssl", "read_waits_for", "write_waits_for")
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         self._ssl = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        # Usually what the names suggest; TLS's own messages can turn them round.
         self.read_waits_for = EVENT_READ
         self.write_waits_for = EVENT_WRITE
 
     @property
     def is_established(self) -> bool:
-        """Whether the TLS handshake is done."""
+        """Whether the TLS handshake is complete."""
         return self._ssl.version() is not None
 
     def fileno(self) -> int:
-        """Return the descriptor, for a selector."""
+        """Return the file descriptor for a selector."""
         return self._ssl.fileno()
 
     def recv(self, size: int) -> bytes:
-        """Return up to `size` bytes, and nothing at the end of the stream.
+        """Return up to `size` decrypted bytes; `b""` at the end of the stream.
 
-        All that TLS has decrypted is taken: a selector cannot know of it.
+        Reads until TLS holds no decrypted bytes, because a selector does not report them.
+
+        Raises:
+            BlockingIOError: No bytes are available; wait for `read_waits_for`.
+            OSError: The TLS handshake or the connection failed.
         """
         chunks: list[bytes] = []
         received = 0
@@ -47,7 +53,7 @@ class TLSSocket:
             while received < size and (not chunks or self._ssl.pending()):
                 chunk = self._ssl.recv(size - received)
                 if not chunk:
-                    return b"".join(chunks)  # if there are any, the end is told again
+                    return b"".join(chunks)  # after some bytes, the next call reports the end
                 chunks.append(chunk)
                 received += len(chunk)
         except ssl.SSLWantReadError:
@@ -59,7 +65,13 @@ class TLSSocket:
         return b"".join(chunks)
 
     def send(self, data: bytes | memoryview) -> int:
-        """Send what goes without blocking; if nothing does, the same data must come again."""
+        """Send as many bytes as fit without blocking; return their number.
+
+        Raises:
+            BlockingIOError: Nothing was sent; wait for `write_waits_for`, then pass the
+                same data again.
+            OSError: The connection failed.
+        """
         self.write_waits_for = EVENT_WRITE
         try:
             return self._ssl.send(data)
@@ -70,16 +82,16 @@ class TLSSocket:
             raise BlockingIOError from None
 
     def shutdown(self, how: int) -> None:
-        """Send close_notify and end the stream; what still arrives is not decrypted."""
-        self._notify()
+        """Send close_notify and shut the socket down; later input is not decrypted."""
+        self._send_close_notify()
         self._ssl.shutdown(how)
 
     def close(self) -> None:
-        """Send close_notify, as far as that goes now, and close the socket."""
-        self._notify()
+        """Send close_notify if the socket takes it at once, and close the socket."""
+        self._send_close_notify()
         self._ssl.close()
 
-    def _notify(self) -> None:
-        # It asks for the peer's close_notify too, for which nobody waits here.
+    def _send_close_notify(self) -> None:
+        # unwrap() also asks for the peer's close_notify and raises because it is missing.
         with suppress(OSError, ValueError):
             self._ssl.unwrap()

@@ -1,4 +1,4 @@
-"""What a socket has not taken yet, kept in order until it does."""
+"""Bytes that a socket has not taken yet, in order."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Protocol
 
 
 class Sender(Protocol):
-    """A non-blocking socket, as far as a backlog needs one."""
+    """A non-blocking socket, reduced to the method that a write buffer needs."""
 
     def send(self, data: bytes | memoryview, /) -> int:
-        """Send what goes without blocking; return how many bytes that were."""
+        """Send as many bytes as fit without blocking; return their number."""
 
 
 class WriteBuffer:
-    """Bytes that wait for a socket to be writable; `size` is their number.
+    """Bytes that wait until a socket is writable; `size` is their number.
 
-    Chunks are kept as they came: most are shared with the backlogs of others.
+    The buffer keeps the chunks as they are: the write buffers of many peers share most of them.
     """
 
     __slots__ = ("_chunks", "size")
@@ -26,12 +26,16 @@ class WriteBuffer:
         self.size = len(data)
 
     def append(self, data: bytes) -> None:
-        """Put `data` at the end."""
+        """Add `data` at the end."""
         self._chunks.append(data)
         self.size += len(data)
 
     def send_to(self, sock: Sender) -> int:
-        """Send what the socket takes; return how many bytes. Raises `OSError` if it is gone."""
+        """Send as many bytes as the socket takes; return their number.
+
+        Raises:
+            OSError: The connection failed.
+        """
         before = self.size
         try:
             while self._chunks:

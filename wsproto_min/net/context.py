@@ -1,0 +1,58 @@
+"""State that all peers and listeners of one server share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD
+from wsproto_min.handshake import Acceptance
+from wsproto_min.http import Request, Response
+from wsproto_min.net.event_loop import EventLoop
+from wsproto_min.net.timers import CoarseTimers
+from wsproto_min.net.write_coalescer import WriteCoalescer
+
+if TYPE_CHECKING:
+    from wsproto_min.net.peer import Peer
+
+
+def _ignore(peer: Peer) -> None:
+    pass
+
+
+@dataclass(slots=True)
+class ServerContext:
+    """Options of a server (see `Server`), its event loop, and its peers.
+
+    Attributes:
+        peers: All peers that have a socket.
+        closed: Peers for which `on_close` is to be called.
+        disconnected: Peers for which `on_disconnect` is to be called.
+        bytes_received: Bytes received from all peers, after TLS decryption.
+
+    """
+
+    on_request: Callable[[Peer, Request], Response | Acceptance]
+    on_open: Callable[[Peer], None]
+    on_message: Callable[[Peer, str | bytes], None]
+    max_message_size: int
+    max_fragments: int | None
+    write_buffer_limit: int
+    open_timeout: float
+    close_timeout: float
+    compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD
+    ping_interval: float | None = None
+    ping_timeout: float = 20.0
+    on_accept: Callable[[Peer], None] = _ignore
+    loop: EventLoop = field(default_factory=EventLoop)
+    timers: CoarseTimers = field(init=False)
+    write_coalescer: WriteCoalescer = field(default_factory=WriteCoalescer)
+    peers: set[Peer] = field(default_factory=set)
+    closed: list[Peer] = field(default_factory=list)
+    disconnected: list[Peer] = field(default_factory=list)
+    bytes_received: int = 0
+
+    def __post_init__(self) -> None:
+        """Create the timers on the loop."""
+        self.timers = CoarseTimers(self.loop)

@@ -1,0 +1,75 @@
+"""Keepalive: Pings that find dead peers and measure the latency (RFC 6455, section 5.5.2).
+
+A silent peer may be idle or gone, and TCP does not tell which. So the server sends a Ping and
+expects any byte within a timeout, be it the Pong or other data::
+
+              interval                            timeout
+    idle -------------------> Ping, awaiting_pong ---------------> lost
+      ^                                 |             no byte
+      |                                 | timeout, a byte has come
+      +---------------------------------+
+
+The state has no clock and no timer: `Session` calls it when its timer fires.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from wsproto_min.connection import Connection
+from wsproto_min.net.context import ServerContext
+
+# Payload of a Ping: the time at which it was sent, on this machine's monotonic clock.
+_PAYLOAD = struct.Struct("!d")
+
+
+class Keepalive:
+    """Keepalive of one open connection.
+
+    Attributes:
+        alive_since_ping: The peer has sent or received bytes since the last Ping.
+        awaiting_pong: The timeout of the last Ping has not passed yet.
+        ping_sent_at: Time of the last Ping; 0 once its Pong has come.
+        latency: Seconds from the last answered Ping to its Pong; None before the first.
+
+    """
+
+    __slots__ = ("_context", "alive_since_ping", "awaiting_pong", "latency", "ping_sent_at")
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+        self.alive_since_ping = False
+        self.awaiting_pong = False
+        self.ping_sent_at = 0.0
+        self.latency: float | None = None
+
+    def on_timer(self, connection: Connection, now: float) -> float | None:
+        """Queue a Ping, or judge the last one at the end of its timeout.
+
+        Args:
+            connection: The open connection; it queues the Ping.
+            now: Time on the monotonic clock, in seconds.
+
+        Returns:
+            Seconds until the next call, or None if the peer is lost.
+
+        """
+        interval, timeout = self._context.ping_interval, self._context.ping_timeout
+        assert interval is not None
+        if self.awaiting_pong:
+            self.awaiting_pong = False
+            if not self.alive_since_ping:
+                return None
+            if interval > timeout:
+                return interval - timeout
+        self.alive_since_ping = False
+        self.awaiting_pong = True
+        self.ping_sent_at = now
+        connection.ping(_PAYLOAD.pack(now))
+        return timeout
+
+    def on_pong(self, payload: bytes, now: float) -> None:
+        """Measure the latency if this is the first Pong for the last Ping."""
+        if self.ping_sent_at and payload == _PAYLOAD.pack(self.ping_sent_at):
+            self.latency = now - self.ping_sent_at
+            self.ping_sent_at = 0.0

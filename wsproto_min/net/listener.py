@@ -1,0 +1,178 @@
+"""Listening sockets: how they are opened, and how connections are accepted."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import ssl
+import stat
+from contextlib import suppress
+from selectors import EVENT_READ
+
+from wsproto_min.net.context import ServerContext
+from wsproto_min.net.session import Session
+from wsproto_min.net.tls import TLSSocket
+
+# Length of the kernel's queue of new connections; the kernel caps it at net.core.somaxconn.
+BACKLOG = 1024
+# Most connections that one iteration accepts, so that open connections are not kept waiting.
+ACCEPTS_PER_ITERATION = 64
+# A failed accept() costs about 10% of a handshake. Accept one connection per iteration, and
+# more only after SINGLE_ACCEPTS iterations in a row found one.
+SINGLE_ACCEPTS = 4
+# Seconds without accepting after the process has run out of descriptors or memory.
+ACCEPT_PAUSE = 0.5
+
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+logger = logging.getLogger("wsproto_min")
+
+
+def open_tcp_listener(host: str, port: int) -> socket.socket:
+    """Return a listening TCP socket.
+
+    Args:
+        host: Name or address of a local interface.
+        port: Port from 0 to 65535; 0 picks a free one.
+
+    Raises:
+        OSError: The address is invalid, in use, or not an address of this machine.
+
+    """
+    if not 0 <= port < 1 << 16:  # getaddrinfo() would take a larger port modulo 65536
+        raise OSError(errno.EINVAL, "port: out of range; use a number from 0 to 65535")
+    flags = socket.AI_PASSIVE
+    try:
+        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)[0]
+    except UnicodeError:  # from the IDNA codec
+        raise OSError(errno.EINVAL, "host: not a valid name; use a host name or address") from None
+    sock = socket.create_server(info[4], family=info[0], backlog=BACKLOG)
+    # Accepted sockets inherit the option. Each iteration writes once for each peer, so
+    # Nagle's algorithm would only add delay.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def open_unix_listener(path: str) -> socket.socket:
+    """Return a listening Unix socket for its owner and group (mode 0660).
+
+    Replaces a socket file whose server is gone.
+
+    Raises:
+        OSError: The path is unusable. With EADDRINUSE: a server answers there, or the file
+            is not a socket.
+
+    """
+    _remove_stale_socket(path)
+    sock = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o117)
+    try:
+        sock.bind(path)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        os.umask(mask)
+    sock.listen(BACKLOG)
+    return sock
+
+
+def _remove_stale_socket(path: str) -> None:
+    """Remove a socket file that no server listens on."""
+    in_use = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            if stat.S_ISSOCK(os.stat(path).st_mode):
+                os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:  # a live server whose queue is full
+            raise in_use from None
+        else:
+            raise in_use
+
+
+class Listener:
+    """A listening socket in the event loop, which starts a session for each connection.
+
+    Args:
+        context: The server's shared state.
+        sock: A listening socket; the listener closes it.
+        ssl_context: TLS configuration, or None for plain TCP.
+
+    """
+
+    def __init__(
+        self, context: ServerContext, sock: socket.socket, ssl_context: ssl.SSLContext | None
+    ) -> None:
+        sock.setblocking(False)
+        self._context = context
+        self._socket = sock
+        self._ssl_context = ssl_context
+        self._successes = 0  # consecutive iterations that accepted a connection
+        self._paused = False
+        self._closed = False
+        context.loop.register(sock, EVENT_READ, self)
+
+    def on_ready(self, events: int) -> None:
+        """Accept waiting connections, up to a limit."""
+        for _ in range(1 if self._successes < SINGLE_ACCEPTS else ACCEPTS_PER_ITERATION):
+            try:
+                sock, address = self._socket.accept()
+            except BlockingIOError:
+                self._successes = 0
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_RESOURCES:
+                    self._pause(error)
+                    return
+                continue  # the client has gone (ECONNABORTED and others, see accept(2))
+            self._start_session(sock, address)
+        self._successes += 1
+
+    def _start_session(self, sock: socket.socket, address: tuple[str, int] | str | bytes) -> None:
+        sock.setblocking(False)
+        context = self._ssl_context
+        try:
+            stream = sock if context is None else TLSSocket(sock, context)
+            session = Session(self._context, stream, _format_address(address))
+        except OSError:  # the client has gone, or the loop cannot watch one more socket
+            sock.close()
+            return
+        # The request has often come already: answer it one iteration earlier.
+        session.transport.on_ready(EVENT_READ)
+
+    def _pause(self, error: OSError) -> None:
+        """Stop accepting for a while, because a ready listener would keep the loop busy."""
+        logger.warning("accept: %s; the server tries again in %g s", error, ACCEPT_PAUSE)
+        self._paused = True
+        self._context.loop.unregister(self._socket)
+        self._context.loop.call_later(ACCEPT_PAUSE, self._resume)
+
+    def _resume(self) -> None:
+        if not self._closed:
+            self._paused = False
+            self._context.loop.register(self._socket, EVENT_READ, self)
+
+    def close(self) -> None:
+        """Close the socket, and remove its file if it is a Unix socket."""
+        self._closed = True
+        if not self._paused:
+            self._context.loop.unregister(self._socket)
+        if self._socket.family == socket.AF_UNIX:
+            with suppress(OSError, ValueError):  # ValueError: an abstract name has no file
+                os.unlink(self._socket.getsockname())
+        self._socket.close()
+
+
+def _format_address(address: tuple[str, int] | str | bytes) -> str:
+    """Return "host:port", with an IPv6 host in brackets, or "unix"."""
+    if isinstance(address, str | bytes):  # bytes: the abstract name of a Unix client
+        return "unix"
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,311 @@
+"""The session of one peer: the protocol between its transport and the application.
+
+The path of received bytes: the transport calls `on_data`. `ServerHandshake`, and after it
+`Connection`, turn the bytes into a request and into events. The session passes messages to
+the application's callbacks. All bytes to send, from the application or from the protocol, go
+to the write coalescer, which writes them at the end of the loop iteration.
+
+One timer serves each session: it limits the opening handshake, then drives the keepalive,
+then limits the closing handshake.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+
+from wsproto_min.codes import CloseCode
+from wsproto_min.connection import Connection, Pong, State
+from wsproto_min.errors import HandshakeError
+from wsproto_min.handshake import Acceptance, HandshakeResult, ServerHandshake
+from wsproto_min.http import Request, Response
+from wsproto_min.net.context import ServerContext
+from wsproto_min.net.keepalive import Keepalive
+from wsproto_min.net.peer import Peer
+from wsproto_min.net.timers import Slot
+from wsproto_min.net.tls import TLSSocket
+from wsproto_min.net.transport import Transport
+
+logger = logging.getLogger("wsproto_min")
+
+_INTERNAL_ERROR = "internal server error"
+
+# A look-up of a member in its enum takes as long as a call.
+_CONNECTING, _OPEN, _CLOSING, _FLUSHING, _CLOSED = State
+_MESSAGE = (str, bytes)
+
+
+class Session:
+    """One accepted connection, from its opening handshake to its closed socket.
+
+    Args:
+        context: The server's shared state.
+        sock: A connected non-blocking socket.
+        address: The peer's "host:port", or "unix".
+
+    Attributes:
+        transport: The socket with its write buffer.
+        peer: The application's view. Deleted when the socket is closed, because the reference
+            cycle would keep closed peers in memory.
+        state: See `State`; CLOSED means that the socket is closed.
+        connection, keepalive: None before the handshake is complete.
+        request, refusal, subprotocol: See `Peer`.
+
+    Raises:
+        OSError: The event loop cannot watch the socket.
+
+    """
+
+    __slots__ = (
+        "_context",
+        "_handshake",
+        "_paused_until",
+        "_timer",
+        "connection",
+        "keepalive",
+        "peer",
+        "refusal",
+        "request",
+        "state",
+        "subprotocol",
+        "transport",
+    )
+
+    def __init__(
+        self, context: ServerContext, sock: socket.socket | TLSSocket, address: str
+    ) -> None:
+        self.state = _CONNECTING
+        self.request: Request | None = None
+        self.refusal: HandshakeError | None = None
+        self.subprotocol: str | None = None
+        self.connection: Connection | None = None
+        self.keepalive: Keepalive | None = None
+        self._context = context
+        self._paused_until = 0.0  # 0 while reading is not paused
+        self.transport = Transport(sock, context, self)
+        self.peer = Peer(self, self.transport, address)
+        self._handshake: ServerHandshake | None = ServerHandshake(
+            self._respond,
+            max_message_size=context.max_message_size,
+            max_fragments=context.max_fragments,
+            compression_threshold=context.compression_threshold,
+        )
+        self._timer: Slot = context.timers.start(self, context.open_timeout)
+        context.peers.add(self.peer)
+        self._call(context.on_accept)
+
+    # Receiving.
+
+    def on_data(self, data: bytes) -> None:
+        """Process received bytes."""
+        self._context.bytes_received += len(data)
+        connection = self.connection
+        if connection is not None:
+            if self.keepalive is not None:
+                self.keepalive.alive_since_ping = True
+            if self.state is not _FLUSHING:
+                connection.receive_data(data)
+                self._process_events(connection)
+        elif self._handshake is not None:
+            self._handshake.receive_data(data)
+            self._process_handshake(self._handshake)
+
+    def _process_handshake(self, handshake: ServerHandshake) -> None:
+        """Answer the opening request once it is complete."""
+        peer = self.peer
+        try:
+            result = handshake.next_result()
+        except Exception:
+            logger.exception("on_request: raised an exception for %s", peer.address)
+            result = handshake.refuse(HandshakeError(500, _INTERNAL_ERROR), self.request)
+        if result is not None and self.state is not _CLOSED:  # on_request may abort
+            self._finish_handshake(handshake, result)
+
+    def _respond(self, request: Request) -> Response | Acceptance:
+        self.request = request
+        return self._context.on_request(self.peer, request)
+
+    def _finish_handshake(self, handshake: ServerHandshake, result: HandshakeResult) -> None:
+        """Send the response; open the connection if there is one."""
+        peer = self.peer
+        self._handshake = None
+        self._context.write_coalescer.enqueue(peer, handshake.data_to_send())
+        if result.connection is None:
+            self.refusal = result.error
+            self._enter(_FLUSHING)
+            self.transport.end_after_next_write(half_close=True)
+        else:
+            self._open(result.connection, result)
+        # Write at once: nothing else is due to this peer, and the next one waits for less.
+        self._context.write_coalescer.flush_member(peer)
+
+    def _open(self, connection: Connection, result: HandshakeResult) -> None:
+        """Open the connection, and process the frames that came with the request."""
+        self.connection = connection
+        self.subprotocol = result.subprotocol
+        self.state = _OPEN
+        if self._context.ping_interval is None:
+            self._timer.pop(self, None)
+        else:
+            self.keepalive = Keepalive(self._context)
+            self._start_timer(self._context.ping_interval)
+        self._call(self._context.on_open)
+        self.request = None
+        connection.receive_data(result.trailing_data)
+        if not self._paused_until:
+            self._process_events(connection)
+
+    def _process_events(self, connection: Connection) -> None:
+        """Act on received frames until more data is needed or the application pauses."""
+        while self.state < _FLUSHING:
+            event = connection.next_event()
+            if event is None:
+                break
+            if isinstance(event, _MESSAGE):
+                if self.state is _OPEN:  # after close() the application wants no messages
+                    self._call(self._context.on_message, event)
+            elif not isinstance(event, Pong):
+                self._enqueue(connection)  # a Pong precedes what the application sends later
+            elif self.keepalive is not None:
+                self.keepalive.on_pong(event.payload, time.monotonic())
+            if self._paused_until and self.state is _OPEN:
+                break
+        if connection.eof_to_send:
+            self._end(connection)
+        else:
+            self._enqueue(connection)
+
+    def _call(self, callback: Callable[..., None], *arguments: object) -> None:
+        """Call the application; an exception ends this session and no other."""
+        peer = self.peer
+        try:
+            callback(peer, *arguments)
+        except Exception:
+            logger.exception("application callback: raised an exception for %s", peer.address)
+            self.fail(CloseCode.INTERNAL_ERROR, _INTERNAL_ERROR)
+
+    def pause_reading(self, seconds: float) -> None:
+        """See `Peer.pause_reading`."""
+        self._paused_until = time.monotonic() + seconds
+        self.transport.pause_reading()
+        self._context.loop.call_later(seconds, self._resume_reading)
+
+    def _resume_reading(self) -> None:
+        """End a pause, unless a later call has prolonged it."""
+        if self._paused_until and self._paused_until <= time.monotonic():
+            self._paused_until = 0.0
+            self.on_write_progress()
+            if self.connection is not None:
+                self._process_events(self.connection)
+            self.transport.resume_reading()
+
+    # Sending.
+
+    def send(self, message: str | bytes) -> None:
+        """See `Peer.send`."""
+        if self.connection is not None and self.state is _OPEN:
+            self.connection.send(message)
+            self._enqueue(self.connection)
+
+    def _enqueue(self, connection: Connection) -> None:
+        """Put the connection's bytes into their place among this iteration's writes."""
+        data = connection.data_to_send()
+        if data:
+            self._context.write_coalescer.enqueue(self.peer, data)
+
+    def on_write_progress(self) -> None:
+        """Count reading as a sign of life."""
+        if self.keepalive is not None:
+            self.keepalive.alive_since_ping = True
+
+    def on_write_buffer_full(self) -> None:
+        """Fail a peer that reads too slowly: messages must be neither skipped nor hoarded."""
+        assert self.connection is not None
+        self.connection.fail(CloseCode.POLICY_VIOLATION, "too slow: the write buffer is full")
+        self._enter(_FLUSHING)
+        self.transport.end_after_next_write(half_close=True)
+        self.transport.write(self.connection.data_to_send())
+
+    # Ending.
+
+    def close(self, code: int, reason: str) -> None:
+        """See `Peer.close`."""
+        if self.connection is not None and self.state is _OPEN:
+            self.connection.close(code, reason)
+            self._enter(_CLOSING)
+            self._enqueue(self.connection)
+
+    def fail(self, code: int, reason: str) -> None:
+        """See `Peer.fail`."""
+        if self.connection is not None:
+            self.connection.fail(code, reason)
+            self._end(self.connection)
+
+    def _end(self, connection: Connection) -> None:
+        """Send the last bytes; the transport ends the stream after them."""
+        if self.state < _FLUSHING:
+            self._enter(_FLUSHING)
+            # Section 7.1.1: the server closes TCP first once both Close frames have passed.
+            complete = connection.close_sent is not None and connection.close_received is not None
+            self.transport.end_after_next_write(half_close=not complete)
+            self._context.write_coalescer.enqueue(self.peer, connection.data_to_send())
+
+    def on_socket_closed(self) -> None:
+        """Release everything that belongs to an open socket."""
+        self._enter(_CLOSED)
+        if self.connection is not None:
+            self.connection.receive_eof()
+        self._handshake = None
+        self._timer.pop(self, None)
+        self._context.peers.discard(self.peer)
+        self._context.disconnected.append(self.peer)
+        del self.peer
+
+    def _enter(self, state: State) -> None:
+        """Enter a later state; an open peer leaves its groups, and `on_close` becomes due."""
+        if self.state is _OPEN:
+            for group in self.peer._groups:
+                group.discard(self.peer, lost=state is _CLOSED)
+            self._context.closed.append(self.peer)
+        self.state = state
+        if state is not _CLOSED:
+            self._start_timer(self._context.close_timeout)
+            if self._paused_until:
+                self.pause_reading(0)  # the peer's Close frame is to be read
+
+    # Timers.
+
+    def _start_timer(self, seconds: float) -> None:
+        """Call `on_timer` in `seconds` instead of at the earlier deadline."""
+        self._timer.pop(self, None)
+        self._timer = self._context.timers.start(self, seconds)
+
+    def on_timer(self) -> None:
+        """Act on the deadline of the current state."""
+        if self._handshake is not None and self.transport.can_write:
+            reason = f"the request did not arrive within {self._context.open_timeout:g} s"
+            error = HandshakeError(HTTPStatus.REQUEST_TIMEOUT, reason)
+            self._finish_handshake(self._handshake, self._handshake.refuse(error))
+        elif self.state is _OPEN:
+            self._keep_alive()
+        else:
+            self.transport.close()
+
+    def _keep_alive(self) -> None:
+        """Send a Ping when it is due; give up a peer that is lost."""
+        connection, keepalive = self.connection, self.keepalive
+        assert connection is not None
+        assert keepalive is not None
+        if self._paused_until:
+            keepalive.alive_since_ping = True  # the server does not read, so it cannot tell
+        seconds = keepalive.on_timer(connection, time.monotonic())
+        if seconds is None:
+            connection.fail(CloseCode.INTERNAL_ERROR, "no sign of life")
+            self.transport.write(connection.data_to_send())
+            self.transport.close()
+        else:
+            self._enqueue(connection)
+            self._start_timer(seconds)

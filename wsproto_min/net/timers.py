@@ -1,0 +1,66 @@
+"""Coarse timers: many deadlines on few timers of the event loop.
+
+Deadlines are rounded up to whole ticks, and all deadlines of one tick share a slot, which is
+one timer of the loop (a timer wheel works the same way). To start or cancel a timer takes
+one dictionary operation. A cancelled timer keeps no reference to its target.
+
+The rounding also groups the work: the Pings of many idle peers go out in one iteration.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import partial
+from typing import Protocol
+
+from wsproto_min.net.event_loop import EventLoop
+
+# Length of a tick in seconds: a deadline is late by less than this, or by less than 1/8 of
+# its own time. A power of two, so that the rounding is exact.
+TICK = 0.125
+_MIN_TICKS = 8
+
+
+class Target(Protocol):
+    """Object with a deadline."""
+
+    def on_timer(self) -> None:
+        """Act on the deadline."""
+
+
+Slot = dict[Target, None]
+"""The targets of one deadline, in the order in which their timers were started."""
+
+
+class CoarseTimers:
+    """Timers with rounded deadlines, on an event loop.
+
+    A target stores the slot that `start` returns. To cancel the timer it removes itself
+    from the slot: `slot.pop(target, None)`.
+    """
+
+    __slots__ = ("_loop", "_slots")
+
+    def __init__(self, loop: EventLoop) -> None:
+        self._loop = loop
+        self._slots: dict[float, Slot] = {}
+
+    def start(self, target: Target, seconds: float) -> Slot:
+        """Call `target.on_timer` once, `seconds` from now or up to a tick later."""
+        deadline = time.monotonic() + seconds
+        tick = min(TICK, seconds / _MIN_TICKS)
+        if tick:
+            deadline = math.ceil(deadline / tick) * tick
+        slot = self._slots.get(deadline)
+        if slot is None:
+            slot = self._slots[deadline] = {}
+            self._loop.call_at(deadline, partial(self._fire, deadline))
+        slot[target] = None
+        return slot
+
+    def _fire(self, deadline: float) -> None:
+        slot = self._slots.pop(deadline)
+        for target in list(slot):
+            if target in slot:  # a target may cancel the timer of another one
+                target.on_timer()

@@ -1,0 +1,236 @@
+"""The transport of one peer: a non-blocking socket with its write buffer.
+
+A transport reads and writes as far as the socket goes without blocking, keeps the bytes that
+the socket does not take, and asks the event loop for just the events that it needs. It tells
+the peer about received bytes, an overfull buffer, and the end. What the bytes mean is the
+peer's part.
+
+How a connection ends: close() with unread input sends RST, and the RST may overtake the last
+bytes. So after the last bytes the transport half-closes the socket and waits for the other
+side's FIN, except after a complete closing handshake, when no input can follow (section 7.1.1).
+"""
+
+from __future__ import annotations
+
+import socket
+from selectors import EVENT_READ, EVENT_WRITE
+from typing import Protocol
+
+from wsproto_min.net.context import ServerContext
+from wsproto_min.net.tls import TLSSocket
+from wsproto_min.net.write_buffer import WriteBuffer
+
+# Largest read, in bytes, so that no peer keeps the others waiting.
+RECEIVE_SIZE = 1 << 16
+
+
+class Owner(Protocol):
+    """The peer of a transport."""
+
+    def on_data(self, data: bytes) -> None:
+        """Process received bytes."""
+
+    def on_write_progress(self) -> None:
+        """Note that the socket took bytes from the write buffer."""
+
+    def on_write_buffer_full(self) -> None:
+        """End the connection: the write buffer has outgrown its limit."""
+
+    def on_socket_closed(self) -> None:
+        """Note that the socket is closed. The transport makes this call once, as its last."""
+
+
+class Transport:
+    """A socket in the event loop, for one peer.
+
+    Args:
+        sock: A connected non-blocking socket; the transport closes it.
+        context: The server's shared state.
+        owner: The peer.
+
+    Attributes:
+        closed: The socket is closed.
+        close_after_flush: The last bytes are written or in the write buffer.
+
+    Raises:
+        OSError: The event loop cannot watch the socket.
+
+    """
+
+    __slots__ = (
+        "_context",
+        "_ending",
+        "_eof_received",
+        "_half_close",
+        "_owner",
+        "_reading_paused",
+        "_socket",
+        "_watched_events",
+        "_write_buffer",
+        "close_after_flush",
+        "closed",
+    )
+
+    def __init__(
+        self, sock: socket.socket | TLSSocket, context: ServerContext, owner: Owner
+    ) -> None:
+        self.closed = False
+        self.close_after_flush = False
+        self._socket = sock
+        self._context = context
+        self._owner = owner
+        self._write_buffer: WriteBuffer | None = None  # None while empty: most peers need none
+        self._ending = False  # the next write is the last one, or was
+        self._half_close = True
+        self._eof_received = False
+        self._reading_paused = False
+        self._watched_events = EVENT_READ
+        context.loop.register(sock, EVENT_READ, self)
+
+    @property
+    def write_buffer_size(self) -> int:
+        """Number of bytes that the socket has not taken yet."""
+        return 0 if self._write_buffer is None else self._write_buffer.size
+
+    @property
+    def can_write(self) -> bool:
+        """Whether application data can be sent: with TLS, only after the TLS handshake."""
+        return not isinstance(self._socket, TLSSocket) or self._socket.is_established
+
+    def on_ready(self, events: int) -> None:
+        """Flush the write buffer and read once, as far as the socket is ready."""
+        # With TLS, either event may be the one that the other direction waits for.
+        is_tls = isinstance(self._socket, TLSSocket)
+        if events & EVENT_WRITE or is_tls:
+            self._flush()
+        if (events & EVENT_READ or is_tls) and not self._reading_paused:
+            self._read()
+        if is_tls:
+            self._update_interest()
+
+    def _read(self) -> None:
+        """Read once and pass the bytes on; close the socket at the end of the stream."""
+        if self.closed:  # another peer's callback closed it earlier in this iteration
+            return
+        try:
+            data = self._socket.recv(RECEIVE_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        if data:
+            self._owner.on_data(data)
+        elif self._ending and self._write_buffer:
+            # The other side has only half-closed: it still receives the rest.
+            self._eof_received = True
+            self._update_interest()
+        else:
+            self.close()
+
+    def pause_reading(self) -> None:
+        """Stop reading until `resume_reading`; the kernel and then the sender buffer the bytes."""
+        self._reading_paused = True
+        self._update_interest()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        self._reading_paused = False
+        self._update_interest()
+
+    def write(self, data: bytes) -> None:
+        """Send bytes after all earlier ones, and buffer the part that the socket does not take.
+
+        Bytes after the last write are dropped.
+        """
+        if self.close_after_flush or self.closed:
+            return
+        if self._ending:
+            self.close_after_flush = True
+        if self._write_buffer is None:
+            try:
+                sent = self._socket.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.close()
+                return
+            if sent == len(data):
+                if self.close_after_flush:
+                    self._finish()
+                return
+            self._write_buffer = WriteBuffer(memoryview(data)[sent:])
+            self._update_interest()
+        else:
+            self._write_buffer.append(data)
+        if (
+            self._write_buffer.size > self._context.write_buffer_limit
+            and not self.close_after_flush
+        ):
+            self._owner.on_write_buffer_full()
+
+    def end_after_next_write(self, *, half_close: bool) -> None:
+        """Make the next write the last one.
+
+        Args:
+            half_close: After the last byte, half-close the socket and wait for the other
+                side's FIN. Otherwise close it.
+
+        """
+        self._ending = True
+        self._half_close = half_close
+
+    def _flush(self) -> None:
+        """Send buffered bytes; end the stream after the last one."""
+        if self._write_buffer is None:
+            return
+        try:
+            sent = self._write_buffer.send_to(self._socket)
+        except OSError:
+            self.close()
+            return
+        if sent:
+            self._owner.on_write_progress()
+        if self._write_buffer.size:
+            return
+        self._write_buffer = None
+        self._eof_received = False  # watch for reading again: the next read closes the socket
+        self._update_interest()
+        if self.close_after_flush:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Half-close or close the socket: everything is written."""
+        if self._half_close:
+            try:
+                self._socket.shutdown(socket.SHUT_WR)
+            except OSError:
+                self.close()
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Close the socket at once, unless it is closed; buffered bytes are lost."""
+        if self.closed:
+            return
+        self.closed = True
+        self._write_buffer = None
+        if self._watched_events:
+            self._context.loop.unregister(self._socket)
+        owner = self._owner
+        del self._owner  # ends the reference cycle, so that a closed peer is freed at once
+        owner.on_socket_closed()
+        self._socket.close()
+
+    def _update_interest(self) -> None:
+        """Watch the socket for the events that the next read and the next write need."""
+        if self.closed:
+            return
+        read, write = EVENT_READ, EVENT_WRITE
+        if isinstance(self._socket, TLSSocket):
+            read, write = self._socket.read_waits_for, self._socket.write_waits_for
+        reads = not (self._eof_received or self._reading_paused)
+        events = (read if reads else 0) | (write if self._write_buffer else 0)
+        if events != self._watched_events:
+            self._context.loop.modify(self._socket, self._watched_events, events, self)
+            self._watched_events = events
