@@ -1,4 +1,4 @@
-"""The command `python -m wsproto_min explain`: what it takes, prints and exits with."""
+"""The command `python -m wsproto_min explain`: its options, its output and its exit status."""
 
 from __future__ import annotations
 
@@ -7,121 +7,173 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
-from difflib import get_close_matches
+from dataclasses import fields
 from pathlib import Path
-from textwrap import wrap
-from typing import Any
 
+from wsproto_min import rules
+from wsproto_min.codes import Opcode
 from wsproto_min.connection import Role
 from wsproto_min.deflate import DeflateParameters
-from wsproto_min.explain import frame_spec as builder
 from wsproto_min.explain.dissector import Dissector, FrameReport
-from wsproto_min.explain.handshake_lines import HandshakeContext, Head
+from wsproto_min.explain.frame_spec import FrameSpec
+from wsproto_min.explain.handshake_lines import HandshakeContext, HandshakeLines
 from wsproto_min.explain.hex_input import parse_hex, parse_input
-from wsproto_min.explain.render_json import record, verdict_record
-from wsproto_min.explain.render_text import conclude, draw
-from wsproto_min.explain.style import COLUMNS, coloured, plain
-from wsproto_min.explain.verdict import close_code_name
+from wsproto_min.explain.render_json import to_json, verdict_to_json
+from wsproto_min.explain.render_text import render, render_verdict
+from wsproto_min.explain.rule_list import list_rules, show_violation
+from wsproto_min.explain.style import coloured, plain
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
-from wsproto_min.testing.violations import (
-    DEFLATE_RULES,
-    DEFLATE_VIOLATIONS,
-    MAX_FRAGMENTS,
-    MAX_MESSAGE_SIZE,
-    RULES,
-    VIOLATIONS,
-    Violation,
-    find_violation,
-)
+from wsproto_min.testing.raw_frame import KEY
 
 _STATUS = {"valid": 0, "broken": 1, "refused": 1, "incomplete": 3}
 _USAGE = 2
-_PIPE_CLOSED = 141  # as shells have it
-_BYTES_IN_A_LINE = 24
+_PIPE_CLOSED = 141  # 128 + SIGPIPE, the status that shells report
 
 _EPILOG = """\
-exit status: 0 if the bytes are valid, 1 if they break a rule, 3 if they end too
-early, 2 if they cannot be read. Without HEX and --file the bytes are read from
-standard input; so --make can be piped into explain, and --break RULE into explain
-with the options that it names."""
+exit status: 0 if the bytes are valid, 1 if they break a rule, 2 if they cannot be read,
+3 if they end too early. Without HEX and --file, explain reads standard input. Standard input
+may be the output of --make or of --break RULE."""
 
 
 def add_explain(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` the options of the command."""
+    """Add the options of the command to `parser`."""
     parser.epilog = _EPILOG
     parser.add_argument(
-        "hex", nargs="*", metavar="HEX", help="bytes in hex; spaces, commas and 0x do not matter"
+        "hex", nargs="*", metavar="HEX", help="bytes as pairs of hex digits; spaces are optional"
     )
     parser.add_argument(
-        "--file",
-        metavar="FILE",
-        help="explain what is in this file: raw bytes, hex or a handshake",
+        "--file", metavar="FILE", help="explain this file: raw bytes, hex or a handshake"
     )
     parser.add_argument(
         "--role",
         choices=("client", "server", "any"),
         default="any",
-        help="who sent them: a client has to mask, a server must not (any: by each frame's mask)",
+        help="the sender: a client must mask, a server must not; any: decide by each MASK bit",
     )
     parser.add_argument(
-        "--deflate", action="store_true", help="permessage-deflate was agreed on (RFC 7692)"
+        "--deflate",
+        action="store_true",
+        help="permessage-deflate is negotiated (RFC 7692); with --make: compress the payload",
     )
     parser.add_argument(
         "--no-context-takeover",
         action="store_true",
-        help="so, and each compressed message stands alone",
+        help="permessage-deflate is negotiated without context takeover",
     )
     parser.add_argument(
         "--max-message-size",
         type=_positive,
         default=DEFAULT_MAX_MESSAGE_SIZE,
         metavar="BYTES",
-        help="what the receiver takes at most (default: %(default)s)",
+        help="the receiver's message size limit (default: %(default)s)",
     )
     parser.add_argument(
         "--max-fragments",
         type=_positive,
         metavar="N",
-        help="how many fragments of a message it takes",
+        help="the receiver's limit on the fragments of a message",
     )
-    parser.add_argument("--json", action="store_true", help="print all of it as JSON")
-    parser.add_argument(
-        "--make", nargs="+", metavar="WORDS", help=f"print frames in hex, from {builder.GRAMMAR}"
-    )
+    parser.add_argument("--json", action="store_true", help="print the explanation as JSON")
     parser.add_argument(
         "--break",
         dest="rule",
         nargs="?",
         const="list",
         metavar="RULE",
-        help="print the least bytes that break a rule; without RULE, or with list, the rules, "
-        "each with the names to break it by",
+        help="print the shortest bytes that break a rule; without RULE, print all rules and names",
     )
+    _add_make(parser.add_argument_group("frames to make", argument_default=argparse.SUPPRESS))
     parser.set_defaults(run=run)
+
+
+def _add_make(group: argparse._ArgumentGroup) -> None:
+    """Add the options that describe a `FrameSpec`."""
+    group.add_argument(
+        "--make",
+        dest="opcode",
+        type=_opcode,
+        metavar="OPCODE",
+        help="print frames in hex; text, binary, continuation, close, ping, pong or a hex digit",
+    )
+    group.add_argument("--payload", type=os.fsencode, metavar="TEXT", help="the payload as text")
+    group.add_argument(
+        "--payload-hex", dest="payload", type=_hex, metavar="HEX", help="the payload in hex"
+    )
+    group.add_argument("--close-code", type=_code, metavar="CODE", help="code of a Close frame")
+    group.add_argument(
+        "--masked",
+        dest="mask",
+        nargs="?",
+        const=KEY,
+        type=_key,
+        metavar="KEY",
+        help="mask the frames with KEY, 4 bytes in hex (default: the key of the RFC's examples)",
+    )
+    group.add_argument(
+        "--fragments", type=_positive, metavar="N", help="split the message into N fragments"
+    )
+    group.add_argument(
+        "--not-final", dest="fin", action="store_false", help="set FIN to 0 in the last frame"
+    )
+    for bit in ("rsv1", "rsv2", "rsv3"):
+        group.add_argument(
+            f"--{bit}", action="store_true", help=f"set {bit.upper()} in the first frame"
+        )
+    group.add_argument(
+        "--length-bits", type=int, choices=(16, 64), help="size of a length that is too long"
+    )
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
     return int(text)
 
 
+def _opcode(text: str) -> int:
+    names = {opcode.name.lower(): int(opcode) for opcode in Opcode}
+    digits = {f"{opcode:x}": opcode for opcode in range(16)}
+    try:
+        return (names | digits)[text.lower()]
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an opcode") from None
+
+
+def _code(text: str) -> int:
+    if not text.isdecimal() or int(text) > 0xFFFF:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 65535")
+    return int(text)
+
+
+def _hex(text: str) -> bytes:
+    try:
+        return parse_hex(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _key(text: str) -> bytes:
+    key = _hex(text)
+    if len(key) != len(KEY):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a masking key of 4 bytes")
+    return key
+
+
 def run(options: argparse.Namespace) -> int:
-    """Run the command; return its exit status."""
+    """Run the command and return its exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # What an old terminal has no character for is no fault of the bytes.
+        # An old terminal may lack a character. This must not fail like an invalid capture.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = _run(options)
         sys.stdout.flush()
         return status
     except OSError as error:
-        # Python would complain once more when it flushes the output at its end.
+        # At exit Python flushes standard output again and would report a second error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return _PIPE_CLOSED
-        print(f"wsproto_min: cannot write: {error.strerror}", file=sys.stderr)
+        print(f"wsproto_min: standard output: {error.strerror}", file=sys.stderr)
         return _USAGE
     except ValueError as error:
         print(f"wsproto_min: {error}", file=sys.stderr)
@@ -129,137 +181,98 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    sources = {
+    names = {field.name for field in fields(FrameSpec)}
+    spec = {name: value for name, value in vars(options).items() if name in names}
+    inputs = {
         "HEX": options.hex,
         "--file": options.file,
-        "--make": options.make,
+        "--make": "opcode" in spec,
         "--break": options.rule,
     }
-    given = [name for name, value in sources.items() if value]
+    given = [name for name, value in inputs.items() if value]
     if len(given) > 1:
-        raise ValueError(f"give one of {' and '.join(given)}, not both")
+        raise ValueError(f"{' and '.join(given)}: they exclude each other; give one of them")
+    if options.json and given in (["--make"], ["--break"]):
+        raise ValueError(f"--json: {given[0]} has no JSON output; leave one of them out")
+    if spec and "opcode" not in spec:
+        raise ValueError("frames to make: there is no opcode; add --make OPCODE")
     sender = None if options.role == "any" else Role(options.role)
-    if options.json and (options.make or options.rule):
-        raise ValueError("--json is for what is explained, not for --make and --break")
-    if options.make:
-        print("\n".join([builder.build(line).hex(" ") for line in options.make]))
+    if spec:
+        print(FrameSpec(**spec, compress=options.deflate).encode().hex(" "))
         return 0
     if options.rule:
-        for line in list_rules() if options.rule == "list" else _break(options.rule, sender):
-            print(line)
+        lines = list_rules() if options.rule == "list" else show_violation(options.rule, sender)
+        print("\n".join(lines))
         return 0
-    data = _read(options)
-    if not data:
-        raise ValueError("there are no bytes to explain; try: explain 81 05 48 65 6c 6c 6f")
     dissector = Dissector(
         sender,
-        opening=HandshakeContext(_agreed(options)),
+        context=HandshakeContext(_compression(options)),
         max_message_size=options.max_message_size,
         max_fragments=options.max_fragments,
     )
+    dissector.receive_data(_read(options))
+    dissector.receive_eof()
     if options.json:
-        _print_records(dissector, data)
+        _print_json(dissector)
     else:
-        _print_drawings(dissector, data)
+        _print_text(dissector)
     return _STATUS[dissector.verdict.result]
 
 
 def _read(options: argparse.Namespace) -> bytes:
+    """Return the bytes to explain."""
     try:
         if options.hex:
-            return parse_hex(" ".join(options.hex))
-        if options.file:
-            return parse_input(Path(options.file).read_bytes())
-        if sys.stdin.isatty():
-            print("type or paste hex or a handshake, then Ctrl-D in a new line", file=sys.stderr)
-        return parse_input(sys.stdin.buffer.read())
+            data = parse_hex(" ".join(options.hex))
+        elif options.file:
+            data = parse_input(Path(options.file).read_bytes())
+        else:
+            if sys.stdin.isatty():
+                prompt = "type or paste hex or a handshake, then press Ctrl-D on a new line"
+                print(prompt, file=sys.stderr)
+            data = parse_input(sys.stdin.buffer.read())
     except OSError as error:
         raise ValueError(f"cannot read {options.file}: {error.strerror}") from None
     except ValueError as error:
         is_file = options.hex and Path(options.hex[0]).is_file()
-        hint = "; to explain what is in a file, give it with --file" if is_file else ""
-        raise ValueError(f"that is not hex: {error}{hint}") from None
+        hint = "; to explain a file, use --file" if is_file else ""
+        raise ValueError(f"input is not hex: {error}{hint}") from None
+    if not data:
+        raise ValueError("input is empty; try: explain 81 05 48 65 6c 6c 6f")
+    return data
 
 
-def _agreed(options: argparse.Namespace) -> DeflateParameters | None:
+def _compression(options: argparse.Namespace) -> DeflateParameters | None:
     if options.no_context_takeover:
         return DeflateParameters.NO_CONTEXT_TAKEOVER
     return DeflateParameters.DEFAULT if options.deflate else None
 
 
-def _print_drawings(dissector: Dissector, data: bytes) -> None:
-    wanted = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    paint = coloured if wanted and os.environ.get("TERM") != "dumb" else plain
+def _print_text(dissector: Dissector) -> None:
+    is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    style = coloured if is_terminal and not os.environ.get("NO_COLOR") else plain
     hint = None
-    for step in (dissector.receive_data(data), dissector.receive_eof()):
-        for seen in step:
-            print("\n".join(draw(seen, paint)))
-            hint = _hint(seen)
-    print("\n".join(conclude(dissector.verdict, paint)))
+    while (event := dissector.next_event()) is not None:
+        print("\n".join(render(event, style)))
+        hint = _hint(event)
+    print("\n".join(render_verdict(dissector.verdict, style)))
     if hint is not None:
         print(hint)
 
 
-def _hint(seen: Head | FrameReport) -> str | None:
-    """Return what else a broken frame might be, which only a person can tell."""
-    if isinstance(seen, Head) or seen.verdict is None:
+def _hint(event: HandshakeLines | FrameReport) -> str | None:
+    """Return a hint if the broken frame may be the begin of a compressed message."""
+    if isinstance(event, HandshakeLines) or event.verdict is None:
         return None
-    frame = seen.layout
-    is_marked = frame.rsv == (True, False, False) and not frame.is_control
-    if is_marked and seen.verdict.reason == "a reserved bit is set":
-        return "  If permessage-deflate was agreed on, say so with --deflate."
+    frame = event.fields
+    only_rsv1 = frame.rsv == (True, False, False) and not frame.is_control
+    if only_rsv1 and event.verdict.rule == rules.RESERVED_BIT.sentence:
+        return "  If permessage-deflate was negotiated, add --deflate."
     return None
 
 
-def _print_records(dissector: Dissector, data: bytes) -> None:
-    seen: list[dict[str, Any]] = [record(each) for each in dissector.receive_data(data)]
-    seen += [record(each) for each in dissector.receive_eof()]
-    whole = {"seen": seen, "verdict": verdict_record(dissector.verdict)}
-    print(json.dumps(whole, indent=2))
-
-
-def list_rules() -> Iterator[str]:
-    """Yield the rules, each with its section, its close code and the names to break it by."""
-    for rule in (*RULES, *DEFLATE_RULES):
-        standard = "RFC 7692" if rule.compression else "RFC 6455"
-        yield f"{standard}, {rule.section}: {close_code_name(rule.close_code)}"
-        yield from wrap(rule.sentence, COLUMNS, initial_indent="  ", subsequent_indent="  ")
-        names = " ".join(rule.cases)
-        yield from wrap(
-            names,
-            COLUMNS,
-            initial_indent="    ",
-            subsequent_indent="    ",
-            break_on_hyphens=False,
-        )
-
-
-def _break(name: str, sender: Role | None) -> Iterator[str]:
-    """Yield the input that breaks a rule, in hex, with comments on it."""
-    try:
-        violation = find_violation(name, None if sender is None else sender.value)
-    except LookupError as error:
-        names = sorted({each.name for each in (*VIOLATIONS, *DEFLATE_VIOLATIONS)})
-        near = [each for each in names if each.startswith(name)] or get_close_matches(name, names)
-        hint = f"; did you mean {' or '.join(near[:3])}?" if near else ""
-        raise ValueError(f"{error.args[0]}{hint} (--break list has all names)") from None
-    rule = violation.rule
-    standard = "RFC 7692" if rule.compression else "RFC 6455"
-    yield f"# {violation.name}, sent by a {violation.sender} ({standard}, {rule.section})"
-    yield f"# {rule.sentence}"
-    yield f"# The {violation.role} closes with {close_code_name(rule.close_code)}."
-    yield f"# Explain it with: {' '.join(options_for(violation))}"
-    for begin in range(0, len(violation.data), _BYTES_IN_A_LINE):
-        yield violation.data[begin : begin + _BYTES_IN_A_LINE].hex(" ")
-
-
-def options_for(violation: Violation) -> list[str]:
-    """Return the options under which `explain` sees `violation` as the table presumes."""
-    options = ["--role", violation.sender]
-    if violation.rule.compression:
-        options.append("--no-context-takeover")
-    if violation.close_code == 1009:
-        options += ["--max-message-size", str(MAX_MESSAGE_SIZE)]
-    if violation.close_code == 1008:
-        options += ["--max-fragments", str(MAX_FRAGMENTS)]
-    return options
+def _print_json(dissector: Dissector) -> None:
+    seen = []
+    while (event := dissector.next_event()) is not None:
+        seen.append(to_json(event))
+    print(json.dumps({"seen": seen, "verdict": verdict_to_json(dissector.verdict)}, indent=2))

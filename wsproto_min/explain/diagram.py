@@ -1,4 +1,4 @@
-"""The figure of RFC 6455, section 5.2, with the bits of a frame in it."""
+"""Diagram of a frame: the figure of RFC 6455, section 5.2, with the frame's own bits."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from wsproto_min.explain.style import Style
 
 _ROW = 32  # bits
 _MARGIN = " " * 9
-_PAYLOAD_BYTES = 4  # drawn at least, if there are so many
+_PAYLOAD_BYTES = 4  # shown in full, after the row in which the header ends
 
 _FLAGS = ("FIN", "RSV1", "RSV2", "RSV3")
 
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
-    """A field, or the part of it that stands in one row; a bit is two columns wide."""
+    """A field, or its part in one row. A bit is two columns wide."""
 
     bits: str
-    look: str
+    role: str
     labels: tuple[str, ...]
 
     @property
@@ -28,13 +28,18 @@ class _Cell:
         return 2 * len(self.bits) - 1
 
     def line(self, text: str) -> str:
+        """Return `text` centred in the cell, or spaces if the text is too long."""
         return f"{text if len(text) <= self.width else '':^{self.width}}"
 
 
-def figure(frame: FrameFields, offset: int, paint: Style) -> Iterator[str]:
-    """Yield the lines of the figure; `offset` is the number of the frame's first byte.
+def render_diagram(frame: FrameFields, offset: int, style: Style) -> Iterator[str]:
+    """Yield the lines of the diagram. It shows only the beginning of the payload.
 
-    Of the payload only the beginning is drawn.
+    Args:
+        frame: The frame, possibly incomplete.
+        offset: Index of the frame's first byte in the capture.
+        style: Colours, or `plain`.
+
     """
     tens = (str(bit // 10) if bit % 10 == 0 else " " for bit in range(_ROW))
     yield (f"{_MARGIN} " + " ".join(tens)).rstrip()
@@ -42,7 +47,7 @@ def figure(frame: FrameFields, offset: int, paint: Style) -> Iterator[str]:
     above: list[_Cell] = []
     for index, row in enumerate(_rows(_cells(frame))):
         yield _MARGIN + _border(above, row)
-        bits = "|".join(paint(cell.look, " ".join(cell.bits)) for cell in row)
+        bits = "|".join(style(cell.role, " ".join(cell.bits)) for cell in row)
         yield f"{offset + 4 * index:>8} |{bits}|"
         for number in range(max(len(cell.labels) for cell in row)):
             texts = (cell.labels[number] if number < len(cell.labels) else "" for cell in row)
@@ -80,18 +85,18 @@ def _bits(data: bytes) -> str:
 
 
 def _rows(cells: list[_Cell]) -> Iterator[list[_Cell]]:
-    """Cut the fields into rows of 32 bits."""
+    """Split the fields into rows of 32 bits."""
     row: list[_Cell] = []
     room = _ROW
     for cell in cells:
         bits, labels = cell.bits, cell.labels
         while len(bits) > room:
-            row.append(_Cell(bits[:room], cell.look, labels))
+            row.append(_Cell(bits[:room], cell.role, labels))
             bits = bits[room:]
             labels = (f"{cell.labels[0]} (cont.)",)
             yield row
             row, room = [], _ROW
-        row.append(_Cell(bits, cell.look, labels))
+        row.append(_Cell(bits, cell.role, labels))
         room -= len(bits)
         if not room:
             yield row
@@ -101,7 +106,7 @@ def _rows(cells: list[_Cell]) -> Iterator[list[_Cell]]:
 
 
 def _border(above: list[_Cell], below: list[_Cell]) -> str:
-    """Return the line between two rows, with a cross wherever a field ends."""
+    """Return the line between two rows, with a plus sign at each end of a field."""
     crosses = {0}
     for row in (above, below):
         column = 0

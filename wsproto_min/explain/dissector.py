@@ -1,108 +1,107 @@
-"""The dissector: the bytes of a capture in, what they are out, and a verdict.
+"""Dissector: explains captured bytes of one or both ends, and gives a verdict.
 
-It finds a frame's ends with `layout` and gives the frame to a real `Connection`,
-the one that would receive it: whatever is said of messages, answers and broken
-rules is what that connection did. So it cannot drift from the codec. How it all
-is drawn is left to `drawing`.
+A capture may begin with the opening handshake. For each direction, a real `Connection` receives
+the frames. It decides which messages, replies and errors there are, so that `explain` always
+agrees with the codec. Modules `render_text` and `render_json` show the results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass
 
-from wsproto_min.codes import Opcode
-from wsproto_min.connection import Connection, Event, Role, State
+from wsproto_min.connection import Connection, Event, Role
 from wsproto_min.errors import HandshakeError
+from wsproto_min.explain.direction import Direction, FragmentInfo
 from wsproto_min.explain.frame_fields import FrameFields
-from wsproto_min.explain.handshake_lines import HandshakeContext, Head
+from wsproto_min.explain.handshake_lines import HandshakeContext, HandshakeLines
 from wsproto_min.explain.verdict import Verdict, broken, incomplete, refused
-from wsproto_min.frames import Frame, FrameDecoder
+from wsproto_min.frames import Frame
 from wsproto_min.http import HeadReader
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 
-# How a head begins. No lawful frame begins like any of these.
+# First bytes of a head. A frame that begins with one of these bytes breaks a rule.
 _REQUESTS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ")
 _RESPONSE = b"HTTP/"
-_LONGEST_WORD = 8  # bytes of the words above
-_LONGEST_HEADER = 14  # bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The place of a data frame in its message; sizes in bytes of payload as sent."""
-
-    opcode: Opcode
-    compressed: bool
-    fragments: int  # with this one
-    size: int
-    last: bool
+_LONGEST_WORD = 8  # bytes
+_LONGEST_HEADER = 14  # bytes, section 5.2
 
 
 @dataclass(frozen=True, slots=True)
 class FrameReport:
-    """The `number`-th frame, up to the byte that breaks a rule or the end of all bytes.
+    """The explanation of one frame, up to its end or to the byte that breaks a rule.
 
-    `sender` is None if it was not said and the MASK bit has not come. `event` is the
-    message or control frame that it completes, `answers` what the
-    receiver sends at once. `ignored` is a frame that came after a Close.
+    Attributes:
+        number: The frame's number in the capture, from 1.
+        sender: The end that sent the frame, or None if unknown because the MASK bit is missing.
+        offset: Index of the frame's first byte in the capture.
+        fields: The frame's fields.
+        fragment: The position of a data frame in its message; None for other frames.
+        event: The message or control frame that this frame completes.
+        replies: The frames that the receiver sends at once.
+        ignored: True for a frame after a Close frame.
+        verdict: None if the frame is valid and complete.
+
     """
 
     number: int
     sender: Role | None
     offset: int
-    layout: FrameFields
-    part: Part | None
+    fields: FrameFields
+    fragment: FragmentInfo | None
     event: Event | None
-    answers: tuple[Frame, ...]
+    replies: tuple[Frame, ...]
     ignored: bool
     verdict: Verdict | None
 
 
 class Dissector:
-    """Explains what one end sent, or both.
+    """Explains the bytes of one end, or a capture of both ends.
 
-        >>> dissector = Dissector(Role.CLIENT)
-        >>> (frame,) = dissector.receive_data(bytes.fromhex("8185 37fa213d 7f9f4d5158"))
-        >>> frame.layout.opcode_name, frame.event
-        ('TEXT', 'Hello')
-        >>> list(dissector.receive_eof()), dissector.verdict.result
-        ([], 'valid')
+    >>> dissector = Dissector(Role.CLIENT)
+    >>> dissector.receive_data(bytes.fromhex("8185 37fa213d 7f9f4d5158"))
+    >>> frame = dissector.next_event()
+    >>> frame.fields.opcode_name, frame.event
+    ('TEXT', 'Hello')
+    >>> dissector.receive_eof()
+    >>> dissector.next_event(), dissector.verdict.result
+    (None, 'valid')
 
-    `sender` is the end that sent the bytes. With None it is a capture of both: a
-    masked frame is the client's, another the server's. A request and a response
-    may come first. `opening` is shared by two dissectors of one connection.
+    Args:
+        sender: The end that sent the bytes. None for a capture of both ends: then a masked frame
+            is the client's, any other frame the server's.
+        context: The handshake's state. Two dissectors of one connection share it.
+        max_message_size: The receiver's limit in bytes.
+        max_fragments: The receiver's limit on the fragments of a message.
+
     """
 
     def __init__(
         self,
         sender: Role | None = None,
         *,
-        opening: HandshakeContext | None = None,
+        context: HandshakeContext | None = None,
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         max_fragments: int | None = None,
     ) -> None:
         self._sender = sender
-        self._opening = opening or HandshakeContext()
+        self._context = context or HandshakeContext()
         self._max_message_size = max_message_size
         self._max_fragments = max_fragments
         self._expected_heads = [_REQUESTS, (_RESPONSE,)]
-        self._directions: dict[Role, _Direction] = {}
-        self._buffer = b""
-        self._position = 0  # in the buffer: where the next head or frame begins
-        self._offset = 0  # the same in all bytes
-        self._fed = 0  # bytes of the next frame that its connection has already
+        self._directions: dict[Role, Direction] = {}
+        self._buffer = bytearray()  # from the next head or frame on
+        self._offset = 0  # index of the buffer's first byte in the capture
+        self._eof = False
         self._frames = self._messages = self._heads = self._ignored = 0
-        self._end: Verdict | None = None  # what leaves nothing more to be explained
+        self._final: Verdict | None = None  # after it nothing is explained
 
     @property
     def verdict(self) -> Verdict:
-        """What is to be said of all bytes so far."""
-        if self._end is not None:
-            return self._end
+        """The verdict on all bytes that `next_event` has returned."""
+        if self._final is not None:
+            return self._final
         for sender, direction in self._directions.items():
-            if direction.part is not None:
+            if direction.unfinished is not None:
                 return incomplete(
                     f"the {sender.value}'s message waits for its last fragment",
                     6 if sender is Role.CLIENT else 2,
@@ -113,167 +112,115 @@ class Dissector:
         ignored = f"; {_count(self._ignored, 'frame')} after a Close" if self._ignored else ""
         return Verdict("valid", ", ".join(counts) + ignored)
 
-    def receive_data(self, data: bytes) -> Iterator[Head | FrameReport]:
-        """Yield the heads and frames that `data` completes; nothing after a broken rule."""
-        self._buffer = self._buffer[self._position :] + data
-        self._position = 0
-        return self._take(ended=False)
+    def receive_data(self, data: bytes) -> None:
+        """Store captured bytes."""
+        self._buffer += data
 
-    def receive_eof(self) -> Iterator[Head | FrameReport]:
-        """Yield what the end cut off."""
-        return self._take(ended=True)
+    def receive_eof(self) -> None:
+        """Note the end of the capture: `next_event` then returns incomplete frames, too."""
+        self._eof = True
 
-    def _take(self, *, ended: bool) -> Iterator[Head | FrameReport]:
-        while self._position < len(self._buffer) and self._end is None:
-            kind = self._head_kind(ended)
-            seen = self._take_frame(ended) if kind is None else self._take_head(kind, ended)
-            if seen is None:
-                return
-            self._end = seen.verdict
-            yield seen
+    def next_event(self) -> HandshakeLines | FrameReport | None:
+        """Return the next head or frame, or None if more data is needed.
 
-    def _head_kind(self, ended: bool) -> bytes | None:
-        """Return how the head begins that comes next, or None if it is a frame."""
-        begin = self._rest(_LONGEST_WORD)
+        After a head or frame with a verdict there are no more events.
+        """
+        if not self._buffer or self._final is not None:
+            return None
+        head_start = self._head_start()
+        event = self._next_frame() if head_start is None else self._next_head(head_start)
+        if event is not None:
+            self._final = event.verdict
+        return event
+
+    def _head_start(self) -> bytes | None:
+        """Return the first word of the head that comes next, or None if a frame comes."""
+        begin = bytes(self._buffer[:_LONGEST_WORD])
         for words in self._expected_heads:
             for word in words:
-                if begin.startswith(word) or (not ended and word.startswith(begin)):
+                if begin.startswith(word) or (not self._eof and word.startswith(begin)):
                     return word
         return None
 
-    def _rest(self, size: int | None = None) -> bytes:
-        """Return the first `size` bytes of what is not explained yet, or all of it."""
-        return self._buffer[self._position : None if size is None else self._position + size]
-
-    def _take_head(self, kind: bytes, ended: bool) -> Head | None:
+    def _next_head(self, start: bytes) -> HandshakeLines | None:
+        is_response = start == _RESPONSE
+        reader = HeadReader()
+        reader.receive_data(bytes(self._buffer))
         try:
-            whole = HeadReader().receive_data(self._rest())
+            head = reader.next_head()
         except HandshakeError as error:
-            self._end = refused(error, self._offset, by_server=kind != _RESPONSE)
+            self._final = refused(error, self._offset, by_server=not is_response)
             return None
-        if whole is None:
-            if ended:
-                self._end = incomplete("the head has no empty line at its end", 2, at_least=True)
+        if head is None:
+            if self._eof:
+                reason = "the head has no empty line at its end"
+                self._final = incomplete(reason, 2, at_least=True)
             return None
-        is_response = kind == _RESPONSE
         self._expected_heads = [] if is_response else [(_RESPONSE,)]
-        read = self._opening.read_response if is_response else self._opening.read_request
-        seen = read(whole[0], self._offset)
-        self._position += seen.size
-        self._offset += seen.size
+        context = self._context
+        explain = context.explain_response if is_response else context.explain_request
+        lines = explain(head, self._offset)
         self._heads += 1
-        return seen
+        self._consume(lines.size)
+        return lines
 
-    def _take_frame(self, ended: bool) -> FrameReport | None:
+    def _next_frame(self) -> FrameReport | None:
         self._expected_heads = []
-        begin = FrameFields(self._rest(_LONGEST_HEADER))
-        if self._sender is None and begin.masked is None and not ended:
+        header = FrameFields(bytes(self._buffer[:_LONGEST_HEADER]))
+        if self._sender is None and header.masked is None and not self._eof:
             return None
-        frame = FrameFields(self._rest(begin.size))
+        frame = FrameFields(bytes(self._buffer[: header.size]))
         sender = self._sender or (Role.SERVER if frame.masked is False else Role.CLIENT)
         direction = self._direction(sender)
-        ignored = direction.connection.state is State.CLOSED
-        event = direction.receive(frame.data[self._fed :])
-        self._fed += direction.taken
-        error = direction.connection.error
+        connection = direction.connection
+        ignored = connection.close_received is not None
+        event = direction.receive(frame)
+        fed = direction.fed
         verdict = None
-        if error is not None:
-            frame = FrameFields(frame.data[: self._fed])
-            verdict = broken(error, self._offset + self._fed - 1)
+        if connection.error is not None:
+            frame = FrameFields(frame.data[:fed])
+            verdict = broken(connection.error, self._offset + fed - 1)
         elif frame.remaining:
-            if not ended:
+            if not self._eof:
                 return None
-            what = f"the {frame.opcode_name} frame at byte {self._offset} is cut off"
-            verdict = incomplete(what, frame.remaining, at_least=frame.length is None)
-        part = None if ignored or error is not None else direction.place(frame)
-        answers = direction.answers()
+            reason = f"the {frame.opcode_name} frame at byte {self._offset} is incomplete"
+            verdict = incomplete(reason, frame.remaining, at_least=frame.length is None)
+        in_message = not ignored and connection.error is None
         self._frames += 1
-        seen = FrameReport(
-            self._frames,
-            None if self._sender is None and begin.masked is None else sender,
-            self._offset,
-            frame,
-            part,
-            event,
-            answers,
-            ignored,
-            verdict,
+        report = FrameReport(
+            number=self._frames,
+            sender=None if self._sender is None and header.masked is None else sender,
+            offset=self._offset,
+            fields=frame,
+            fragment=direction.add_fragment(frame) if in_message else None,
+            event=event,
+            replies=direction.replies(),
+            ignored=ignored,
+            verdict=verdict,
         )
-        self._position += len(frame.data)
-        self._offset += len(frame.data)
-        self._fed = 0
+        direction.fed = 0
         self._ignored += ignored
         self._messages += isinstance(event, str | bytes)
-        return seen
+        self._consume(len(frame.data))
+        return report
 
-    def _direction(self, sender: Role) -> _Direction:
+    def _consume(self, size: int) -> None:
+        del self._buffer[:size]
+        self._offset += size
+
+    def _direction(self, sender: Role) -> Direction:
         direction = self._directions.get(sender)
         if direction is None:
             receiver = Role.SERVER if sender is Role.CLIENT else Role.CLIENT
             connection = Connection(
                 receiver,
-                compression=self._opening.compression,
+                compression=self._context.compression,
                 max_message_size=self._max_message_size,
                 max_fragments=self._max_fragments,
             )
-            direction = self._directions[sender] = _Direction(connection)
+            direction = self._directions[sender] = Direction(connection)
         return direction
 
 
-class _Direction:
-    """What one end sent, and the connection that receives it."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.taken = 0  # bytes of what was given last, up to an error
-        self.part: Part | None = None  # of the message under way
-
-    def receive(self, data: bytes) -> Event | None:
-        """Give the connection bytes of one frame; return what they complete.
-
-        After an error `taken` tells its byte, which is looked for by halving: any
-        split of the bytes gives the same result.
-        """
-        self.taken = len(data)
-        probe = deepcopy(self.connection)
-        events = list(probe.receive_data(data))
-        if probe.error is None:
-            self.connection = probe
-            return events[0] if events else None
-        good, self.taken = 0, len(data)
-        while self.taken - good > 1:
-            middle = (good + self.taken) // 2
-            probe = deepcopy(self.connection)
-            list(probe.receive_data(data[good:middle]))
-            if probe.error is None:
-                self.connection, good = probe, middle
-            else:
-                self.taken = middle
-        list(self.connection.receive_data(data[good : self.taken]))
-        return None
-
-    def place(self, frame: FrameFields) -> Part | None:
-        """Return the place of a data frame in its message, and keep it in mind."""
-        if frame.is_control:
-            return None
-        before = self.part
-        size = len(frame.wire_payload)
-        part = Part(
-            Opcode(frame.opcode) if before is None else before.opcode,
-            frame.rsv[0] if before is None else before.compressed,
-            1 if before is None else before.fragments + 1,
-            size if before is None else before.size + size,
-            frame.fin and not frame.remaining,
-        )
-        self.part = None if part.last else part
-        return part
-
-    def answers(self) -> tuple[Frame, ...]:
-        """Return the frames that the connection has to send."""
-        decoder = FrameDecoder(rsv1_allowed=True)
-        decoder.receive_data(self.connection.data_to_send())
-        return tuple(iter(decoder.next_frame, None))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,8 +1,7 @@
-"""Where the fields of a frame lie: RFC 6455, section 5.2, for good frames and bad ones.
+"""Positions and values of a frame's fields (RFC 6455, section 5.2), for valid and invalid frames.
 
-`frames.parse_header` judges a header and gives nothing for a bad one. To draw a
-frame that breaks a rule, or that is cut off, its fields must be found all the
-same. So this reads bytes as the figure has them and judges nothing.
+`frames.parse_header` rejects an invalid header. `explain` must also show a frame that breaks a
+rule or that is incomplete. So this module reads the fields and checks nothing.
 """
 
 from __future__ import annotations
@@ -28,21 +27,25 @@ _LENGTH_SIZES = {LENGTH_IN_2_BYTES: 2, LENGTH_IN_8_BYTES: 8}
 
 @dataclass(frozen=True, slots=True)
 class FrameFields:
-    """The fields of the frame that `data`, at least one byte, begins with.
+    """Fields of the frame that `data` begins with.
 
-    What has not arrived is None or shorter than it will be. All positions are
-    counted from the frame's first byte.
+    A field that has not arrived is None, or shorter than its final size. Positions count from
+    the frame's first byte.
 
-    >>> frame = Layout(bytes.fromhex("81 85 37fa213d 7f9f"))
+    >>> frame = FrameFields(bytes.fromhex("81 85 37fa213d 7f9f"))
     >>> frame.opcode_name, frame.length, frame.payload, frame.remaining
     ('TEXT', 5, b'He', 3)
+
+    Attributes:
+        data: Bytes of the frame, at least one.
+
     """
 
     data: bytes
 
     @property
     def fin(self) -> bool:
-        """Whether this is its message's last frame."""
+        """The FIN bit: True for the last frame of a message."""
         return bool(self.data[0] & FIN)
 
     @property
@@ -53,12 +56,12 @@ class FrameFields:
 
     @property
     def opcode(self) -> int:
-        """The opcode's number, which may be a reserved one."""
+        """The opcode as a number, 0 to 15; it may be reserved."""
         return self.data[0] & OPCODE_BITS
 
     @property
     def opcode_name(self) -> str:
-        """The opcode's name in the RFC, or its number if it is reserved."""
+        """The opcode's name in the RFC, or its number if the opcode is reserved."""
         try:
             return Opcode(self.opcode).name
         except ValueError:
@@ -66,7 +69,7 @@ class FrameFields:
 
     @property
     def is_control(self) -> bool:
-        """Whether the top bit of the opcode is set (section 5.5)."""
+        """True if the opcode's top bit is set (section 5.5)."""
         return self.opcode >= Opcode.CLOSE
 
     @property
@@ -76,22 +79,22 @@ class FrameFields:
 
     @property
     def short_length(self) -> int | None:
-        """The 7 bits of the length in the second byte."""
+        """The 7-bit length in the second byte."""
         return self.data[1] & LENGTH_BITS if len(self.data) > 1 else None
 
     @property
     def length_end(self) -> int:
-        """Where the length ends and the masking key or the payload begins."""
+        """The position after the length: of the masking key, or of the payload."""
         return 2 + _LENGTH_SIZES.get(self.short_length or 0, 0)
 
     @property
     def header_size(self) -> int:
-        """Bytes before the payload, at least: what has not arrived may add to them."""
+        """The header's size in bytes. Without its second byte this is the minimum."""
         return self.length_end + (4 if self.masked else 0)
 
     @property
     def length(self) -> int | None:
-        """Bytes of payload that the header announces."""
+        """The payload length in bytes, as the header announces it."""
         end = self.length_end
         if len(self.data) < end:
             return None
@@ -99,28 +102,28 @@ class FrameFields:
 
     @property
     def size(self) -> int:
-        """Bytes of the frame, at least: all of them once `length` is known."""
+        """The frame's size in bytes. Before `length` is known this is the minimum."""
         return self.header_size + (self.length or 0)
 
     @property
     def remaining(self) -> int:
-        """Bytes of the frame that have not arrived, at least."""
+        """The number of bytes that have not arrived. Before `length` is known, the minimum."""
         return max(0, self.size - len(self.data))
 
     @property
     def mask(self) -> bytes | None:
-        """The masking key, if there is one and it has arrived whole."""
+        """The masking key, or None if it is absent or incomplete."""
         if not self.masked or len(self.data) < self.header_size:
             return None
         return self.data[self.length_end : self.header_size]
 
     @property
     def wire_payload(self) -> bytes:
-        """The payload as it stands on the wire, as far as it has arrived."""
+        """The received part of the payload, masked as on the wire."""
         return self.data[self.header_size : self.size]
 
     @property
     def payload(self) -> bytes:
-        """The payload, unmasked."""
+        """The received part of the payload, unmasked."""
         payload = self.wire_payload
         return payload if self.mask is None else apply_mask(payload, self.mask)

@@ -1,7 +1,7 @@
-"""The opening handshake explained line by line: RFC 6455, section 4.
+"""Line-by-line explanation of the opening handshake (RFC 6455, section 4).
 
-What a head means and whether it opens a connection is for `http` and `handshake`
-to say; this adds what each line is there for.
+Modules `http` and `handshake` parse and check each head. This module adds the purpose of each
+line.
 """
 
 from __future__ import annotations
@@ -9,68 +9,61 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wsproto_min.deflate import NAME, DeflateParameters
 from wsproto_min.errors import HandshakeError
 from wsproto_min.explain.verdict import Verdict, refused
-from wsproto_min.handshake import (
-    GUID,
-    accept,
-    accept_key,
-    agreement,
-    parse_extensions,
-    validate_response,
-)
+from wsproto_min.handshake import GUID, accept, accept_key, parse_extensions, validate_response
 from wsproto_min.http import Headers, Request, Response, parse_request, parse_response
 
 _REQUEST_LINE = "method, target and version: GET and HTTP/1.1 (4.1, items 1 to 3)"
-_STATUS_LINE = "101 is a yes, any other status a no (4.2.2, item 5.1)"
+_STATUS_LINE = "101 accepts the handshake, any other status refuses it (4.2.2, item 5.1)"
 _OTHER = "not part of the handshake"
 
 _IN_REQUEST = {
-    "host": "the server that is meant (4.1, item 4)",
+    "host": "the server's name (4.1, item 4)",
     "upgrade": "must include 'websocket' (4.1, item 5)",
     "connection": "must include 'Upgrade' (4.1, item 6)",
-    "sec-websocket-key": "16 random bytes in base64, fresh each time (4.1, item 7)",
-    "origin": "where the page comes from; browsers add it (4.1, item 8)",
+    "sec-websocket-key": "16 random bytes in base64, fresh for each request (4.1, item 7)",
+    "origin": "the web page's origin, added by browsers (4.1, item 8)",
     "sec-websocket-version": "must be 13 (4.1, item 9)",
-    "sec-websocket-protocol": "the subprotocols offered, the best first (4.1, item 10)",
+    "sec-websocket-protocol": "the subprotocols offered, in order of preference (4.1, item 10)",
     "sec-websocket-extensions": "the extensions offered (4.1, item 11; 9.1)",
 }
 _IN_RESPONSE = {
     "upgrade": "must be 'websocket' (4.2.2, item 5.2)",
     "connection": "must include 'Upgrade' (4.2.2, item 5.3)",
-    "sec-websocket-accept": "the proof that the key was read (4.2.2, item 5.4)",
-    "sec-websocket-protocol": "the one subprotocol that was chosen (4.2.2, item 5.5)",
-    "sec-websocket-extensions": "the extensions agreed on (4.2.2, item 5.6)",
+    "sec-websocket-accept": "proves that the server read the key (4.2.2, item 5.4)",
+    "sec-websocket-protocol": "the subprotocol that the server chose (4.2.2, item 5.5)",
+    "sec-websocket-extensions": "the extensions in use (4.2.2, item 5.6)",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptKey:
-    """How the accept key comes about (section 4.2.2, item 5.4)."""
+    """The steps from the request's key to the response's accept key (section 4.2.2, item 5.4)."""
 
     key: str
 
     @property
     def nonce(self) -> bytes:
-        """The 16 random bytes that the key stands for."""
+        """The 16 random bytes that the key encodes."""
         return base64.b64decode(self.key)
 
     @property
     def joined(self) -> str:
-        """The key with the protocol's own GUID behind it."""
+        """The key, followed by the GUID of RFC 6455."""
         return self.key + GUID.decode()
 
     @property
     def digest(self) -> bytes:
-        """The SHA-1 of that."""
+        """The SHA-1 digest of `joined`."""
         return hashlib.sha1(self.joined.encode()).digest()
 
     @property
     def accept(self) -> str:
-        """The digest in base64, as `handshake` has it.
+        """The digest in base64.
 
         >>> AcceptKey("dGhlIHNhbXBsZSBub25jZQ==").accept
         's3pPLMBiTxaQ9kYGzzhZRbK+xOo='
@@ -79,10 +72,18 @@ class AcceptKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """A head that was seen: its lines, each with its meaning.
+class HandshakeLines:
+    """The head of a request or response, explained line by line.
 
-    `notes` say what follows from it, `verdict` is None if it is as it must be.
+    Attributes:
+        kind: "request" or "response".
+        offset: Index of the head's first byte in the capture.
+        size: The head's size in bytes, with its empty line.
+        lines: Pairs of a line's text and its meaning.
+        accept_key: The accept key that a valid request leads to.
+        notes: Consequences of a response, such as the negotiated compression.
+        verdict: None if the head is valid.
+
     """
 
     kind: str
@@ -95,36 +96,42 @@ class Head:
 
 
 class HandshakeContext:
-    """What the heads of both directions have settled so far.
+    """State of one opening handshake. The dissectors of both directions share it.
 
-    `deflate` is what is agreed of compression; a response may change it.
+    Attributes:
+        compression: The negotiated compression. A response may change it.
+
     """
 
     def __init__(self, compression: DeflateParameters | None = None) -> None:
         self.compression = compression
         self._request: Request | None = None
 
-    def read_request(self, head: bytes, offset: int) -> Head:
-        """Explain a client's request, as a server that agrees to all offers judges it."""
+    def explain_request(self, head: bytes, offset: int) -> HandshakeLines:
+        """Explain a client's request and check it like a server that accepts all offers."""
 
-        def judge() -> None:
+        def check() -> None:
             request = parse_request(head)
             offered = request.headers.tokens("Sec-WebSocket-Protocol")
             accept(request, subprotocols=offered, compression=DeflateParameters.DEFAULT)
             self._request = request
 
-        verdict = _judged(judge, offset, by_server=True)
-        lines = _lines(head, _REQUEST_LINE, _IN_REQUEST)
+        verdict = _verdict(check, offset, by_server=True)
+        lines = _explain_lines(head, _REQUEST_LINE, _IN_REQUEST)
         key = None if self._request is None else self._request.headers.get("Sec-WebSocket-Key")
-        derived = None if key is None else AcceptKey(key)
-        return Head("request", offset, len(head) + 4, lines, derived, (), verdict)
+        steps = None if key is None else AcceptKey(key)
+        return HandshakeLines("request", offset, len(head) + 4, lines, steps, (), verdict)
 
-    def read_response(self, head: bytes, offset: int) -> Head:
-        """Explain a server's answer, as the client judges it that made the request."""
+    def explain_response(self, head: bytes, offset: int) -> HandshakeLines:
+        """Explain a server's response and check it like the client that sent the request.
+
+        Without the request, the check assumes that the client offered the server's choices.
+        """
         notes: list[str] = []
 
-        def judge() -> None:
-            status, headers = parse_response(head)
+        def check() -> None:
+            response = parse_response(head)
+            headers = Headers(response.headers)
             key, offered, compression = "", headers.tokens("Sec-WebSocket-Protocol"), True
             if self._request is not None:
                 asked = self._request.headers
@@ -132,30 +139,32 @@ class HandshakeContext:
                 offered = asked.tokens("Sec-WebSocket-Protocol")
                 compression = any(name == NAME for name, _ in parse_extensions(asked))
             elif len(headers.values("Sec-WebSocket-Accept")) == 1:
-                # Whatever key it was made from; only its absence can be told.
-                notes.append("whether the accept key fits, only the request could tell")
-                headers = _with_accept(headers, accept_key(key))
+                notes.append("accept key: not checked, because the request is not in the capture")
+                response = _with_accept_key(response, accept_key(key))
             ours = DeflateParameters.DEFAULT if compression else None
-            validate_response(status, headers, key, subprotocols=offered, compression=ours)
-            self.compression = agreement(Response(status, headers.fields)).compression
-            with_deflate = "no" if self.compression is None else self.compression.encode()
-            notes.append(f"compression: {with_deflate}")
+            options = validate_response(response, key, subprotocols=offered, compression=ours)
+            self.compression = options.compression
+            in_use = "no" if options.compression is None else options.compression.to_header()
+            notes.append(f"compression: {in_use}")
 
-        verdict = _judged(judge, offset, by_server=False)
-        lines = _lines(head, _STATUS_LINE, _IN_RESPONSE)
-        return Head("response", offset, len(head) + 4, lines, None, tuple(notes), verdict)
+        verdict = _verdict(check, offset, by_server=False)
+        lines = _explain_lines(head, _STATUS_LINE, _IN_RESPONSE)
+        return HandshakeLines("response", offset, len(head) + 4, lines, None, tuple(notes), verdict)
 
 
-def _judged(judge: Callable[[], None], offset: int, *, by_server: bool) -> Verdict | None:
+def _verdict(check: Callable[[], None], offset: int, *, by_server: bool) -> Verdict | None:
+    """Return the verdict if `check` raises `HandshakeError`, else None."""
     try:
-        judge()
+        check()
     except HandshakeError as error:
         return refused(error, offset, by_server=by_server)
     return None
 
 
-def _lines(head: bytes, first: str, meanings: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return each line of a head, good or bad, with its meaning."""
+def _explain_lines(
+    head: bytes, first: str, meanings: dict[str, str]
+) -> tuple[tuple[str, str], ...]:
+    """Return each line of a head with its meaning. The lines may be invalid."""
     start, *fields = head.decode("latin-1").split("\r\n")
     lines = [(start, first)]
     for line in fields:
@@ -163,7 +172,7 @@ def _lines(head: bytes, first: str, meanings: dict[str, str]) -> tuple[tuple[str
     return tuple(lines)
 
 
-def _with_accept(headers: Headers, accept: str) -> Headers:
-    """Return `headers` with another accept key."""
+def _with_accept_key(response: Response, accept: str) -> Response:
     name = "sec-websocket-accept"
-    return Headers([(field, accept if field == name else value) for field, value in headers.fields])
+    headers = [(field, accept if field == name else value) for field, value in response.headers]
+    return replace(response, headers=headers)

@@ -1,4 +1,4 @@
-"""What `explain` is given: hex as people write it, raw bytes, a handshake as text."""
+"""Input of `explain`: hex digits, raw bytes, or a handshake as text."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import re
 
 from wsproto_min.http import MAX_HEAD_SIZE
 
-# What stands between bytes, and what begins a comment.
-_WORD = re.compile(r"[^\s,;:]+")
+_WORD = re.compile(r"\S+")
 _COMMENT = "#"
 _HEAD = re.compile(rb"(?:(?:GET|HEAD|POST|PUT|DELETE|OPTIONS) |HTTP/)")
 
@@ -15,39 +14,40 @@ _HEAD = re.compile(rb"(?:(?:GET|HEAD|POST|PUT|DELETE|OPTIONS) |HTTP/)")
 def parse_hex(text: str) -> bytes:
     r"""Return the bytes that `text` has in hex.
 
-    Spaces, commas, semicolons, colons, `0x` and `\x` may stand between the bytes,
-    and what follows `#` in a line is a comment:
+    Two digits are one byte. White space may stand between bytes. A `#` begins a comment that
+    ends with the line:
 
-        >>> parse_hex("8105, 0x48 \\x65\\x6c  # the beginning\n 6c:6f")
+        >>> parse_hex("8105 48 65 6c  # a comment\n 6c6f")
         b'\x81\x05Hello'
 
-    Raises `ValueError` that says what is not hex, and where.
+    Raises:
+        ValueError: A word is not hex; the message has its line and column.
+
     """
     data = b""
     for number, line in enumerate(text.split("\n"), 1):
         for word in _WORD.finditer(line.partition(_COMMENT)[0]):
-            digits = re.sub(r"0x|\\x", "", word[0], flags=re.IGNORECASE)
             where = f"{word[0]!a} (line {number}, column {word.start() + 1})"
-            if not re.fullmatch(r"[0-9a-fA-F]*", digits):
+            if not re.fullmatch(r"[0-9a-fA-F]*", word[0]):
                 raise ValueError(f"{where} has characters other than 0-9 and a-f")
-            if digits == word[0][2:] and len(digits) == 1:
-                digits = f"0{digits}"  # 0x5
-            if len(digits) % 2:
-                raise ValueError(f"{where} has half a byte; a byte is two digits")
-            data += bytes.fromhex(digits)
+            if len(word[0]) % 2:
+                raise ValueError(f"{where} has an odd number of digits; a byte is two digits")
+            data += bytes.fromhex(word[0])
     return data
 
 
 def parse_input(data: bytes) -> bytes:
-    r"""Return the bytes of a capture that came through a pipe.
+    r"""Return the bytes of a capture that was read from a file or a pipe.
 
-    Readable text is hex, unless it begins as a handshake does; all else is raw
-    bytes. No frame of either end can be mistaken for text.
+    Printable text is hex, unless it begins like a handshake. Any other input is raw bytes. No
+    valid frame consists of printable text only.
 
         >>> parse_input(b"81 00\n"), parse_input(b"\x81\x00"), parse_input(b"GET / HTTP/1.1\n\n")
         (b'\x81\x00', b'\x81\x00', b'GET / HTTP/1.1\r\n\r\n')
 
-    Raises `ValueError` as `parse_hex` does.
+    Raises:
+        ValueError: Printable text is not hex; see `parse_hex`.
+
     """
     if not _HEAD.match(data):
         try:
@@ -56,13 +56,16 @@ def parse_input(data: bytes) -> bytes:
             return data
         if all(character.isprintable() or character in "\t\r\n\f" for character in text):
             return parse_hex(text)
-    return end_lines(data)
+    return restore_line_ends(data)
 
 
-def end_lines(data: bytes) -> bytes:
-    r"""Return a capture whose heads, if it has any, end their lines in CR LF.
+def restore_line_ends(data: bytes) -> bytes:
+    r"""Return a capture in which CR LF ends the lines of each head.
 
-    An editor, or a clipboard, will have made LF of it.
+    Editors and the clipboard turn CR LF into LF. Frames after the heads stay unchanged.
+
+    >>> restore_line_ends(b"GET / HTTP/1.1\nHost: a\n\n\x82\x01\n")
+    b'GET / HTTP/1.1\r\nHost: a\r\n\r\n\x82\x01\n'
     """
     heads = b""
     while _HEAD.match(data):

@@ -14,7 +14,7 @@ from wsproto_min.connection import Role
 from wsproto_min.errors import ConnectionClosed, ProtocolError
 from wsproto_min.explain.dissector import Dissector
 from wsproto_min.explain.handshake_lines import HandshakeContext
-from wsproto_min.explain.render_text import trace
+from wsproto_min.explain.render_text import render_brief
 from wsproto_min.explain.style import printable
 from wsproto_min.net.client import Client
 
@@ -30,18 +30,20 @@ class Tracer:
     """
 
     def __init__(self) -> None:
-        opening = HandshakeContext()
+        context = HandshakeContext()
         self._dissectors = {
             # The server's message size limit is unknown, so use a practically infinite one.
-            Role.CLIENT: Dissector(Role.CLIENT, opening=opening, max_message_size=1 << 40),
-            Role.SERVER: Dissector(Role.SERVER, opening=opening),
+            Role.CLIENT: Dissector(Role.CLIENT, context=context, max_message_size=1 << 40),
+            Role.SERVER: Dissector(Role.SERVER, context=context),
         }
 
     def __call__(self, sender: Role, data: bytes) -> None:
         """Print an explanation of `data`, sent by `sender`; wait for the rest of a part."""
         arrow = ">" if sender is Role.CLIENT else "<"
-        for seen in self._dissectors[sender].receive_data(data):
-            for line in trace(seen):
+        dissector = self._dissectors[sender]
+        dissector.receive_data(data)
+        while (event := dissector.next_event()) is not None:
+            for line in render_brief(event):
                 print(f"{arrow} {line}", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What a `Dissector` saw, as plain values for JSON; bytes are in hex."""
+"""JSON renderer: turns the results of a `Dissector` into plain values, with bytes in hex."""
 
 from __future__ import annotations
 
@@ -7,49 +7,49 @@ from typing import Any
 
 from wsproto_min.connection import Close, Event
 from wsproto_min.explain.dissector import FrameReport
-from wsproto_min.explain.handshake_lines import Head
+from wsproto_min.explain.handshake_lines import HandshakeLines
 from wsproto_min.explain.verdict import Verdict
 
 
-def record(seen: Head | FrameReport) -> dict[str, Any]:
-    """Return a head or frame."""
-    return _head_record(seen) if isinstance(seen, Head) else _frame_record(seen)
+def to_json(event: HandshakeLines | FrameReport) -> dict[str, Any]:
+    """Return a head or a frame."""
+    return _head_to_json(event) if isinstance(event, HandshakeLines) else _frame_to_json(event)
 
 
-def verdict_record(verdict: Verdict) -> dict[str, Any]:
-    """Return a verdict, without what it does not say."""
+def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict, without its empty fields."""
     fields = asdict(verdict)
     if verdict.needs is None:
         del fields["at_least"]
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _head_record(head: Head) -> dict[str, Any]:
-    derived = head.accept_key
+def _head_to_json(head: HandshakeLines) -> dict[str, Any]:
+    steps = head.accept_key
     return {
         "kind": head.kind,
         "offset": head.offset,
         "size": head.size,
         "lines": [{"text": text, "meaning": meaning} for text, meaning in head.lines],
-        "accept_key": derived
+        "accept_key": steps
         and {
-            "key": derived.key,
-            "joined": derived.joined,
-            "sha1": derived.digest.hex(),
-            "accept": derived.accept,
+            "key": steps.key,
+            "joined": steps.joined,
+            "sha1": steps.digest.hex(),
+            "accept": steps.accept,
         },
         "notes": list(head.notes),
     }
 
 
-def _frame_record(seen: FrameReport) -> dict[str, Any]:
-    frame = seen.layout
+def _frame_to_json(report: FrameReport) -> dict[str, Any]:
+    frame = report.fields
     rsv1, rsv2, rsv3 = frame.rsv
     return {
         "kind": "frame",
-        "number": seen.number,
-        "sender": seen.sender and seen.sender.value,
-        "offset": seen.offset,
+        "number": report.number,
+        "sender": report.sender and report.sender.value,
+        "offset": report.offset,
         "data": frame.data.hex(),
         "fin": frame.fin,
         "rsv1": rsv1,
@@ -62,14 +62,14 @@ def _frame_record(seen: FrameReport) -> dict[str, Any]:
         "masking_key": frame.mask and frame.mask.hex(),
         "payload": frame.payload.hex(),
         "missing": frame.remaining,
-        "fragment": seen.part and seen.part.fragments,
-        "compressed": seen.part and seen.part.compressed,
-        "event": None if seen.event is None else _event_record(seen.event),
-        "ignored": seen.ignored,
+        "fragment": report.fragment and report.fragment.fragments,
+        "compressed": report.fragment and report.fragment.compressed,
+        "event": None if report.event is None else _event_to_json(report.event),
+        "ignored": report.ignored,
     }
 
 
-def _event_record(event: Event) -> dict[str, Any]:
+def _event_to_json(event: Event) -> dict[str, Any]:
     if isinstance(event, str):
         return {"type": "text", "text": event}
     if isinstance(event, bytes):

@@ -1,0 +1,95 @@
+"""One direction of a capture: a real `Connection` receives the frames of one end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from wsproto_min.codes import Opcode
+from wsproto_min.connection import Connection, Event
+from wsproto_min.explain.frame_fields import FrameFields
+from wsproto_min.frames import Frame, FrameDecoder
+
+# Chunks of text for which an error of UTF-8 is always in a chunk's last byte: single bytes, and
+# runs of ASCII after an ASCII byte.
+_TEXT_CHUNK = re.compile(rb"(?<=[\x00-\x7f])[\x00-\x7f]+|.", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class FragmentInfo:
+    """The position of a data frame in its message.
+
+    Attributes:
+        opcode: The message's opcode, from its first frame.
+        compressed: True if the message is compressed.
+        fragments: The number of frames, up to and including this one.
+        size: The payload bytes on the wire, up to and including this frame.
+        last: True if the message is complete.
+
+    """
+
+    opcode: Opcode
+    compressed: bool
+    fragments: int
+    size: int
+    last: bool
+
+
+class Direction:
+    """The frames of one end, and the connection that receives them."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.fed = 0  # bytes of the current frame that the connection has received
+        self.unfinished: FragmentInfo | None = None  # of the message in progress
+
+    def receive(self, frame: FrameFields) -> Event | None:
+        """Feed the connection with the frame's next bytes; return the event they complete.
+
+        After a violation, `fed` ends at the byte that shows it. In compressed data, `fed` ends at
+        the last byte that has arrived: inflating byte by byte costs too much.
+        """
+        event = None
+        for end in self._chunk_ends(frame):
+            self.connection.receive_data(frame.data[self.fed : end])
+            self.fed = end
+            event = self.connection.next_event()
+            if self.connection.error is not None:
+                return None
+        return event
+
+    def _chunk_ends(self, frame: FrameFields) -> Iterator[int]:
+        """Yield the positions in the frame at which the connection is asked for an event."""
+        begin, available = frame.header_size, len(frame.data)
+        yield from range(self.fed + 1, min(begin, available) + 1)
+        first = self.unfinished
+        opcode = frame.opcode if first is None or frame.is_control else first.opcode
+        compressed = frame.rsv[0] if first is None else first.compressed
+        if opcode == Opcode.TEXT and not compressed:
+            for chunk in _TEXT_CHUNK.finditer(frame.payload, max(0, self.fed - begin)):
+                yield begin + chunk.end()
+        elif available > begin:
+            yield available
+
+    def add_fragment(self, frame: FrameFields) -> FragmentInfo | None:
+        """Return the position of a data frame in its message, and remember it."""
+        if frame.is_control:
+            return None
+        first = self.unfinished
+        size = len(frame.wire_payload)
+        fragment = FragmentInfo(
+            opcode=Opcode(frame.opcode) if first is None else first.opcode,
+            compressed=frame.rsv[0] if first is None else first.compressed,
+            fragments=1 if first is None else first.fragments + 1,
+            size=size if first is None else first.size + size,
+            last=frame.fin and not frame.remaining,
+        )
+        self.unfinished = None if fragment.last else fragment
+        return fragment
+
+    def replies(self) -> tuple[Frame, ...]:
+        """Return the frames that the connection sends."""
+        decoder = FrameDecoder(rsv1_allowed=True)
+        decoder.receive_data(self.connection.data_to_send())
+        return tuple(iter(decoder.next_frame, None))
