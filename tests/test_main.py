@@ -1,4 +1,4 @@
-"""The command line `python -m wsproto_min`, in this process and in one of its own."""
+"""Tests of the command line `python -m wsproto_min`, in this process and as a process."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from queue import Empty, Queue
 
 import pytest
 
+from tests.in_process import run_until_signal
 from tests.support import PATIENCE, ROOT, Client, command, daemon, make_certificate, serving
 from wsproto_min.__main__ import main
 from wsproto_min.connection import Close
 from wsproto_min.errors import ConnectionClosed
-from wsproto_min.handshake import accept
+from wsproto_min.handshake import Acceptance, accept
 from wsproto_min.http import Request, Response
 from wsproto_min.net.client import connect
 from wsproto_min.net.peer import Peer
@@ -33,73 +31,18 @@ SIGNALS = pytest.mark.parametrize(
 )
 
 
-class Lines:
-    """A standard output whose lines another thread may wait for."""
-
-    def __init__(self) -> None:
-        self.lines: Queue[str] = Queue()
-        self.line = ""
-
-    def write(self, text: str) -> int:
-        *whole, self.line = (self.line + text).split("\n")
-        for line in whole:
-            self.lines.put(line)
-        return len(text)
-
-    def flush(self) -> None:
-        pass
-
-
-@contextmanager
-def handlers_restored() -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = [signal.getsignal(number) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, handlers, strict=True):
-            signal.signal(number, handler)
-
-
 def run_main(
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
     number: signal.Signals,
     client: Callable[[tuple[str, int]], None],
 ) -> int:
-    """Call `main`, let `client` have its address, then signal; return the exit status.
-
-    `main` runs in this thread, since only the main one may handle signals.
-    """
-    output = Lines()
-    errors: list[BaseException] = []
-
-    def use_and_stop() -> None:
-        try:
-            line = output.lines.get(timeout=PATIENCE)
-        except Empty:
-            return  # and signal nobody: `main` has not got that far
-        try:
-            host, _, port = line.partition("://")[2].strip("/").rpartition(":")
-            client((host.strip("[]"), int(port)))
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            os.kill(os.getpid(), number)
-
-    monkeypatch.setattr(sys, "stdout", output)
-    thread = threading.Thread(target=use_and_stop, daemon=True)
-    with handlers_restored():
-        thread.start()
-        status = main(arguments)
-    thread.join(PATIENCE)
-    for error in errors:
-        raise error
-    return status
+    """Call `main`, call `client` with its address, then send a signal; return the exit status."""
+    return run_until_signal(monkeypatch, lambda: main(arguments), number, client)
 
 
 @SIGNALS
-def test_echo_prints_its_address_sends_everything_back_and_ends_at_a_signal(
+def test_echo_returns_messages_and_ends_at_a_signal(
     monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     def use(address: tuple[str, int]) -> None:
@@ -111,7 +54,7 @@ def test_echo_prints_its_address_sends_everything_back_and_ends_at_a_signal(
     assert run_main(monkeypatch, ["echo", "--port", "0"], number, use) == 0
 
 
-def test_echo_takes_messages_up_to_the_size_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_echo_closes_with_1009_over_max_message_size(monkeypatch: pytest.MonkeyPatch) -> None:
     def use(address: tuple[str, int]) -> None:
         with Client(address) as client:
             client.send("x" * 1000)
@@ -127,7 +70,7 @@ def test_echo_takes_messages_up_to_the_size_it_is_told(monkeypatch: pytest.Monke
     assert run_main(monkeypatch, arguments, signal.SIGTERM, use) == 0
 
 
-def test_a_taken_port_is_told_in_one_line_and_by_exit_status_2(
+def test_echo_on_taken_port_exits_with_status_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with serving() as running:
@@ -149,7 +92,7 @@ def test_a_taken_port_is_told_in_one_line_and_by_exit_status_2(
     ],
     ids=" ".join,
 )
-def test_what_cannot_be_listened_on_is_told_in_one_line(arguments: list[str]) -> None:
+def test_echo_on_invalid_address_exits_with_status_2(arguments: list[str]) -> None:
     result = subprocess.run(
         command("wsproto_min", *arguments),
         cwd=ROOT,
@@ -171,7 +114,7 @@ def test_what_cannot_be_listened_on_is_told_in_one_line(arguments: list[str]) ->
         (["echo", "--loudly"], "--loudly"),
     ],
 )
-def test_a_command_line_that_makes_no_sense_ends_with_status_2_and_names_what_is_wrong(
+def test_invalid_command_line_exits_with_status_2(
     arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -180,7 +123,7 @@ def test_a_command_line_that_makes_no_sense_ends_with_status_2_and_names_what_is
     assert reason in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_module_can_be_run(
+def test_module_runs_as_main(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["wsproto_min", "echo", "--help"])
@@ -192,7 +135,7 @@ def test_the_module_can_be_run(
 
 
 @SIGNALS
-def test_as_a_process_it_serves_until_a_signal_and_leaves_nothing_on_standard_error(
+def test_echo_process_ends_at_a_signal_without_errors(
     number: signal.Signals,
 ) -> None:
     with daemon("wsproto_min", "echo", "--port", "0") as echo:
@@ -206,7 +149,7 @@ def test_as_a_process_it_serves_until_a_signal_and_leaves_nothing_on_standard_er
     assert (echo.process.returncode, output, errors) == (0, b"", b"")
 
 
-def test_help_tells_of_the_commands() -> None:
+def test_help_lists_the_commands() -> None:
     result = subprocess.run(
         command("wsproto_min", "--help"), cwd=ROOT, capture_output=True, timeout=PATIENCE
     )
@@ -214,10 +157,10 @@ def test_help_tells_of_the_commands() -> None:
     assert b"echo" in result.stdout
 
 
-# echo over TLS
+# echo with TLS
 
 
-def test_echo_speaks_tls_with_the_certificate_it_is_told(tmp_path: Path) -> None:
+def test_echo_with_certificate_serves_wss(tmp_path: Path) -> None:
     certificate = str(make_certificate(tmp_path))
     with daemon("wsproto_min", "echo", "--port", "0", "--tls-cert", certificate) as echo:
         url = f"wss://127.0.0.1:{echo.address[1]}/"
@@ -232,7 +175,7 @@ def test_echo_speaks_tls_with_the_certificate_it_is_told(tmp_path: Path) -> None
         assert echo.stop() == (0, "")
 
 
-def test_echo_in_this_process_takes_a_certificate_and_its_key_from_two_files(
+def test_echo_accepts_certificate_and_key_in_two_files(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     certificate = make_certificate(tmp_path)
@@ -253,7 +196,7 @@ def test_echo_in_this_process_takes_a_certificate_and_its_key_from_two_files(
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_a_certificate_that_is_missing_or_none_is_told_in_one_line(
+def test_echo_with_unusable_certificate_exits_with_status_2(
     exists: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "certificate.pem"
@@ -269,7 +212,7 @@ def test_a_certificate_that_is_missing_or_none_is_told_in_one_line(
 
 
 def talk(url: str, *options: str, typed: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the interactive client as a process, with all input typed ahead."""
+    """Run the interactive client as a process with `typed` as its input."""
     return subprocess.run(
         command("wsproto_min", "connect", url, *options),
         cwd=ROOT,
@@ -287,16 +230,14 @@ def echo() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("options", [[], ["--no-compression"], ["--origin", "http://a"]], ids=str)
-def test_lines_go_out_and_come_back_and_the_end_of_input_ends_it(
-    echo: str, options: list[str]
-) -> None:
-    typed = "one\n" + "x" * 100_000 + "\nthe last, without an end"
+def test_connect_sends_lines_and_prints_messages(echo: str, options: list[str]) -> None:
+    typed = "one\n" + "x" * 100_000 + "\nlast line, without line break"
     result = talk(echo, *options, typed=typed)
     assert result.stdout == f"{typed}\n"
     assert (result.returncode, result.stderr) == (0, "closed: 1000\n")
 
 
-def test_a_conversation_goes_line_by_line_while_the_input_is_open(echo: str) -> None:
+def test_connect_prints_each_reply_while_input_is_open(echo: str) -> None:
     process = subprocess.Popen(
         command("wsproto_min", "connect", echo),
         cwd=ROOT,
@@ -311,7 +252,7 @@ def test_a_conversation_goes_line_by_line_while_the_input_is_open(echo: str) -> 
         try:
             for line in (b"one\n", b"two\n"):
                 process.stdin.write(line)
-                assert select.select([process.stdout], [], [], PATIENCE)[0], "no answer"
+                assert select.select([process.stdout], [], [], PATIENCE)[0], "no reply"
                 assert process.stdout.readline() == line
             output, errors = process.communicate(timeout=PATIENCE)
         finally:
@@ -319,11 +260,11 @@ def test_a_conversation_goes_line_by_line_while_the_input_is_open(echo: str) -> 
     assert (process.returncode, output, errors) == (0, b"", b"closed: 1000\n")
 
 
-def test_the_trace_explains_every_frame_both_ways(echo: str) -> None:
+def test_connect_trace_explains_frames_of_both_sides(echo: str) -> None:
     result = talk(echo, "--trace", typed="Hello\n")
     assert (result.returncode, result.stderr) == (0, "closed: 1000\n")
-    # echo compresses from the first byte, the client only what is worth it. The
-    # end of input may be seen before or after the answer.
+    # `echo` compresses every message, the client only large ones. The client may see the end
+    # of its input before or after the reply.
     heads = re.findall("^([<>] [A-Z]+, .*):", result.stdout, re.MULTILINE)
     assert [head for head in heads if head[0] == ">"] == [
         "> TEXT, 11 bytes",
@@ -340,9 +281,9 @@ def test_the_trace_explains_every_frame_both_ways(echo: str) -> None:
     assert "\nHello\n" in result.stdout
 
 
-def test_a_server_that_cannot_be_reached_is_told_in_one_line_and_by_exit_status_1() -> None:
+def test_connect_to_unreachable_server_exits_with_status_1() -> None:
     with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # taken, but nobody listens
+        unused.bind(("127.0.0.1", 0))  # taken, but not listening
         url = f"ws://127.0.0.1:{unused.getsockname()[1]}/"
         result = talk(url)
     assert (result.returncode, result.stdout) == (1, "")
@@ -354,7 +295,7 @@ def test_a_server_that_cannot_be_reached_is_told_in_one_line_and_by_exit_status_
     ("url", "reason"),
     [("http://a/", "is not ws://HOST/PATH"), ("ws://h/#x", "fragment"), ("ws+unix:/", "")],
 )
-def test_a_url_that_leads_nowhere_is_told_in_one_line_and_by_exit_status_1(
+def test_connect_to_invalid_url_exits_with_status_1(
     url: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["connect", url]) == 1
@@ -364,7 +305,7 @@ def test_a_url_that_leads_nowhere_is_told_in_one_line_and_by_exit_status_1(
     assert errors.count("\n") == 1
 
 
-def test_a_refusal_is_told_without_what_could_steer_the_terminal(
+def test_connect_escapes_control_characters_of_a_refusal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def on_request(peer: Peer, request: Request) -> Response:
@@ -379,12 +320,12 @@ def test_a_refusal_is_told_without_what_could_steer_the_terminal(
     )
 
 
-def test_connect_in_this_process_offers_what_it_is_told(
+def test_connect_options_appear_in_request(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     requests: list[Request] = []
 
-    def on_request(peer: Peer, request: Request) -> Response:
+    def on_request(peer: Peer, request: Request) -> Acceptance:
         requests.append(request)
         return accept(request, subprotocols=["b"])
 
@@ -400,7 +341,7 @@ def test_connect_in_this_process_offers_what_it_is_told(
     assert "> CLOSE, 8 bytes" in capsys.readouterr().out
 
 
-def test_an_interrupt_ends_it_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keyboard_interrupt_exits_with_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 

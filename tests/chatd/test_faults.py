@@ -1,4 +1,7 @@
-"""Faults below: whatever the calls of a socket do, nothing is lost, mixed up or left behind."""
+"""System calls that fail: no message is lost, reordered or repeated, and nothing leaks.
+
+Each failing test prints its seed; run it again with FAULTS_SEED=... to repeat the faults.
+"""
 
 from __future__ import annotations
 
@@ -22,25 +25,26 @@ import pytest
 
 from chatd.app import Chat
 from chatd.storage.store import Page, StoreError
-from tests.chat import chatting, open_log
-from tests.chatter import Chatter
-from tests.faults import ENDING, Faults, FaultySocket, faulty_listener, faulty_tls, wrap
-from tests.load.support import VISITORS, come_speak_and_go
+from tests.chat import open_store, serve_chat
+from tests.faults import FATAL, Faults, FaultySocket, faulty_listener, faulty_tls, wrap
+from tests.load.support import BATCH, connect_talk_and_close
+from tests.reconnecting_client import ReconnectingClient
 from tests.support import PATIENCE, RunningServer, make_certificate, poll, serving
 from wsproto_min.errors import ConnectionClosed, HandshakeError
 from wsproto_min.net import client as client_module
 from wsproto_min.net import event_loop as loop_module
-from wsproto_min.net import server as server_module
+from wsproto_min.net import listener as listener_module
 from wsproto_min.net.client import Client, connect
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.server import Server
+from wsproto_min.net.session import Session
 
 SEED = int(os.environ.get("FAULTS_SEED", random.randrange(1 << 32)))
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
-    print(f"FAULTS_SEED={SEED}")  # pytest shows it if the test fails
+    print(f"FAULTS_SEED={SEED}")  # pytest shows the output of a failed test
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def signals(thread: threading.Thread) -> Iterator[None]:
-    """Interrupt a thread's system calls over and over: EINTR, as the kernel gives it."""
+    """Interrupt a thread's system calls once per millisecond, so that they return EINTR."""
     before = signal.signal(signal.SIGUSR1, lambda *_: None)
     done = threading.Event()
 
@@ -66,187 +70,198 @@ def signals(thread: threading.Thread) -> Iterator[None]:
     finally:
         done.set()
         sender.join(PATIENCE)
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # forgets one that is still on its way
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # discards a pending signal
         signal.signal(signal.SIGUSR1, before)
 
 
-def is_left(server: Server) -> dict[str, int]:
-    """Return what of a server's peers could be left behind."""
+def count_resources(server: Server) -> dict[str, int]:
+    """Return the numbers of everything that a closed peer could leave behind."""
     loop, write_coalescer = server._loop, server._context.write_coalescer
     gc.collect()
     return {
         "descriptors": len(os.listdir("/proc/self/fd")),
-        "registered": len(loop._selector.get_map()),
-        "deadlines": len(loop._deadlines),
-        "to be written": len(write_coalescer._direct) + len(write_coalescer._groups),
-        "peers": sum(type(each) is Peer for each in gc.get_objects()),
+        "registered sockets": len(loop._selector.get_map()),
+        "timers": len(loop._timers),
+        "pending writes": len(write_coalescer._pending) + len(write_coalescer._groups),
+        "peers": sum(type(each) in (Peer, Session) for each in gc.get_objects()),
     }
 
 
 class Clock:
-    """The loop's clock, which can be moved on: all that was to come falls due."""
+    """Replacement for the loop's `time` module; `offset` seconds make timers due."""
 
     def __init__(self) -> None:
-        self.ahead = 0.0
+        self.offset = 0.0
 
     def monotonic(self) -> float:
-        return time.monotonic() + self.ahead
+        return time.monotonic() + self.offset
 
 
 def keep_text_only(record: logging.LogRecord) -> bool:
-    """Make a record of plain text: pytest keeps records, and an error in one its frames."""
+    """Format a record at once: pytest keeps records, and an exception in one its frames."""
     record.msg, record.args = record.getMessage(), ()
     return True
 
 
 @contextmanager
-def leaving_nothing(running: RunningServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
-    """Fail if anything is left of the connections that were made within the block."""
+def no_leaks(running: RunningServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    """Fail if a connection of the block leaves a resource behind."""
     clock = Clock()
-    monkeypatch.setattr(server_module, "ACCEPT_PAUSE", 0.01)
-    monkeypatch.setattr(server_module.logger, "filters", [keep_text_only])
+    monkeypatch.setattr(listener_module, "ACCEPT_PAUSE", 0.01)
+    monkeypatch.setattr(listener_module.logger, "filters", [keep_text_only])
     monkeypatch.setattr(loop_module, "time", clock)
-    before = running.ask(lambda: is_left(running.server))
+    before = running.ask(lambda: count_resources(running.server))
     yield clock
     running.wait_for_peers(0)
-    clock.ahead += 3600.0
-    left: dict[str, int] = {}
+    clock.offset += 3600.0
+    after: dict[str, int] = {}
 
     def is_clean() -> bool:
-        left.update(running.ask(lambda: is_left(running.server)))
-        return left == before
+        after.update(running.ask(lambda: count_resources(running.server)))
+        return after == before
 
     with suppress(AssertionError):
-        poll(is_clean, "nothing is left")
-    assert left == before
+        poll(is_clean, "no resource is left")
+    assert after == before
 
 
-class Crowd:
-    """An application that tells everybody everything, and what it was told, in order."""
+class Broadcaster:
+    """A server that sends every message to all peers; `messages` are in its order."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.opened = self.closed = 0
-        self.server = Server(on_message=self.tell, on_open=self.let_in, on_close=self.let_out)
+        self.server = Server(
+            on_message=self.on_message, on_open=self.on_open, on_close=self.on_close
+        )
         self.group = self.server.group()
 
-    def let_in(self, peer: Peer) -> None:
+    def on_open(self, peer: Peer) -> None:
         self.opened += 1
         self.group.add(peer)
 
-    def let_out(self, peer: Peer) -> None:
+    def on_close(self, peer: Peer) -> None:
         self.closed += 1
 
-    def tell(self, peer: Peer, message: str | bytes) -> None:
-        self.said.append(str(message))
+    def on_message(self, peer: Peer, message: str | bytes) -> None:
+        self.messages.append(str(message))
         self.group.send(message)
 
 
 @contextmanager
-def crowded(
+def faulty_broadcaster(
     faults: Faults, certificate: Path | None, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[Crowd, Callable[[], Client]]]:
-    """Run a crowd's server over faulty sockets; give what connects to it."""
-    crowd, scheme = Crowd(), "ws"
-    ours = theirs = None
+) -> Iterator[tuple[Broadcaster, Callable[[], Client]]]:
+    """Run a broadcaster on faulty sockets; yield it and a function that connects to it."""
+    broadcaster, scheme = Broadcaster(), "ws"
+    server_context = client_context = None
     if certificate is not None:
         scheme = "wss"
-        ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        ours.load_cert_chain(certificate)
-        faulty_tls(ours, faults)
-        theirs = ssl.create_default_context(cafile=certificate)
+        server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        server_context.load_cert_chain(certificate)
+        faulty_tls(server_context, faults)
+        client_context = ssl.create_default_context(cafile=certificate)
     listener = faulty_listener(faults)
     url = f"{scheme}://127.0.0.1:{listener.getsockname()[1]}/"
     with (
-        serving(server=crowd.server, listener=listener, ssl_context=ours) as running,
-        leaving_nothing(running, monkeypatch),
+        serving(
+            server=broadcaster.server, listener=listener, ssl_context=server_context
+        ) as running,
+        no_leaks(running, monkeypatch),
     ):
         with signals(running.thread):
-            yield crowd, lambda: connect(url, ssl_context=theirs)
+            yield broadcaster, lambda: connect(url, ssl_context=client_context)
         running.wait_for_peers(0)
-        assert running.ask(lambda: len(crowd.group)) == 0
-        assert crowd.opened == crowd.closed > 0
+        assert running.ask(lambda: len(broadcaster.group)) == 0
+        assert broadcaster.opened == broadcaster.closed > 0
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
-def test_what_passes_nobody_notices(
+def test_transient_faults_have_no_visible_effect(
     tls: bool, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faults = Faults(SEED, blocks=0.3, size=7)
-    said = [[f"{who}: " + "x" * number**2 for number in range(12)] for who in range(5)]
+    faults = Faults(SEED, transient=0.3, size=7)
+    messages = [[f"{sender}: " + "x" * number**2 for number in range(12)] for sender in range(5)]
     with (
-        crowded(faults, certificate if tls else None, monkeypatch) as (crowd, call),
+        faulty_broadcaster(faults, certificate if tls else None, monkeypatch) as (
+            broadcaster,
+            connect,
+        ),
         ExitStack() as stack,
     ):
-        clients = [stack.enter_context(call()) for _ in said]
+        clients = [stack.enter_context(connect()) for _ in messages]
         for number in range(12):
-            for client, messages in zip(clients, said, strict=True):
-                client.send(messages[number])
+            for client, own in zip(clients, messages, strict=True):
+                client.send(own[number])
         for client in clients:
-            assert [client.recv(PATIENCE) for _ in range(60)] == crowd.said
-    for messages in said:
-        assert [each for each in crowd.said if each[0] == messages[0][0]] == messages
-    assert faults.met[errno.EAGAIN] > 100
-    assert faults.met[0] > 100
+            assert [client.recv(PATIENCE) for _ in range(60)] == broadcaster.messages
+    for own in messages:
+        assert [each for each in broadcaster.messages if each[0] == own[0][0]] == own
+    assert faults.injected[errno.EAGAIN] > 100
+    assert faults.injected[0] > 100
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
-def test_what_ends_a_connection_ends_that_one_and_mixes_nothing_up(
+def test_fatal_fault_ends_only_its_own_connection(
     tls: bool, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faults = Faults(SEED, blocks=0.1, ends=0.003, size=50)
-    heard: dict[Client, list[str]] = {}
+    faults = Faults(SEED, transient=0.1, fatal=0.003, size=50)
+    received: dict[Client, list[str]] = {}
 
-    def hear(client: Client, until: str | None = None) -> bool:
-        """Hear what has come, or all up to a message; return whether the connection lives."""
+    def receive(client: Client, last: str | None = None) -> bool:
+        """Receive pending messages, or all up to `last`; return whether the client is open."""
         try:
-            while until is None or heard[client][-1:] != [until]:
-                heard[client].append(str(client.recv(PATIENCE if until else 0)))
+            while last is None or received[client][-1:] != [last]:
+                received[client].append(str(client.recv(PATIENCE if last else 0)))
         except TimeoutError:
-            assert until is None, "a message was lost"
+            assert last is None, "a message was lost"
         except ConnectionClosed:
             client.close()
             return False
         return True
 
-    with crowded(faults, certificate if tls else None, monkeypatch) as (crowd, call):
-        living: list[Client] = []
+    with faulty_broadcaster(faults, certificate if tls else None, monkeypatch) as (
+        broadcaster,
+        connect,
+    ):
+        clients: list[Client] = []
         for number in range(5000):
-            if number > 200 and len(faults.met) == len(ENDING) + 2:
-                break  # each kind has been met
-            while len(living) < 6:
+            if number > 200 and len(faults.injected) == len(FATAL) + 2:
+                break  # every kind of fault has occurred
+            while len(clients) < 6:
                 with suppress(OSError, HandshakeError):
-                    living.append(client := call())
-                    heard[client] = []
+                    clients.append(client := connect())
+                    received[client] = []
             with suppress(ConnectionClosed):
-                living[0].send(f"{number} " + "x" * 100)
-            living = [client for client in living if hear(client)]
-        faults.ends = 0.0
-        living.append(client := call())
-        heard[client] = []
-        for client in living:
+                clients[0].send(f"{number} " + "x" * 100)
+            clients = [client for client in clients if receive(client)]
+        faults.fatal = 0.0
+        clients.append(client := connect())
+        received[client] = []
+        for client in clients:
             with suppress(ConnectionClosed):
                 client.send("the end")
-        survivors = [client for client in living if hear(client, "the end")]
+        survivors = [client for client in clients if receive(client, "the end")]
         for client in survivors:
             client.close()
     assert client in survivors
-    assert {number for number in ENDING if faults.met[number]} == set(ENDING)
-    for each in heard.values():
-        first = crowd.said.index(each[0]) if each else 0
-        assert each == crowd.said[first : first + len(each)], "a gap, or another order"
+    assert {number for number in FATAL if faults.injected[number]} == set(FATAL)
+    for each in received.values():
+        first = broadcaster.messages.index(each[0]) if each else 0
+        expected = broadcaster.messages[first : first + len(each)]
+        assert each == expected, "a message was lost or reordered"
 
 
-# The client's own calls.
+# Faults in the client.
 
 
 @pytest.fixture
 def faulty_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Faults, Client]]:
-    """Yield a client whose socket is faulty, at a server that sends everything back."""
+    """Yield a client with a faulty socket, connected to an echo server."""
     faults = Faults(SEED, size=7)
-    open_socket = client_module._open_socket
+    open_socket = client_module.open_socket
     monkeypatch.setattr(
-        client_module, "_open_socket", lambda *arguments: wrap(open_socket(*arguments), faults)
+        client_module, "open_socket", lambda *arguments: wrap(open_socket(*arguments), faults)
     )
     with serving() as running:
         client = connect(f"ws://127.0.0.1:{running.address[1]}/")
@@ -254,7 +269,7 @@ def faulty_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Faults, Cli
         client.close()
 
 
-def test_a_client_that_gets_single_bytes_gets_whole_messages(
+def test_client_reading_few_bytes_a_call_gets_whole_messages(
     faulty_client: tuple[Faults, Client],
 ) -> None:
     faults, client = faulty_client
@@ -263,113 +278,111 @@ def test_a_client_that_gets_single_bytes_gets_whole_messages(
         for message in messages:
             client.send(message)
         assert [client.recv(PATIENCE) for _ in messages] == messages
-    assert faults.met[0] > 100
+    assert faults.injected[0] > 100
 
 
 @pytest.mark.parametrize(
     "number",
-    [*ENDING, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETDOWN],
+    [*FATAL, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETDOWN],
     ids=errno.errorcode.get,
 )
 @pytest.mark.parametrize("sending", [False, True], ids=["reading", "sending"])
-def test_a_client_tells_of_any_end_in_the_same_words(
+def test_client_reports_every_socket_error_as_1006(
     faulty_client: tuple[Faults, Client], number: int, sending: bool
 ) -> None:
     _, client = faulty_client
     client.send("answered")
     assert client.recv(PATIENCE) == "answered"
     assert isinstance(client._socket, FaultySocket)
-    client._socket.fault = OSError(number, os.strerror(number))
-    call = partial(client.send, "unheard") if sending else partial(client.recv, PATIENCE)
+    client._socket.error = OSError(number, os.strerror(number))
+    call = partial(client.send, "lost") if sending else partial(client.recv, PATIENCE)
     with pytest.raises(ConnectionClosed, match="1006 the server is gone"):
         call()
     client.close()
     assert client.fileno() == -1
 
 
-# A chat.
+# Faults under a chat.
 
 
-def test_a_chat_loses_nothing_and_keeps_nothing_whatever_befalls_its_sockets(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    faults = Faults(SEED, blocks=0.1, ends=0.01, size=100)
-    with closing(open_log()) as log:
-        chat = Chat(log, rate=0.0)
+def test_chat_on_faulty_sockets_loses_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = Faults(SEED, transient=0.1, fatal=0.01, size=100)
+    with closing(open_store()) as store:
+        chat = Chat(store, rate=0.0)
         with (
             serving(server=chat.server, listener=faulty_listener(faults)) as running,
-            leaving_nothing(running, monkeypatch),
+            no_leaks(running, monkeypatch),
         ):
             chance = random.Random(SEED)
-            chatters = [Chatter(number, "lobby", chance) for number in range(6)]
+            clients = [ReconnectingClient(number, "lobby", chance) for number in range(6)]
             with signals(running.thread):
-                poll(lambda: have_said(60, chatters, running), "everybody has its say")
-                faults.ends = 0.0
-                poll(lambda: are_at_rest(chatters, running), "everybody has seen everything")
-            for chatter in chatters:
-                assert chatter.now is not None
-                chatter.tell(type="leave", room="lobby")
-                chatter.now.close()
+                poll(lambda: have_sent(60, clients, running), "every client has sent 60 messages")
+                faults.fatal = 0.0
+                poll(lambda: are_idle(clients, running), "every client has all messages")
+            for client in clients:
+                assert client.connection is not None
+                client.send(type="leave", room="lobby")
+                client.connection.close()
             running.wait_for_peers(0)
-            # Seats that were kept for a session are given up in time.
+            # Much later the reserved names expire.
             monkeypatch.setattr("chatd.registry.time", SimpleNamespace(monotonic=lambda: 1e9))
             running.ask(chat._rooms._expire_reservations)
             assert list(chat._rooms) == []
-        slices: list[Page | StoreError] = []
-        log.read_before("lobby", None, 10_000, slices.append)
-    assert isinstance(slices[0], Page)
-    stored = [(each.id, each.text) for each in slices[0].messages]
-    assert sum(faults.met[number] for number in ENDING) > 10
-    for chatter in chatters:
-        assert [(each.id, each.text) for each in chatter.seen] == stored
-        own = [text for _, text in stored if text.startswith(f"{chatter.number} says ")]
-        assert own == [f"{chatter.number} says {index}" for index in range(chatter.said)]
+        pages: list[Page | StoreError] = []
+        store.read_before("lobby", None, 10_000, pages.append)
+    assert isinstance(pages[0], Page)
+    stored = [(each.id, each.text) for each in pages[0].messages]
+    assert sum(faults.injected[number] for number in FATAL) > 10
+    for client in clients:
+        assert [(each.id, each.text) for each in client.received] == stored
+        own = [text for _, text in stored if text.startswith(f"{client.number} says ")]
+        assert own == [f"{client.number} says {index}" for index in range(client.sent_count)]
 
 
-def test_who_come_speak_and_go_leave_no_object(monkeypatch: pytest.MonkeyPatch) -> None:
-    def objects() -> int:
+def test_closed_chat_connections_leave_no_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count_objects() -> int:
         running.wait_for_peers(0)
-        clock.ahead += 60.0  # to when their deadlines would have been
+        clock.offset += 60.0  # the timers of closed peers become due
         for _ in range(2):
             running.ask(lambda: None)
         gc.collect()
         return len(gc.get_objects())
 
     numbers = count()
-    with chatting() as running, leaving_nothing(running, monkeypatch) as clock:
+    with serve_chat() as running, no_leaks(running, monkeypatch) as clock:
         for _ in range(10):
-            come_speak_and_go(running.address, next(numbers))
-        before = objects()
+            connect_talk_and_close(running.address, next(numbers))
+        before = count_objects()
         for _ in range(40):
-            come_speak_and_go(running.address, next(numbers))
-        grown = objects() - before
-        assert grown < 40 * VISITORS // 2, f"{grown} more for {40 * VISITORS} visitors"
+            connect_talk_and_close(running.address, next(numbers))
+        growth = count_objects() - before
+        assert growth < 40 * BATCH // 2, f"{growth} more objects after {40 * BATCH} connections"
 
 
-def take_turn(chatter: Chatter, running: RunningServer) -> None:
-    """Let one call who has no connection, and hear what has come."""
-    if chatter.now is None and not chatter.call(running.address[1]):
+def reconnect_and_receive(client: ReconnectingClient, running: RunningServer) -> None:
+    """Connect the client if necessary, and handle its pending messages."""
+    if client.connection is None and not client.connect(running.address[1]):
         return
-    assert chatter.now is not None
+    assert client.connection is not None
     try:
-        chatter.listen()
+        client.receive_pending()
     except ConnectionClosed:
-        chatter.now.close()
-        chatter.now, chatter.joined = None, False
+        client.connection.close()
+        client.connection, client.joined = None, False
 
 
-def have_said(number: int, chatters: list[Chatter], running: RunningServer) -> bool:
-    """Let each say one thing, if it can; return whether all have said so many."""
-    for chatter in chatters:
-        take_turn(chatter, running)
-        if chatter.joined and chatter.said < number:
-            chatter.say()
-    return all(chatter.said == number for chatter in chatters)
+def have_sent(number: int, clients: list[ReconnectingClient], running: RunningServer) -> bool:
+    """Let each joined client send one message; return whether all have sent `number`."""
+    for client in clients:
+        reconnect_and_receive(client, running)
+        if client.joined and client.sent_count < number:
+            client.say()
+    return all(client.sent_count == number for client in clients)
 
 
-def are_at_rest(chatters: list[Chatter], running: RunningServer) -> bool:
-    """Let each hear what has come; return whether there is nothing more to be heard."""
-    for chatter in chatters:
-        take_turn(chatter, running)
-    waiting = any(chatter.write_coalescer or not chatter.joined for chatter in chatters)
-    return not waiting and len({chatter.last for chatter in chatters}) == 1
+def are_idle(clients: list[ReconnectingClient], running: RunningServer) -> bool:
+    """Let each client receive; return whether all have the same messages and wait for none."""
+    for client in clients:
+        reconnect_and_receive(client, running)
+    waiting = any(client.unacknowledged or not client.joined for client in clients)
+    return not waiting and len({client.last_id for client in clients}) == 1

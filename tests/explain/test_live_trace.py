@@ -1,4 +1,4 @@
-"""The interactive client: lines out, messages in, and what a terminal gets to see."""
+"""Tests of the interactive client and its trace."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Output = pytest.CaptureFixture[str]
 
 
 class Pipe:
-    """A standard input to write to."""
+    """A pipe that serves as standard input."""
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
@@ -35,10 +35,10 @@ class Pipe:
 
 @contextmanager
 def typed(*data: bytes) -> Iterator[Pipe]:
-    """Give an input in which `data` has been typed already; it is open until the end."""
+    """Yield an input that contains `data` and stays open until the block ends."""
     pipe = Pipe()
-    for each in data:
-        pipe.write(each)
+    for chunk in data:
+        pipe.write(chunk)
     try:
         yield pipe
     finally:
@@ -62,7 +62,7 @@ def url(address: tuple[str, int]) -> str:
         ([b"\xff\n"], ["\ufffd"]),
     ],
 )
-def test_each_line_is_a_message_and_the_end_of_input_closes_once_all_answers_are_printed(
+def test_each_line_is_sent_and_all_replies_are_printed(
     chunks: list[bytes], lines: list[str], capsys: Output
 ) -> None:
     received: list[str | bytes] = []
@@ -80,7 +80,7 @@ def test_each_line_is_a_message_and_the_end_of_input_closes_once_all_answers_are
     assert errors == "closed: 1000\n"
 
 
-def test_a_line_that_comes_in_pieces_is_one_message_and_answers_are_printed_meanwhile(
+def test_line_read_in_chunks_is_one_message(
     capsys: Output,
 ) -> None:
     printed: list[str] = []
@@ -95,20 +95,20 @@ def test_a_line_that_comes_in_pieces_is_one_message_and_answers_are_printed_mean
         thread.start()
         pipe.write(b"on")
         pipe.write(b"e\ntw")
-        poll(lambda: has_printed("one\n"), "the answer to the first line is printed")
+        poll(lambda: has_printed("one\n"), "the first reply is printed")
         pipe.write(b"o\n")
-        poll(lambda: has_printed("one\ntwo\n"), "the answer to the second line is printed")
+        poll(lambda: has_printed("one\ntwo\n"), "the second reply is printed")
         pipe.end()
         thread.join(PATIENCE)
         assert not thread.is_alive()
 
 
-def test_what_the_server_says_by_itself_is_printed_while_nothing_is_typed(capsys: Output) -> None:
-    def speak_later(peer: Peer) -> None:
-        running.server.call_later(0.05, lambda: peer.send("good morning"))
-        running.server.call_later(0.1, peer.close)
+def test_unsolicited_messages_are_printed_without_input(capsys: Output) -> None:
+    def send_later(peer: Peer) -> None:
+        running.server.call_later(0.02, lambda: peer.send("good morning"))
+        running.server.call_later(0.04, peer.close)
 
-    with serving(on_open=speak_later) as running, typed() as pipe:
+    with serving(on_open=send_later) as running, typed() as pipe:
         assert run_interactive(connect(url(running.address)), pipe.reader) == 0
     assert capsys.readouterr().out == "good morning\n"
 
@@ -124,7 +124,7 @@ def test_what_the_server_says_by_itself_is_printed_while_nothing_is_typed(capsys
         (b"\x61" * 100, "(binary, 100 bytes) " + " ".join(["61"] * 64) + "\n"),
     ],
 )
-def test_a_message_is_one_line_that_cannot_steer_the_terminal(
+def test_message_is_printed_escaped_in_one_line(
     message: str | bytes, line: str, capsys: Output
 ) -> None:
     def on_open(peer: Peer) -> None:
@@ -138,14 +138,14 @@ def test_a_message_is_one_line_that_cannot_steer_the_terminal(
     assert errors == "closed: 4000 \\x1b]0;bye\\x07\n"
 
 
-def test_a_server_that_breaks_a_rule_is_status_1(capsys: Output) -> None:
+def test_violation_by_server_returns_status_1(capsys: Output) -> None:
     with serving(on_open=lambda peer: peer.send("x" * 1001)) as running, typed() as pipe:
         client = connect(url(running.address), max_message_size=1000)
         assert run_interactive(client, pipe.reader) == 1
-    assert capsys.readouterr() == ("", "closed: a message is larger than 1000 bytes\n")
+    assert capsys.readouterr() == ("", "closed: a message is larger than 1000 bytes (RFC 6455, 7.4.1)\n")
 
 
-def test_the_input_may_be_a_file_or_nothing(
+def test_input_may_be_a_file_or_dev_null(
     capsys: Output, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("input") / "lines"
@@ -156,7 +156,7 @@ def test_the_input_may_be_a_file_or_nothing(
         assert capsys.readouterr() == (expected, "closed: 1000\n")
 
 
-def test_printing_waits_for_nothing(capsys: Output) -> None:
+def test_print_received_does_not_wait(capsys: Output) -> None:
     with serving() as running, connect(url(running.address)) as client:
         print_received(client)
         assert capsys.readouterr().out == ""
@@ -167,13 +167,13 @@ def test_printing_waits_for_nothing(capsys: Output) -> None:
 
 def _send_and_wait(client: Client, message: str) -> None:
     client.send(message)
-    client.ping(timeout=PATIENCE)  # its Pong comes after the message
+    client.ping(timeout=PATIENCE)  # the Pong follows the message
 
 
-def test_the_trace_explains_both_directions_each_for_itself(capsys: Output) -> None:
+def test_tracer_explains_each_direction_separately(capsys: Output) -> None:
     tracer = Tracer()
-    # A masked text, of which one byte is missing; a Ping; the missing byte; a
-    # server's frame that is masked.
+    # A masked Text frame without its last byte; a Ping; the last byte; a masked frame from the
+    # server.
     tracer(Role.CLIENT, bytes.fromhex("81 82 00000000 68"))
     tracer(Role.SERVER, bytes.fromhex("89 00"))
     tracer(Role.CLIENT, bytes.fromhex("69"))
