@@ -1,0 +1,1 @@
+"""Runnable programs: `python -m wsproto_min.examples.NAME`."""
