@@ -1,13 +1,12 @@
-"""Never lost, never twice: a daemon killed over and over, and connections cut at random.
+"""Durability: no message is lost or repeated when chatd is killed or connections break.
 
-Thirty clients in three rooms do what a page does: join after the last id seen,
-with the session of before, and say again what was not acknowledged, under the
-same key. In the end each has seen just what the log has.
+Thirty clients in three rooms send messages while the test kills and restarts chatd, and
+breaks connections at random. At the end each client must have exactly the messages of
+the store, in order.
 
-One thread plays all clients, so that a seed decides what is said and cut and
-when; only the daemon's own timing is not in its hands. CHATD_DURABILITY
-multiplies messages, kills and cuts (0.25, and about 20 seconds for each 1), and
-CHATD_DURABILITY_SEED repeats a run.
+All clients run in one thread, so a seed determines every action except the timing of
+chatd. CHATD_DURABILITY scales the numbers of messages, kills and broken connections
+(default 0.1, complete 1). CHATD_DURABILITY_SEED repeats a run.
 """
 
 from __future__ import annotations
@@ -24,23 +23,23 @@ import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from tests.chatter import Chatter, Seen
+from tests.reconnecting_client import ReceivedMessage, ReconnectingClient
 from tests.support import PATIENCE, ROOT, command, troubles
 from wsproto_min import ConnectionClosed
 from wsproto_min.net.client import Client
 
-SCALE = float(os.environ.get("CHATD_DURABILITY", "0.25"))
+SCALE = float(os.environ.get("CHATD_DURABILITY", "0.1"))
 CLIENTS = 30
 ROOMS = ("red", "green", "blue")
 MESSAGES = max(1000, round(24_000 * SCALE))
 KILLS = max(10, round(30 * SCALE))
-CUTS = max(100, round(800 * SCALE))
-# So many messages may wait for their acknowledgement before a client says more.
-OUTBOX = 40
+BROKEN_CONNECTIONS = max(100, round(800 * SCALE))
+# Unacknowledged messages up to which a client sends more.
+MAX_UNACKNOWLEDGED = 40
 
 
 class Chatd:
-    """The daemon, over and over, on one port and one file."""
+    """A chatd process that is restarted on the same port and the same store."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "chat.db"
@@ -57,16 +56,18 @@ class Chatd:
             )
 
     def kill(self, delay: float) -> None:
-        """End it in a moment, whatever it is at then, and start it again."""
-        if self.process.poll() is not None:
-            raise AssertionError(f"it ended by itself: {self.errors.read_text()}")
+        """Kill the process after `delay` seconds and start it again."""
+        self.check_running()
         killer = threading.Timer(delay, self.process.kill)
         killer.start()
         killer.join()
         self.process.wait(PATIENCE)
         self.start()
 
-    def end(self) -> None:
+    def check_running(self) -> None:
+        assert self.process.poll() is None, f"chatd exited: {self.errors.read_text()}"
+
+    def stop(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
         try:
@@ -75,138 +76,144 @@ class Chatd:
             self.process.kill()
             raise
 
-    def log(self) -> dict[str, list[tuple[Seen, str]]]:
-        """Return what the file has of each room, in order, with the keys."""
+    def stored_messages(self) -> dict[str, list[tuple[ReceivedMessage, str]]]:
+        """Return the messages in the store with their keys, in order, by room."""
         with ExitStack() as stack:
             database = sqlite3.connect(self.path)
             stack.callback(database.close)
-            rooms: dict[str, list[tuple[Seen, str]]] = {room: [] for room in ROOMS}
+            rooms: dict[str, list[tuple[ReceivedMessage, str]]] = {room: [] for room in ROOMS}
             for room, number, name, text, key in database.execute(
                 "SELECT room, id, name, text, key FROM messages ORDER BY id"
             ):
-                rooms[room].append((Seen(number, name, text), key))
+                rooms[room].append((ReceivedMessage(number, name, text), key))
             return rooms
 
 
-class Storm:
-    """All clients on one selector, and what befalls them."""
+class Scenario:
+    """All clients on one selector, with the failures that they must survive."""
 
     def __init__(self, chatd: Chatd, seed: int) -> None:
         self.chatd = chatd
         self.random = random.Random(seed)
         self.clients = [
-            Chatter(number, ROOMS[number % len(ROOMS)], self.random) for number in range(CLIENTS)
+            ReconnectingClient(number, ROOMS[number % len(ROOMS)], self.random)
+            for number in range(CLIENTS)
         ]
         self.selector = selectors.DefaultSelector()
-        self.forgotten: list[Client] = []
+        self.silent: list[Client] = []  # connections that the server still considers open
         self.kills = 0
-        self.cuts = 0
+        self.broken = 0
         self.lost_connections = 0
 
     def run(self) -> None:
-        """Say everything in between kills and cuts, then let all come to rest."""
-        said = 0
-        while said < MESSAGES:
+        """Send all messages between the failures, then wait until all have arrived."""
+        sent = 0
+        while sent < MESSAGES:
             client = self.random.choice(self.clients)
-            if client.now is not None and len(client.write_coalescer) < OUTBOX:
-                for _ in range(min(self.random.randint(1, 9), MESSAGES - said)):
+            if client.connection is not None and len(client.unacknowledged) < MAX_UNACKNOWLEDGED:
+                for _ in range(min(self.random.randint(1, 9), MESSAGES - sent)):
                     client.say()
-                    said += 1
-            if said * CUTS >= (self.cuts + 1) * MESSAGES:
-                self.cuts += 1
-                self.cut(self.random.choice(self.clients))
-            if said * (KILLS + 1) >= (self.kills + 1) * MESSAGES and self.kills < KILLS:
+                    sent += 1
+            if sent * BROKEN_CONNECTIONS >= (self.broken + 1) * MESSAGES:
+                self.broken += 1
+                self.break_connection(self.random.choice(self.clients))
+            if sent * (KILLS + 1) >= (self.kills + 1) * MESSAGES and self.kills < KILLS:
                 self.kills += 1
                 self.chatd.kill(self.random.choice((0.0, 0.001, 0.01)))
-            self.turn()
+            self.step()
         deadline = time.monotonic() + 3 * PATIENCE
-        while not self.is_at_rest():
-            assert time.monotonic() < deadline, self.unrest()
-            self.turn(0.05)
+        while not self.is_complete():
+            assert time.monotonic() < deadline, self.describe_clients()
+            self.step(0.05)
 
-    def turn(self, seconds: float = 0.0) -> None:
-        """Let those call who have no connection, and those listen who have one."""
+    def step(self, timeout: float = 0.0) -> None:
+        """Connect the disconnected clients, and handle the messages that have arrived."""
         for client in self.clients:
-            if client.now is None and client.call(self.chatd.port):
-                assert client.now is not None
-                self.selector.register(client.now, selectors.EVENT_READ, client)
-        for key, _ in self.selector.select(seconds):
+            if client.connection is not None:
+                continue
+            if client.connect(self.chatd.port):
+                assert client.connection is not None
+                self.selector.register(client.connection, selectors.EVENT_READ, client)
+            else:
+                self.chatd.check_running()
+        for key, _ in self.selector.select(timeout):
             client = key.data
             try:
-                client.listen()
+                client.receive_pending()
             except ConnectionClosed:
                 self.lost_connections += 1
                 self.selector.unregister(key.fileobj)
-                client.now, client.joined = None, False
+                client.connection, client.joined = None, False
 
-    def cut(self, client: Chatter) -> None:
-        if client.now is None:
+    def break_connection(self, client: ReconnectingClient) -> None:
+        if client.connection is None:
             return
-        self.selector.unregister(client.now)
-        how = self.random.choice(("shut", "reset", "half a frame", "forgotten"))
-        forgotten = client.cut(how)
-        if forgotten is not None:
-            self.forgotten.append(forgotten)
+        self.selector.unregister(client.connection)
+        how = self.random.choice(("shut", "reset", "half a frame", "silent"))
+        silent = client.disconnect(how)
+        if silent is not None:
+            self.silent.append(silent)
 
-    def is_at_rest(self) -> bool:
-        if any(client.write_coalescer or not client.joined for client in self.clients):
+    def is_complete(self) -> bool:
+        if any(client.unacknowledged or not client.joined for client in self.clients):
             return False
-        return all(len({each.last for each in self.of(room)}) == 1 for room in ROOMS)
+        return all(len({each.last_id for each in self.clients_in(room)}) == 1 for room in ROOMS)
 
-    def unrest(self) -> str:
-        return "no rest, but: " + "; ".join(
-            f"{each.name}: joined {each.joined}, last {each.last}, unanswered {len(each.outbox)}"
+    def describe_clients(self) -> str:
+        return "messages are missing: " + "; ".join(
+            f"{each.name}: joined {each.joined}, last id {each.last_id},"
+            f" unacknowledged {len(each.unacknowledged)}"
             for each in self.clients
         )
 
-    def of(self, room: str) -> list[Chatter]:
+    def clients_in(self, room: str) -> list[ReconnectingClient]:
         return [client for client in self.clients if client.room == room]
 
     def close(self) -> None:
         for client in self.clients:
-            if client.now is not None:
-                client.cut("shut")
-        for forgotten in self.forgotten:
+            if client.connection is not None:
+                client.disconnect("shut")
+        for connection in self.silent:
             with (
-                socket.socket(fileno=os.dup(forgotten.fileno())) as sock,
-                suppress(OSError),  # the daemon was quicker
+                socket.socket(fileno=os.dup(connection.fileno())) as sock,
+                suppress(OSError),  # chatd may have closed it already
             ):
                 sock.shutdown(socket.SHUT_RDWR)
-            forgotten.close()
+            connection.close()
         self.selector.close()
 
 
-def first_difference(one: list[Seen], other: list[Seen]) -> str:
-    for place, (left, right) in enumerate(itertools.zip_longest(one, other)):
+def first_difference(received: list[ReceivedMessage], stored: list[ReceivedMessage]) -> str:
+    for index, (left, right) in enumerate(itertools.zip_longest(received, stored)):
         if left != right:
-            return f"at place {place} it has {left}, the log {right}"
+            return f"message {index} is {left}, in the store {right}"
     return "none"
 
 
-def test_whatever_is_killed_or_cut_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
+def test_kills_and_broken_connections_lose_and_repeat_nothing(tmp_path: Path) -> None:
     seed = int(os.environ.get("CHATD_DURABILITY_SEED", random.randrange(1 << 32)))
     print(f"CHATD_DURABILITY_SEED={seed}")  # pytest shows it if the test fails
     with ExitStack() as stack:
         chatd = Chatd(tmp_path)
-        stack.callback(chatd.end)
-        storm = Storm(chatd, seed)
-        stack.callback(storm.close)
-        storm.run()
+        stack.callback(chatd.stop)
+        scenario = Scenario(chatd, seed)
+        stack.callback(scenario.close)
+        scenario.run()
     assert chatd.process.returncode == 0, chatd.errors.read_text()
     assert troubles(chatd.errors.read_text()) == ""
-    assert storm.kills >= 10
-    assert storm.lost_connections >= 10 * len(storm.clients) // 2, "hardly anybody noticed"
+    assert scenario.kills >= 10
+    assert scenario.lost_connections >= 10 * CLIENTS // 2, "too few clients lost a connection"
 
-    log = chatd.log()
-    assert sum(map(len, log.values())) == MESSAGES
-    for client in storm.clients:
-        stored = log[client.room]
+    stored_messages = chatd.stored_messages()
+    assert sum(map(len, stored_messages.values())) == MESSAGES
+    for client in scenario.clients:
+        stored = stored_messages[client.room]
         messages = [message for message, _ in stored]
-        assert client.seen == messages, (
-            f"{client.name} in {client.room}: {first_difference(client.seen, messages)}"
+        assert client.received == messages, (
+            f"{client.name} in {client.room}: {first_difference(client.received, messages)}"
         )
         own = [(key, message) for message, key in stored if key in client.acknowledged]
         assert [message.text for _, message in own] == [
-            f"{client.number} says {count}" for count in range(client.said)
-        ], f"{client.name}: not each message once and in order"
+            f"{client.number} says {number}" for number in range(client.sent_count)
+        ], f"{client.name}: messages lost, repeated or out of order"
         assert client.acknowledged == {key: (each.id, each.text) for key, each in own}
