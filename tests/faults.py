@@ -1,13 +1,11 @@
-"""Sockets at their worst: they give and take single bytes, or nothing, or break.
+"""Sockets with injected faults, to test a server or a client against the worst kernel.
 
-A `FaultySocket` is a real socket between the server and the kernel, and a
-`Faults` says what goes wrong at each of its calls, from a seeded generator: a
-failure can be repeated. `wrap` puts one around a socket; `FaultyListener` and
-`faulty_tls` do so for whatever a server accepts.
+A `FaultySocket` is a real socket. Its `Faults` decide from a seeded random generator how
+each call fails, so a failing run can be repeated. `wrap` makes a socket faulty;
+`FaultyListener` and `faulty_tls` make every accepted socket faulty.
 
-Two kinds of fault: those that pass (a call that takes one byte, or says EAGAIN),
-which nobody may ever notice, and those that end the connection, which only its
-own peer may notice.
+Transient faults (a call that moves one byte, EAGAIN) must have no visible effect. Fatal
+faults end the connection, and no other peer may notice them.
 """
 
 from __future__ import annotations
@@ -20,65 +18,70 @@ import ssl
 from collections import Counter
 from typing import Any
 
-# Python tries again by itself after EINTR (PEP 475), unless a signal's handler
-# raises; who sees it all the same has lost that connection and no other.
-ENDING = (errno.ECONNRESET, errno.EPIPE, errno.ENOBUFS, errno.EINTR)
+# Python retries after EINTR by itself (PEP 475), except if a signal handler raises.
+# An EINTR that still gets through may end its own connection.
+FATAL = (errno.ECONNRESET, errno.EPIPE, errno.ENOBUFS, errno.EINTR)
 
 
 class Faults:
-    """What goes wrong, and how often: `blocks` and `ends` are probabilities.
+    """Source of faults for sockets.
 
-    A call is given at most `size` bytes, at random. `met` counts what happened,
-    by errno, and 0 stands for a call that was cut short.
+    `injected` counts the faults by errno; the key 0 counts shortened calls.
+
+    Args:
+        seed: Seed of the random generator.
+        transient: Probability of EAGAIN in one call.
+        fatal: Probability of an error of FATAL in one call.
+        size: Maximum number of bytes that one call moves.
     """
 
     def __init__(
-        self, seed: int, *, blocks: float = 0.0, ends: float = 0.0, size: int = 1 << 20
+        self, seed: int, *, transient: float = 0.0, fatal: float = 0.0, size: int = 1 << 20
     ) -> None:
         self.random = random.Random(seed)
-        self.blocks = blocks
-        self.ends = ends
+        self.transient = transient
+        self.fatal = fatal
         self.size = size
-        self.met: Counter[int] = Counter()
+        self.injected: Counter[int] = Counter()
 
-    def pass_or_fail(self, *, may_block: bool = True) -> None:
-        """Raise what this call is to end with, if anything."""
+    def maybe_raise(self, *, may_block: bool = True) -> None:
+        """Raise an `OSError` if this call is to fail."""
         chance = self.random.random()
-        if chance < self.ends:
-            number = self.random.choice(ENDING)
-        elif may_block and chance < self.ends + self.blocks:
+        if chance < self.fatal:
+            number = self.random.choice(FATAL)
+        elif may_block and chance < self.fatal + self.transient:
             number = errno.EAGAIN
         else:
             return
-        self.met[number] += 1
+        self.injected[number] += 1
         raise OSError(number, os.strerror(number))
 
-    def cut(self, size: int) -> int:
-        """Return how many of so many bytes this call takes."""
-        short = min(size, self.random.randint(1, self.size))
-        self.met[0] += short < size
-        return short
+    def shorten(self, size: int) -> int:
+        """Return the number of bytes, from 1 to `size`, that this call moves."""
+        shortened = min(size, self.random.randint(1, self.size))
+        self.injected[0] += shortened < size
+        return shortened
 
 
 class FaultySocket(socket.socket):
-    """A socket whose calls fail as `faults` have it, and always once `fault` is set."""
+    """A socket whose calls fail as `faults` decides, or always once `error` is set."""
 
     faults: Faults
-    fault: OSError | None = None
+    error: OSError | None = None
 
-    def disturb(self, *, may_block: bool = True) -> None:
-        if self.fault is not None:
-            raise self.fault
-        self.faults.pass_or_fail(may_block=may_block)
+    def maybe_raise(self, *, may_block: bool = True) -> None:
+        if self.error is not None:
+            raise self.error
+        self.faults.maybe_raise(may_block=may_block)
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
-        self.disturb()
-        return super().recv(self.faults.cut(size), flags)
+        self.maybe_raise()
+        return super().recv(self.faults.shorten(size), flags)
 
     def send(self, data: Any, flags: int = 0, /) -> int:
-        self.disturb()
+        self.maybe_raise()
         with memoryview(data) as view:
-            return super().send(view[: self.faults.cut(len(view))], flags)
+            return super().send(view[: self.faults.shorten(len(view))], flags)
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         sent = 0
@@ -86,12 +89,12 @@ class FaultySocket(socket.socket):
             sent += self.send(data[sent:], flags)
 
     def shutdown(self, how: int, /) -> None:
-        self.disturb(may_block=False)
+        self.maybe_raise(may_block=False)
         super().shutdown(how)
 
 
 def wrap(sock: socket.socket, faults: Faults) -> FaultySocket:
-    """Return a faulty socket in the place of `sock`, whose timeout it keeps."""
+    """Return a faulty socket that replaces `sock`, with the same timeout."""
     timeout = sock.gettimeout()
     faulty = FaultySocket(fileno=sock.detach())
     faulty.settimeout(timeout)
@@ -100,18 +103,18 @@ def wrap(sock: socket.socket, faults: Faults) -> FaultySocket:
 
 
 class FaultyListener(socket.socket):
-    """A listening socket that fails as `faults` have it, as does what it accepts."""
+    """A listening socket whose accept() fails as `faults` decides."""
 
     faults: Faults
 
     def accept(self) -> tuple[socket.socket, Any]:
-        self.faults.pass_or_fail()
+        self.faults.maybe_raise()
         sock, address = super().accept()
         return wrap(sock, self.faults), address
 
 
 def faulty_listener(faults: Faults) -> FaultyListener:
-    """Return one on a free port of this machine."""
+    """Return a faulty listening socket on a free port of the loopback interface."""
     sock = FaultyListener()
     sock.faults = faults
     sock.bind(("127.0.0.1", 0))
@@ -120,24 +123,23 @@ def faulty_listener(faults: Faults) -> FaultyListener:
 
 
 def faulty_tls(context: ssl.SSLContext, faults: Faults) -> None:
-    """Let what is wrapped with a server's context fail as `faults` have it."""
+    """Make the sockets that a server's context wraps fail as `faults` decides."""
 
-    class FaultyTLS(ssl.SSLSocket):
-        def disturb(self) -> None:
+    class FaultyTLSSocket(ssl.SSLSocket):
+        def maybe_raise(self) -> None:
             try:
-                faults.pass_or_fail()
-            except BlockingIOError:  # TLS has a word of its own for it
+                faults.maybe_raise()
+            except BlockingIOError:  # ssl reports EAGAIN by its own exception
                 raise ssl.SSLWantWriteError from None
 
         def recv(self, size: int = 1024, flags: int = 0) -> bytes:
-            # With decrypted bytes at hand TLS never has to wait.
-            if not self.pending():
-                self.disturb()
-            return super().recv(faults.cut(size), flags)
+            if not self.pending():  # decrypted bytes are available without waiting
+                self.maybe_raise()
+            return super().recv(faults.shorten(size), flags)
 
         def send(self, data: Any, flags: int = 0) -> int:
-            self.disturb()
+            self.maybe_raise()
             with memoryview(data) as view:
-                return super().send(view[: faults.cut(len(view))], flags)
+                return super().send(view[: faults.shorten(len(view))], flags)
 
-    context.sslsocket_class = FaultyTLS
+    context.sslsocket_class = FaultyTLSSocket

@@ -34,6 +34,7 @@ from wsproto_min.errors import ConnectionClosed, HandshakeError
 from wsproto_min.net import client as client_module
 from wsproto_min.net import event_loop as loop_module
 from wsproto_min.net import listener as listener_module
+from wsproto_min.net import timers as timers_module
 from wsproto_min.net.client import Client, connect
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.server import Server
@@ -88,7 +89,7 @@ def count_resources(server: Server) -> dict[str, int]:
 
 
 class Clock:
-    """Replacement for the loop's `time` module; `offset` seconds make timers due."""
+    """Replacement for the module `time`; an `offset` in seconds makes timers due."""
 
     def __init__(self) -> None:
         self.offset = 0.0
@@ -110,6 +111,7 @@ def no_leaks(running: RunningServer, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setattr(listener_module, "ACCEPT_PAUSE", 0.01)
     monkeypatch.setattr(listener_module.logger, "filters", [keep_text_only])
     monkeypatch.setattr(loop_module, "time", clock)
+    monkeypatch.setattr(timers_module, "time", clock)
     before = running.ask(lambda: count_resources(running.server))
     yield clock
     running.wait_for_peers(0)

@@ -1,1 +1,1 @@
-"""Load, faults and attack against the real daemon: `pytest -rP tests/load` prints figures."""
+"""The daemon under load, faults and attack: `pytest -rP tests/load` prints figures."""

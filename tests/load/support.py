@@ -1,4 +1,4 @@
-"""What the load tests share: a chat process, a pulse beside it, and figures to print."""
+"""Shared parts of the load tests: a chatd process, a latency probe, fast clients, figures."""
 
 from __future__ import annotations
 
@@ -21,45 +21,44 @@ from wsproto_min.codes import Opcode
 from wsproto_min.frames import encode_close
 
 MIB = 1 << 20
-# Who come together.
-VISITORS = 16
+# Connections that `connect_talk_and_close` opens together.
+BATCH = 16
 
 
-def figure(what: str, value: str) -> None:
+def print_figure(name: str, value: str) -> None:
     """Print a measured figure; `pytest -rP` shows it."""
-    print(f"{what}: {value}")
+    print(f"{name}: {value}")
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return what so large a share of `values` does not exceed."""
+    """Return the percentile of `values` for a share from 0 to 1."""
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
 @contextmanager
 def chatd(directory: Path, module: str = "chatd") -> Iterator[Daemon]:
-    """Run a chat with a log on disk; it must end in good order, with no callback that failed."""
-    log = str(directory / "chat.db")
-    with daemon(module, "--port", "0", "--db", log, "--rate-limit", "0") as running:
+    """Run chatd with a store on disk; fail unless it stops cleanly and logs no traceback."""
+    database = str(directory / "chat.db")
+    with daemon(module, "--port", "0", "--db", database, "--rate-limit", "0") as running:
         yield running
         status, errors = running.stop(within=3 * PATIENCE)
         assert status == 0
         assert "Traceback" not in errors, errors
 
 
-def sockets(process: int) -> int:
-    """Return how many sockets a process has."""
+def count_sockets(process: int) -> int:
+    """Return the number of open sockets of a process."""
     number = 0
-    directory = Path(f"/proc/{process}/fd")
-    for descriptor in directory.iterdir():
+    for descriptor in Path(f"/proc/{process}/fd").iterdir():
         try:
             number += os.readlink(descriptor).startswith("socket:")
-        except FileNotFoundError:  # closed meanwhile
+        except FileNotFoundError:  # closed since the directory was listed
             continue
     return number
 
 
-class Pulse:
-    """How long a message takes from one to another, measured by a process of its own."""
+class Latencies:
+    """Times in seconds that messages took from sender to receiver."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -73,114 +72,114 @@ class Pulse:
 
 
 @contextmanager
-def pulse(address: Address) -> Iterator[Pulse]:
-    """Measure while the block runs; the result is there after it."""
+def latency_probe(address: Address) -> Iterator[Latencies]:
+    """Measure latencies from another process while the block runs; they are set after it."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.load.pulse", str(address[1])],
+        [sys.executable, "-m", "tests.load.latency_probe", str(address[1])],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
     )
-    taken = Pulse()
+    latencies = Latencies()
     with process:
         try:
             assert process.stdout is not None
-            assert process.stdout.readline() == "begun\n"
-            yield taken
+            assert process.stdout.readline() == "started\n"
+            yield latencies
         except BaseException:
             process.kill()
             raise
         process.send_signal(signal.SIGTERM)
-        taken.seconds = json.loads(process.communicate(timeout=PATIENCE)[0])
-    assert taken.seconds, "no message arrived"
+        latencies.seconds = json.loads(process.communicate(timeout=PATIENCE)[0])
+    assert latencies.seconds, "no message arrived"
 
 
-class Ear:
-    """A connection in chat mode that keeps the ids of what it hears, and when it was said.
+class ChatReceiver:
+    """Fast client in chat mode: records the ids of the messages, and parses nothing else.
 
-    It looks at no more than it must, to keep up with the server.
+    The texts must come from `say`, because they contain the time of sending.
     """
 
-    _SAID = re.compile(rb'"id":(\d+),"time":"[^"]*","name":"[^"]*","text":"at (\d+) ')
+    _MESSAGE = re.compile(rb'"id":(\d+),"time":"[^"]*","name":"[^"]*","text":"at (\d+) ')
 
     def __init__(self, address: Address, name: str, *, receive_buffer: int | None = None) -> None:
         self.name = name
         self.sock = connect(address, receive_buffer=receive_buffer)
         self.sock.sendall(opening(address[1], subprotocol="chat.v1"))
-        self.session = ""
         self.ids: list[int] = []
-        self.rest = b""
+        self.unparsed = b""
         self.ended = False
         join = {"type": "join", "room": "lobby", "name": name}
         self.sock.sendall(masked_frame(json.dumps(join).encode()))
-        heard = b""
-        while b'"session":"' not in heard:
+        received = b""
+        while b'"session":"' not in received:
             data = self.sock.recv(1 << 16)
-            assert data, heard
-            heard += data
-        self.session = heard.split(b'"session":"')[1].split(b'"')[0].decode()
+            assert data, received
+            received += data
+        self.session = received.split(b'"session":"')[1].split(b'"')[0].decode()
 
-    def hear(self) -> list[int]:
-        """Read what is there; return when each message of it was said, in ns."""
+    def receive(self) -> list[int]:
+        """Read once; return the sending times of the messages, in ns."""
         received = self.sock.recv(1 << 18)
         self.ended = not received
-        data = self.rest + received
-        said = []
+        data = self.unparsed + received
+        sending_times = []
         end = 0
-        for match in self._SAID.finditer(data):
+        for match in self._MESSAGE.finditer(data):
             self.ids.append(int(match[1]))
-            said.append(int(match[2]))
+            sending_times.append(int(match[2]))
             end = match.end()
-        self.rest = data[max(end, len(data) - 300) :]
-        return said
+        self.unparsed = data[max(end, len(data) - 300) :]
+        return sending_times
 
     def say(self, number: int, size: int, now: int) -> None:
+        """Send a message of `size` characters that contains `now`, a time in ns."""
         text = f"at {now} ".ljust(size, "\N{EURO SIGN}")
-        said = {"type": "say", "room": "lobby", "text": text, "key": f"{self.name}-{number}"}
-        self.sock.sendall(masked_frame(json.dumps(said, ensure_ascii=False).encode()))
+        say = {"type": "say", "room": "lobby", "text": text, "key": f"{self.name}-{number}"}
+        self.sock.sendall(masked_frame(json.dumps(say, ensure_ascii=False).encode()))
 
     def read_to_end(self) -> bytes:
-        """Read all up to the end of the stream; return its last bytes."""
+        """Read up to the end of the stream; return its last bytes."""
         while not self.ended:
-            self.hear()
-        return self.rest
+            self.receive()
+        return self.unparsed
 
 
-def come_speak_and_go(address: Address, number: int) -> None:
-    """Let some come together, half of them in chat mode; each says something and goes."""
-    visitors = []
-    for index in range(VISITORS):
+def connect_talk_and_close(address: Address, number: int) -> None:
+    """Open BATCH connections, half of them in chat mode; each sends a message and closes."""
+    connections = []
+    for index in range(BATCH):
         chat = index % 2 == 0
+        room = f"room-{index % 5}"
         sock = connect(address)
-        data = opening(address[1], f"/r/room-{index % 5}", "chat.v1" if chat else None)
+        data = opening(address[1], f"/r/{room}", "chat.v1" if chat else None)
         if chat:
-            room, name = f"room-{index % 5}", f"visitor {index}"
-            for said in (
-                {"type": "join", "room": room, "name": name},
+            for message in (
+                {"type": "join", "room": room, "name": f"visitor {index}"},
                 {"type": "say", "room": room, "text": "hello", "key": f"{number}.{index}"},
                 {"type": "leave", "room": room},
             ):
-                data += masked_frame(json.dumps(said).encode())
+                data += masked_frame(json.dumps(message).encode())
         else:
             data += masked_frame(b"hello")
         sock.sendall(data + masked_frame(encode_close(1000), Opcode.CLOSE))
-        visitors.append(sock)
-    for sock in visitors:
-        heard = b""
-        while received := sock.recv(1 << 16):
-            heard += received
+        connections.append(sock)
+    for sock in connections:
+        received = b""
+        while data := sock.recv(1 << 16):
+            received += data
         sock.close()
-        assert heard.endswith(b"\x88\x02\x03\xe8"), heard[-200:]
+        # 88: FIN, Close; 02: 2 bytes, unmasked; 03e8: code 1000
+        assert received.endswith(bytes.fromhex("88 02 03e8")), received[-200:]
 
 
-def vanish(sock: socket.socket) -> None:
-    """Let a connection's packets be dropped before TCP sees them: no answer, no FIN, no RST.
+def drop_packets(sock: socket.socket) -> None:
+    """Make the kernel drop a socket's incoming packets before TCP: no answer, no FIN, no RST.
 
-    A socket filter that lets nothing pass; it needs no rights, unlike a network
-    whose link goes down, and spares the connections beside it.
+    A socket filter needs no privileges and affects no other connection.
     """
     drop_all = struct.pack("HBBI", 0x06, 0, 0, 0)  # BPF_RET | BPF_K, 0 bytes
     program = ctypes.create_string_buffer(drop_all, len(drop_all))
-    attach_filter = 26  # SO_ATTACH_FILTER, which Python does not name
+    attach_filter = 26  # SO_ATTACH_FILTER; Python has no constant for it
     filters = struct.pack("HL", 1, ctypes.addressof(program))
     sock.setsockopt(socket.SOL_SOCKET, attach_filter, filters)

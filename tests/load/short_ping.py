@@ -1,4 +1,4 @@
-"""`python -m tests.load.impatient` is chatd that pings more often, to be waited for less."""
+"""chatd with a shorter ping interval and timeout: `python -m tests.load.short_ping`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ from wsproto_min import Server
 PING_INTERVAL = PING_TIMEOUT = 2.0
 
 if __name__ == "__main__":
-    hasty = partial(Server, ping_interval=PING_INTERVAL, ping_timeout=PING_TIMEOUT)
-    with patch.object(app, "Server", hasty):
+    server = partial(Server, ping_interval=PING_INTERVAL, ping_timeout=PING_TIMEOUT)
+    with patch.object(app, "Server", server):
         sys.exit(main())

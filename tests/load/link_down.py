@@ -1,8 +1,8 @@
-"""`python -m tests.load.link` takes the network away from under a chat, and gives it back.
+"""Takes the network interface down under a chat: `python -m tests.load.link_down`.
 
-In a network namespace of its own the loopback interface goes down: no packet passes
-any more, no FIN and no RST. It prints the seconds until all peers were gone; its
-status is 77 where no namespace may be made.
+The loopback interface of a separate network namespace goes down, so no packet passes,
+neither FIN nor RST. The program prints the seconds until the server has closed all
+peers. Its exit status is 77 if the system does not permit a network namespace.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.load.support import Ear, chatd, sockets
+from tests.load.support import ChatReceiver, chatd, count_sockets
 from tests.support import exchange, poll
 
 PEERS = 20
@@ -40,20 +40,20 @@ def main() -> int:
     set_loopback(True)
     with (
         tempfile.TemporaryDirectory() as directory,
-        chatd(Path(directory), "tests.load.impatient") as running,
+        chatd(Path(directory), "tests.load.short_ping") as running,
     ):
         process = running.process.pid
-        before = sockets(process)
-        ears = [Ear(running.address, f"peer {number}") for number in range(PEERS)]
+        before = count_sockets(process)
+        receivers = [ChatReceiver(running.address, f"peer {number}") for number in range(PEERS)]
         set_loopback(False)
-        begin = time.perf_counter()
-        poll(lambda: sockets(process) == before, "every peer is gone")
-        print(time.perf_counter() - begin)
+        start = time.perf_counter()
+        poll(lambda: count_sockets(process) == before, "the server has closed every peer")
+        print(time.perf_counter() - start)
         set_loopback(True)
         page = exchange(running.address, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert page.startswith(b"HTTP/1.1 200 "), "nobody is served afterwards"
-        for ear in ears:
-            ear.sock.close()
+        assert page.startswith(b"HTTP/1.1 200 "), "the server does not answer any more"
+        for receiver in receivers:
+            receiver.sock.close()
     return 0
 
 
