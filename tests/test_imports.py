@@ -18,7 +18,7 @@ RULES = [
     (r"wsproto_min/(?!__)\w+\.py", r"wsproto_min\.(net|explain|testing|examples)\b"),
     (r"wsproto_min/(?!__)\w+\.py", r"(socket|selectors|ssl|threading|time|chatd|tests)\b"),
     (r"wsproto_min/net/", r"wsproto_min\.(explain|testing|examples)\b"),
-    (r"wsproto_min/explain/(?!live_trace)", r"wsproto_min\.(net|testing|examples)\b"),
+    (r"wsproto_min/explain/(?!live_trace)", r"wsproto_min\.(net|testing\.strategies|examples)\b"),
     (r"wsproto_min/testing/", r"wsproto_min\.(net|explain|examples)\b"),
     (r"wsproto_min/", r"(chatd|tests)\b"),
     (r"chatd/", rf"(tests\b|wsproto_min\b(?!\.({PUBLIC})$))"),

@@ -1,4 +1,4 @@
-"""README's lessons: the steps of a message, the rules, the parser to test, the exercises."""
+"""Lessons in wsproto_min/README.md and tests/README.md: steps, rules, parser and exercises."""
 
 from __future__ import annotations
 
@@ -16,40 +16,36 @@ from hypothesis import Phase, settings
 from tests import exercises
 from tests.solutions.parser import parse
 from tests.support import PATIENCE, ROOT
-from tests.test_readme import README, example
-from wsproto_min import _fast_path as fast
-from wsproto_min import connection, frames, messages
+from wsproto_min import _fast_path, connection, frames, messages
 from wsproto_min.connection import Connection, Role
 from wsproto_min.explain.verdict import close_code_name
-from wsproto_min.testing.violations import (
-    DEFLATE_RULES,
-    DEFLATE_VIOLATIONS,
-    RULES,
-    VIOLATIONS,
-    find_violation,
-)
+from wsproto_min.rules import RULES
+from wsproto_min.testing.violations import DEFLATE_VIOLATIONS, VIOLATIONS, find_violation
 
 SOLUTIONS = Path(__file__).parent.parent / "solutions"
-MODULES = (connection, fast, frames, messages)
+MODULES = (connection, _fast_path, frames, messages)
 
 
-def section(title: str) -> str:
-    found = README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-    assert found, f"README has no section {title!r}"
+def section(path: str, title: str) -> str:
+    """Return the text of a section of a Markdown file."""
+    text = (ROOT / path).read_text()
+    found = text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    assert found, f"{path} has no section {title!r}"
     return found
 
 
-# Read the codec
+# From bytes to a message
 
-STEPS = re.findall(r"^\d+\. (.*?)(?=^\d+\. |\n\n)", section("Read the codec"), re.M | re.S)
+PATH = section("wsproto_min/README.md", "From bytes to a message")
+STEPS = re.findall(r"^\d+\. (.*?)(?=^\d+\. |\n\n)", PATH, re.MULTILINE | re.DOTALL)
 
 
-def test_a_message_takes_ten_steps() -> None:
+def test_steps_of_a_message_are_ten() -> None:
     assert len(STEPS) == 10
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_the_functions_that_a_step_names_exist(step: str) -> None:
+def test_step_names_existing_functions(step: str) -> None:
     names = re.findall(r"`([\w.]+)`", step)
     assert names, step
     for name in names:
@@ -58,35 +54,35 @@ def test_the_functions_that_a_step_names_exist(step: str) -> None:
         assert any(callable(getattr(holder, attribute, None)) for holder in holders), name
 
 
-def test_the_bytes_of_the_steps_are_those_that_the_codec_takes_and_gives() -> None:
-    text = section("Read the codec")
-    received = re.search(r"explain ((?:[0-9a-f]{2} ?){11})\n", text)
+def test_steps_show_the_bytes_that_a_connection_sends() -> None:
+    received = re.search(r"explain ((?:[0-9a-f]{2} ?){11})\n", PATH)
     assert received
     server = Connection(Role.SERVER)
-    for message in server.receive_data(bytes.fromhex(received[1])):
-        assert isinstance(message, str)
-        server.send(message)
+    server.receive_data(bytes.fromhex(received[1]))
+    message = server.next_event()
+    assert isinstance(message, str)
+    server.send(message)
     assert server.data_to_send().hex(" ") in STEPS[-1].replace("\n", " ")
 
 
-# The rules
+# Rules
 
 
 def rules_table() -> str:
     lines = ["| section | close code | rule |", "|---|---|---|"]
-    for rule in (*RULES, *DEFLATE_RULES):
-        standard = "RFC 7692, " if rule.compression else ""
+    for rule in RULES:
         code = close_code_name(rule.close_code).replace(" ", " `") + "`"
-        lines.append(f"| {standard}{rule.section} | {code} | {rule.sentence} |")
+        lines.append(f"| {rule.section} | {code} | {rule.sentence} |")
     return "\n".join(lines)
 
 
-def test_the_rules_in_readme_are_those_of_the_table() -> None:
-    shown = section("Read the codec").partition("<!-- rules -->\n")[2].strip()
-    assert shown == rules_table(), f"README should have:\n{rules_table()}"
+def test_rules_table_matches_the_rules() -> None:
+    text = section("wsproto_min/README.md", "Rules")
+    shown = text.partition("<!-- rules -->\n")[2].partition("\n\n")[0].strip()
+    assert shown == rules_table(), f"wsproto_min/README.md should have:\n{rules_table()}"
 
 
-def test_every_violation_has_a_name_of_its_own_by_which_it_is_found() -> None:
+def test_violation_names_are_unique_for_each_sender() -> None:
     for violation in (*VIOLATIONS, *DEFLATE_VIOLATIONS):
         assert re.fullmatch(r"[a-z0-9-]+", violation.name)
         assert find_violation(violation.name, violation.sender) is violation
@@ -95,25 +91,35 @@ def test_every_violation_has_a_name_of_its_own_by_which_it_is_found() -> None:
 
 # Test your own parser
 
-PROPERTIES = re.findall(r"^def (test_\w+)", example("own parser"), re.MULTILINE)
+
+def own_parser() -> str:
+    """Return the example's Python code."""
+    text = section("tests/README.md", "Test your own parser")
+    found = re.search(r"<!-- own parser -->\n```python\n(.*?)```", text, re.DOTALL)
+    assert found, "tests/README.md has no example 'own parser'"
+    return found[1]
+
+
+OWN_PARSER = own_parser()
+PROPERTIES = re.findall(r"^def (test_\w+)", OWN_PARSER, re.MULTILINE)
 FIND = settings(max_examples=400, phases=[Phase.generate], database=None)
 PASS = settings(max_examples=15, database=None, deadline=None)
 
 
 def property_of(
-    name: str, parser: Callable[..., object] | None = None, code: str = example("own parser")
+    name: str, parser: Callable[..., object] | None = None, code: str = OWN_PARSER
 ) -> Callable[[], None]:
-    """Return one of README's properties, of its own parser or another one."""
+    """Return a property of the example, for the example's parser or for `parser`."""
     namespace: dict[str, Any] = {}
-    exec(compile(code, "README.md", "exec"), namespace)
+    exec(compile(code, "tests/README.md", "exec"), namespace)
     if parser is not None:
         namespace["parse"] = parser
     test: Callable[[], None] = namespace[name]
     return test
 
 
-def test_the_naive_parser_has_twelve_lines_and_three_properties() -> None:
-    lines = re.search(r"^def parse.*?\n\n", example("own parser"), re.MULTILINE | re.DOTALL)
+def test_own_parser_has_twelve_lines_and_three_properties() -> None:
+    lines = re.search(r"^def parse.*?\n\n", OWN_PARSER, re.MULTILINE | re.DOTALL)
     assert lines
     assert len(lines[0].strip().splitlines()) == 12
     assert len(PROPERTIES) == 3
@@ -121,37 +127,37 @@ def test_the_naive_parser_has_twelve_lines_and_three_properties() -> None:
 
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @pytest.mark.parametrize("name", PROPERTIES)
-def test_each_property_finds_a_fault_in_the_naive_parser(name: str) -> None:
+def test_property_finds_a_bug_in_own_parser(name: str) -> None:
     with pytest.raises((AssertionError, IndexError)):
         FIND(property_of(name))()
 
 
 @pytest.mark.parametrize(
-    ("name", "fault", "cure"),
+    ("name", "bug", "correction"),
     [
         (PROPERTIES[0], "6, int.from_bytes(data[2:6]", "10, int.from_bytes(data[2:10]"),
         (PROPERTIES[1], "for data in chunks:", 'for data in [b"".join(chunks)]:'),
     ],
 )
-def test_a_property_finds_no_fault_but_its_own(name: str, fault: str, cure: str) -> None:
-    code = example("own parser")
-    assert fault in code
-    PASS(property_of(name, code=code.replace(fault, cure)))()
+def test_property_finds_only_its_own_bug(name: str, bug: str, correction: str) -> None:
+    assert bug in OWN_PARSER
+    PASS(property_of(name, code=OWN_PARSER.replace(bug, correction)))()
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
-def test_each_property_holds_for_a_parser_without_those_faults(name: str) -> None:
+def test_property_holds_for_the_solution(name: str) -> None:
     PASS(property_of(name, parse))()
 
 
 # Exercises
 
-EXERCISES = re.findall(r"^ {7}(python3 .*)$", section("Exercises"), re.MULTILINE)
+TASKS = section("wsproto_min/README.md", "Exercises")
+COMMANDS = re.findall(r"^ {7}(python3 .*)$", TASKS, re.MULTILINE)
 PREDICTED = {
-    "82 fe 00 05": "1002",  # five bytes, whose length fits into 7 bits
-    "88 82 00 00 00 00 03 ee": "1002",  # 1006
+    "82 fe 00 05": "1002",  # a 16-bit length of 5 bytes
+    "88 82 00 00 00 00 03 ee": "1002",  # close code 1006
     "88 83 00 00 00 00 03 e8 ff": "1007",  # a reason that is not UTF-8
-    "81 81 00 00 00 00 e9": "1007",  # the first byte of three
+    "81 81 00 00 00 00 e9": "1007",  # the first byte of a character of three
     "82 ff 00 00 00 01 00 00 00 00 00 00 00 00": "1009",  # 4 GiB
 }
 SOLVED = {
@@ -164,8 +170,8 @@ SOLVED = {
 
 
 def check(number: int, answers: dict[str, str]) -> tuple[int, str]:
-    """Return the status of an exercise's checking command with these answers, and its words."""
-    line = EXERCISES[number].replace("python3", sys.executable)
+    """Run the command of an exercise with answers; return its status and output."""
+    line = COMMANDS[number].replace("python3", sys.executable)
     for place, answer in answers.items():
         assert place in line
         line = line.replace(place, answer)
@@ -175,12 +181,12 @@ def check(number: int, answers: dict[str, str]) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_there_are_five_exercises() -> None:
-    assert len(EXERCISES) == len(SOLVED) == 5
+def test_exercises_are_five() -> None:
+    assert len(COMMANDS) == len(SOLVED) == 5
 
 
 @pytest.mark.parametrize("number", SOLVED)
-def test_the_command_of_an_exercise_takes_the_model_solution(number: int) -> None:
+def test_exercise_command_accepts_the_solution(number: int) -> None:
     assert check(number, SOLVED[number]) == (0, "solved\n")
 
 
@@ -193,20 +199,20 @@ def test_the_command_of_an_exercise_takes_the_model_solution(number: int) -> Non
         ("mask", "81 82 00 00 00 00 48 69", "the key is 00 00 00 00, not 01 02 03 04"),
         ("mask", "81 02 48 69", "broken: a client's frame is not masked"),
         ("mask", "81 82 01 02 03 04 49 6b 83", "broken: opcode 0x3 is reserved"),
-        ("mask", "81 82 01 02 03 04 49", "incomplete: the TEXT frame at byte 0 is cut off"),
-        ("mask", "81 8", "that is not hex: '8' (line 1, column 4) has half a byte"),
-        ("cut", "01 02 48 c3 80 01 a9", "there must be two fragments, and a Ping between them"),
-        ("cut", "01 01 48 89 00 80 02 c3 a9", "the first fragment must end within the \u00e9"),
-        ("cut", "01 03 48 c3 a9 89 00 80 00", "the first fragment must end within the \u00e9"),
-        ("cut", "02 02 48 c3 89 00 80 01 a9", "the client must get the text H\u00e9"),
-        ("cut", "01 02 48 c3 89 00 80 01 28", "broken: a text message is not UTF-8"),
-        ("cut", "01 02 48 c3 89 00", "incomplete: the server's message waits for its last"),
-        ("predict", "1002 1002 1007 1007 1008", "1008 is not what is due for 82 ff 00 00 00 01"),
-        ("predict", "1002", "there are 5 frames, so it takes as many codes"),
-        ("client", os.devnull, "the client ends without connecting to the URL"),
+        ("mask", "81 82 01 02 03 04 49", "incomplete: the TEXT frame at byte 0 is incomplete"),
+        ("mask", "81 8", "the answer is not hex: '8' (line 1, column 4) has an odd number"),
+        ("split", "01 02 48 c3 80 01 a9", "there must be two fragments, and a Ping between"),
+        ("split", "01 01 48 89 00 80 02 c3 a9", "the first fragment must end within the \u00e9"),
+        ("split", "01 03 48 c3 a9 89 00 80 00", "the first fragment must end within the \u00e9"),
+        ("split", "02 02 48 c3 89 00 80 01 a9", "the client must get the text H\u00e9"),
+        ("split", "01 02 48 c3 89 00 80 01 28", "broken: a text message is not UTF-8"),
+        ("split", "01 02 48 c3 89 00", "incomplete: the server's message waits for its last"),
+        ("predict", "1002 1002 1007 1007 1008", "1008 is not the close code for 82 ff 00 00 00"),
+        ("predict", "1002", "there are 5 frames; give one close code for each"),
+        ("client", os.devnull, "the client exits without connecting to the URL"),
     ],
 )
-def test_what_is_wrong_with_another_answer_is_said(
+def test_exercise_wrong_answer_gets_its_problem(
     name: str, answer: str, complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exercises.main([name, *answer.split()]) == 1
@@ -214,17 +220,17 @@ def test_what_is_wrong_with_another_answer_is_said(
 
 
 @pytest.mark.parametrize("arguments", [[], ["mask"], ["moon", "81 00"]])
-def test_what_is_no_exercise_is_told_their_names(
+def test_exercise_wrong_arguments_print_the_usage(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exercises.main(arguments) == 2
-    names = "mask|cut|predict|client|ping"
+    names = "mask|split|predict|client|ping"
     assert capsys.readouterr().err == f"usage: python3 -m tests.exercises {names} ANSWER\n"
 
 
-def test_the_frames_to_predict_are_in_readme() -> None:
+def test_exercise_predict_shows_its_frames_in_order() -> None:
     assert tuple(PREDICTED) == exercises.TO_PREDICT
-    text = section("Exercises").replace("\n   ", " ")
+    text = TASKS.replace("\n   ", " ")
     places = [text.index(f"`{data}`") for data in PREDICTED]
     assert places == sorted(places)
 
@@ -239,13 +245,13 @@ def test_the_frames_to_predict_are_in_readme() -> None:
         ('b"Hello", mask', 'b"hello", mask', False, "must send the text Hello; it sent 'hello'"),
     ],
 )
-def test_a_client_with_a_fault_is_told_which(
+def test_exercise_client_with_a_bug_gets_its_problem(
     old: str, new: str, pings: bool, complaint: str, tmp_path: Path
 ) -> None:
     code = (SOLUTIONS / "client.py").read_text()
     assert old in code
     path = tmp_path / "mine.py"
     path.write_text(code.replace(old, new))
-    told = exercises.check_client(str(path), pings=pings)
-    assert told is not None
-    assert complaint in told
+    problem = exercises.check_client(str(path), pings=pings)
+    assert problem is not None
+    assert complaint in problem

@@ -1,4 +1,4 @@
-"""What a terminal gets to see of frames and handshakes."""
+"""Text renderer: frames, handshakes, verdicts, and safe output on a terminal."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ from hypothesis import strategies as st
 
 from wsproto_min.connection import Role
 from wsproto_min.deflate import DeflateParameters
-from wsproto_min.explain.dissector import Dissector
-from wsproto_min.explain.handshake_lines import HandshakeContext
-from wsproto_min.explain.render_text import conclude, draw, trace
+from wsproto_min.explain.dissector import Dissector, FrameReport
+from wsproto_min.explain.handshake_lines import HandshakeContext, HandshakeLines
+from wsproto_min.explain.render_text import render, render_brief, render_verdict
 from wsproto_min.explain.style import coloured, hexadecimal, plain, printable, quoted, shortened
 from wsproto_min.explain.verdict import Verdict, status_name
 from wsproto_min.handshake import upgrade_request
-from wsproto_min.testing.strategies import RawFrame, wire
+from wsproto_min.testing.raw_frame import RawFrame, parse_frame_notation
 
 HELLO = bytes.fromhex("8185 37fa213d 7f9f4d5158")  # RFC 6455, section 5.7
 
 
-def drawn(data: bytes, *, sender: Role | None = None, short: bool = False) -> list[str]:
-    dissector = Dissector(sender, opening=HandshakeContext(DeflateParameters.DEFAULT))
-    seen = [*dissector.receive_data(data), *dissector.receive_eof()]
-    if short:
-        return [line for each in seen for line in trace(each)]
-    lines = [line for each in seen for line in draw(each, plain)]
-    return lines + list(conclude(dissector.verdict))
+def rendered(data: bytes, *, sender: Role | None = None, brief: bool = False) -> list[str]:
+    dissector = Dissector(sender, context=HandshakeContext(DeflateParameters.DEFAULT))
+    dissector.receive_data(data)
+    dissector.receive_eof()
+    events: list[HandshakeLines | FrameReport] = list(iter(dissector.next_event, None))
+    if brief:
+        return [line for event in events for line in render_brief(event)]
+    lines = [line for event in events for line in render(event, plain)]
+    return lines + list(render_verdict(dissector.verdict))
 
 
-def test_the_masked_hello_of_the_rfc_is_drawn_bit_by_bit() -> None:
+def test_render_masked_hello_shows_the_bits_of_the_rfc_example() -> None:
     assert (
-        "\n".join(drawn(HELLO))
+        "\n".join(rendered(HELLO))
         == """\
 Frame 1: TEXT, client to server
 
@@ -79,8 +81,8 @@ VALID: 1 frame, 1 message."""
         ("82 7e 0100" + "00" * 256, "|              256              |"),
         ("82 7e 0100" + "00" * 256, "length in 16 bits: 256                5.2"),
         ("82 ff 0000000000010000 01020304", "length in 64 bits: 65536              5.2"),
-        ("82 ff 00000000", "length in 64 bits: cut off            5.2"),
-        ("82 82 0102", "masking key, cut off                  5.3"),
+        ("82 ff 00000000", "length in 64 bits: incomplete         5.2"),
+        ("82 82 0102", "masking key, incomplete               5.3"),
         ("82 05 0102", "payload: 2 of 5 bytes                 5.6"),
         ("82 02 0102", "  Message: binary, 2 bytes"),
         ("82 02 0102", "    01 02"),
@@ -99,11 +101,14 @@ VALID: 1 frame, 1 message."""
         ("8a 02 00ff", r"  Pong '\x00\xff'"),
         ("88 00", "  Close 1005 NO_STATUS_RCVD"),
         ("88 04 03e9 6869", "  Close 1001 GOING_AWAY 'hi'"),
-        ("88 00", "  The receiver answers with an empty Close, too (5.5.1)."),
+        ("88 00", "  The receiver answers with an empty Close (5.5.1)."),
         ("88 02 0fa0", "  Close 4000"),
         ("88 02 0fa0", "  The receiver answers with Close 4000 (5.5.1)."),
-        ("88 00 81 00", "  Ignored: nothing may follow a Close (5.5.1)."),
-        ("88 01 03", "BROKEN at byte 2: a Close frame has half a close code (RFC 6455, 5.5.1)."),
+        ("88 00 81 00", "  Ignored: a Close frame is the last frame of its sender (5.5.1)."),
+        (
+            "88 01 03",
+            "BROKEN at byte 2: a Close frame has a payload of one byte (RFC 6455, 5.5.1).",
+        ),
         ("88 83 00000000 03e8ff", "close code, masked: 1000            5.5.1"),
         (
             "88 83 00000000 03e8ff",
@@ -114,59 +119,60 @@ VALID: 1 frame, 1 message."""
         ("83 80", "Frame 1: opcode 0x3, client to server"),
         ("83 00", "Frame 1: opcode 0x3, server to client"),
         ("83", "  The receiver sends a Close with 1002 PROTOCOL_ERROR (7.1.7)."),
-        ("81", "  It takes at least 1 byte more."),
-        ("81 02", "  It takes 2 bytes more."),
+        ("81", "  Missing: at least 1 byte."),
+        ("81 02", "  Missing: 2 bytes."),
     ],
 )
-def test_each_kind_of_frame_has_its_words(data: str, expected: str) -> None:
-    lines = drawn(bytes.fromhex(data))
+def test_render_frame_has_expected_line(data: str, expected: str) -> None:
+    lines = rendered(bytes.fromhex(data))
     assert any(line == expected or expected in line for line in lines), "\n".join(lines)
 
 
-def test_a_handshake_is_told_line_by_line_with_what_the_key_becomes() -> None:
-    lines = drawn(upgrade_request("a", "/", "dGhlIHNhbXBsZSBub25jZQ==", headers=[("X-Y", "\t")]))
+def test_render_request_explains_lines_and_accept_key() -> None:
+    lines = rendered(upgrade_request("a", "/", "dGhlIHNhbXBsZSBub25jZQ==", headers=[("X-Y", "\t")]))
     text = "\n".join(lines)
-    assert "  Host: a\n      the server that is meant (4.1, item 4)" in text
+    assert "  Host: a\n      the server's name (4.1, item 4)" in text
     assert "  X-Y: \\t\n      not part of the handshake" in text
     assert "SHA-1       b3 7a 4f 2c c0 62 4f 16 90 f6 46 06 cf 38 59 45 b2 be c4 ea" in text
     assert "that in base64  s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in text
     assert lines[-1] == "VALID: 1 head, 0 frames, 0 messages."
 
 
-def test_a_refusal_is_told_with_the_answer_that_is_due() -> None:
-    *_, last = drawn(b"GET / HTTP/1.1\r\n\r\n")
+def test_render_verdict_on_refusal_shows_the_answer() -> None:
+    *_, last = rendered(b"GET / HTTP/1.1\r\n\r\n")
     assert last == "  The server answers 400 Bad Request and closes the connection."
-    lines = drawn(b"HTTP/1.1 101 OK\r\nUpgrade: websocket\r\n\r\n")
-    assert lines[-1].startswith("  The client closes the connection;")
+    lines = rendered(b"HTTP/1.1 101 OK\r\nUpgrade: websocket\r\n\r\n")
+    assert lines[-1].startswith("  The client closes the connection, without a Close frame")
     assert status_name(299) == "299"
 
 
-def test_what_a_response_settles_is_noted_in_both_forms() -> None:
+def test_render_response_notes_compression_in_both_forms() -> None:
     head = (
         b"HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
         b"Sec-WebSocket-Accept: x\r\n\r\n"
     )
-    assert "  compression: no" in drawn(head)
-    assert drawn(head, short=True)[-1] == "  (compression: no)"
+    assert "  compression: no" in rendered(head)
+    assert rendered(head, brief=True)[-1] == "  (compression: no)"
 
 
-def test_the_trace_shows_a_frame_in_a_few_lines() -> None:
-    assert drawn(HELLO, short=True) == [
+def test_render_brief_shows_a_frame_in_a_few_lines() -> None:
+    assert rendered(HELLO, brief=True) == [
         "TEXT, 11 bytes: FIN=1 RSV=000 MASK=1 key=37fa213d length=5",
         "  81 85 37 fa 21 3d 7f 9f 4d 51 58",
         "  Message: text, 5 bytes",
         "    'Hello'",
     ]
-    assert drawn(b"\x83", short=True) == [
+    assert rendered(b"\x83", brief=True) == [
         "opcode 0x3, 1 byte: FIN=1 RSV=000",
         "  83",
         "BROKEN at byte 0: opcode 0x3 is reserved (RFC 6455, 5.2).",
-        "  The rule: Opcodes 3 to 7 and B to F are reserved; nobody may send them yet.",
+        "  The rule: Opcodes 3 to 7 and B to F are reserved and must not be sent.",
         "  The receiver sends a Close with 1002 PROTOCOL_ERROR (7.1.7).",
     ]
 
 
 def columns(line: str) -> int:
+    """Return the width on a terminal."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line)
 
 
@@ -186,31 +192,37 @@ HEADS = st.sampled_from([b"GET / HTTP/1.1\r\n", b"HTTP/1.1 101 OK\r\nUpgrade: "]
     | st.lists(FRAMES, max_size=4).map(lambda sent: b"".join(frame.data for frame in sent))
     | st.builds(lambda head, rest: head + rest + b"\r\n\r\n", HEADS, st.binary(max_size=200)),
 )
-def test_any_bytes_are_drawn_in_80_columns_and_safely(data: bytes) -> None:
-    for line in drawn(data) + [f"> {line}" for line in drawn(data, short=True)]:
+def test_render_any_bytes_fits_80_columns_and_is_printable(data: bytes) -> None:
+    for line in rendered(data) + [f"> {line}" for line in rendered(data, brief=True)]:
         assert line.isprintable(), line
         assert columns(line) <= 80, line
 
 
-def test_colours_add_nothing_but_colour() -> None:
-    data = HELLO + upgrade_request("a", "/", "x" * 24) + wire("82 7e 0400 .", masked=False)
+def test_render_in_colour_adds_only_escape_sequences() -> None:
+    data = (
+        HELLO
+        + upgrade_request("a", "/", "x" * 24)
+        + parse_frame_notation("82 7e 0400 .", masked=False)
+    )
     for part in (HELLO, data[len(HELLO) :], data[-4:], b"\x83"):
         dissector = Dissector()
-        seen = [*dissector.receive_data(part), *dissector.receive_eof()]
-        bare = [line for each in seen for line in draw(each, plain)]
-        painted = [line for each in seen for line in draw(each, coloured)]
-        bare += conclude(dissector.verdict, plain)
-        painted += conclude(dissector.verdict, coloured)
+        dissector.receive_data(part)
+        dissector.receive_eof()
+        events: list[HandshakeLines | FrameReport] = list(iter(dissector.next_event, None))
+        bare = [line for event in events for line in render(event, plain)]
+        painted = [line for event in events for line in render(event, coloured)]
+        bare += render_verdict(dissector.verdict, plain)
+        painted += render_verdict(dissector.verdict, coloured)
         assert painted != bare
         assert [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in painted] == bare
 
 
-def test_a_verdict_keeps_what_a_peer_said_from_steering_the_terminal() -> None:
-    (line,) = conclude(Verdict("incomplete", "so \x1b[2J it goes"))
+def test_render_verdict_escapes_the_reason() -> None:
+    (line,) = render_verdict(Verdict("incomplete", "so \x1b[2J it goes"))
     assert line == r"INCOMPLETE: so \x1b[2J it goes."
 
 
-# What could steer a terminal
+# Characters that control a terminal
 
 DANGEROUS = {
     "\x1b[2J": r"\x1b[2J",  # ESC: clear the screen
@@ -230,32 +242,32 @@ DANGEROUS = {
 
 
 @pytest.mark.parametrize("character", DANGEROUS, ids=ascii)
-def test_what_could_steer_a_terminal_is_written_as_an_escape_once(character: str) -> None:
+def test_render_escapes_terminal_control_characters_once(character: str) -> None:
     assert printable(f"a{character}b") == f"a{DANGEROUS[character]}b"
     payload = f"a{character}b".encode()
     shown = f"'a{DANGEROUS[character]}b'"
-    text = drawn(wire(f"81 {len(payload):02x} . {payload.hex()}", masked=True))
+    text = rendered(parse_frame_notation(f"81 {len(payload):02x} . {payload.hex()}", masked=True))
     assert f"    {shown}" in text
     reason = b"\x03\xe8" + payload
-    close = drawn(wire(f"88 {len(reason):02x} . {reason.hex()}", masked=False))
+    close = rendered(parse_frame_notation(f"88 {len(reason):02x} . {reason.hex()}", masked=False))
     assert f"  Close 1000 NORMAL_CLOSURE {shown}" in close
 
 
-def test_what_people_write_is_left_as_it_is() -> None:
+def test_printable_leaves_ordinary_text_unchanged() -> None:
     text = "Gr\u00fc\u00dfe, \u4f60\u597d, \u05e9\u05dc\u05d5\u05dd \U0001f600 'quoted' \\"
     assert printable(text) == text
 
 
 @given(st.text())
-def test_nothing_printable_is_a_control_or_format_character(text: str) -> None:
+def test_printable_has_no_control_or_format_characters(text: str) -> None:
     assert all(unicodedata.category(c)[0] != "C" for c in printable(text))
 
 
-def test_text_that_is_cut_within_a_character_is_shown_with_its_bytes() -> None:
-    assert r"    'a\xc3'" in drawn(bytes.fromhex("01 02 61c3"))
+def test_render_fragment_within_a_character_shows_its_bytes() -> None:
+    assert r"    'a\xc3'" in rendered(bytes.fromhex("01 02 61c3"))
 
 
-def test_long_text_is_cut_to_its_room_with_wide_characters_counted_twice() -> None:
+def test_quoted_long_text_is_cut_with_wide_characters_doubled() -> None:
     assert quoted("x" * 30, 20) == "'" + "x" * 16 + "..."
     assert quoted("\u4f60" * 30, 20) == "'" + "\u4f60" * 8 + "..."
     assert shortened("\u4f60" * 10, 20) == "\u4f60" * 10

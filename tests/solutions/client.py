@@ -1,4 +1,4 @@
-"""A client in thirty lines that answers Pings: `client.py URL` says Hello, once."""
+"""Solution of the exercises with a client: `client.py URL` sends Hello and answers Pings."""
 
 import base64
 import os
@@ -17,9 +17,9 @@ head, decoder, message = HeadReader(), FrameDecoder(masked=False), b""
 
 with socket.create_connection((url.hostname or "", url.port or 80), 10) as sock:
     sock.sendall(upgrade_request(url.netloc, url.path, key))
-    while (whole := head.receive_data(sock.recv(4096))) is None:
-        pass
-    decoder.receive_data(whole[1])
+    while head.next_head() is None:
+        head.receive_data(sock.recv(4096))
+    decoder.receive_data(head.trailing_data)
     sock.sendall(encode_frame(Opcode.TEXT, b"Hello", mask=os.urandom(4)))
     while True:
         while (frame := decoder.next_frame()) is None:

@@ -1,4 +1,4 @@
-"""README's naive parser without its three faults."""
+"""The parser of "Test your own parser" in tests/README.md without its three bugs."""
 
 from collections.abc import Iterable, Iterator
 

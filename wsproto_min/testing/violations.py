@@ -153,7 +153,7 @@ _DEFLATE_CASES: dict[Rule, Mapping[str, str]] = {
     rules.RESERVED_BIT: {"deflate-rsv2": "e1", "deflate-rsv3": "d1"},
     rules.NOT_DEFLATE: {
         "deflate-block-type": "c1 0a . 06",
-        "deflate-block-type-in-fragment": "41 02 . f248 | 80 02 . ffff",
+        "deflate-block-type-in-fragment": "42 06 . 00 0100 feff 61 | 80 0a . 06",
         "deflate-stored-length": "c2 0a . 00 0500 0000",
         "deflate-before-beginning": "c1 05 . f200 11",
         "deflate-last-message": "c2 06 . f248cdc90700 | c2 05 . f200 11",
