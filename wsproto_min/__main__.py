@@ -13,8 +13,8 @@ from wsproto_min.errors import HandshakeError
 from wsproto_min.explain.cli import add_explain
 from wsproto_min.explain.live_trace import Tracer, run_interactive
 from wsproto_min.explain.style import printable
-from wsproto_min.handshake import accept
-from wsproto_min.http import Request, Response
+from wsproto_min.handshake import Acceptance, accept
+from wsproto_min.http import Request
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 from wsproto_min.net.client import connect
 from wsproto_min.net.peer import Peer
@@ -150,7 +150,7 @@ def _echo(options: argparse.Namespace) -> int:
     return 0
 
 
-def _accept(peer: Peer, request: Request) -> Response:
+def _accept(peer: Peer, request: Request) -> Acceptance:
     """Accept every handshake, with context takeover so that a conformance run tests it."""
     return accept(request, compression=DeflateParameters.DEFAULT)
 

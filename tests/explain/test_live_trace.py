@@ -142,7 +142,10 @@ def test_violation_by_server_returns_status_1(capsys: Output) -> None:
     with serving(on_open=lambda peer: peer.send("x" * 1001)) as running, typed() as pipe:
         client = connect(url(running.address), max_message_size=1000)
         assert run_interactive(client, pipe.reader) == 1
-    assert capsys.readouterr() == ("", "closed: a message is larger than 1000 bytes (RFC 6455, 7.4.1)\n")
+    assert capsys.readouterr() == (
+        "",
+        "closed: a message is larger than 1000 bytes (RFC 6455, 7.4.1)\n",
+    )
 
 
 def test_input_may_be_a_file_or_dev_null(

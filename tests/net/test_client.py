@@ -93,7 +93,7 @@ def until_close(sock: socket.socket) -> bytes:
     return received
 
 
-def speaks(then: bytes) -> Script:
+def sends(then: bytes) -> Script:
     """Return a script that accepts the handshake, sends `then` and reads up to the Close."""
 
     def script(sock: socket.socket) -> None:
@@ -103,7 +103,7 @@ def speaks(then: bytes) -> Script:
     return script
 
 
-def answers(data: bytes) -> Script:
+def responds(data: bytes) -> Script:
     """Return a script that answers the handshake with `data` and closes."""
 
     def script(sock: socket.socket) -> None:
@@ -236,7 +236,7 @@ def test_connect_options_appear_in_request() -> None:
         (b"HTTP/1.1 403 Forbidden\r\nX: y\r\n\r\n", 403, "the server answered 403"),
         (b"HTTP/1.1 302 Found\r\nLocation: ws://a/\r\n\r\nover there\r\n", 302, "302: over there"),
         (b"HTTP/1.1 200 OK\r\n\r\n\xff", 200, "200: \ufffd"),
-        (b"HTTP/1.1 500 Fault\r\n\r\n" + b"x" * 10_000, 500, "500: " + "x" * 500),
+        (b"HTTP/1.1 500 Error\r\n\r\n" + b"x" * 10_000, 500, "500: " + "x" * 500),
         (
             b"HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nyou\r\n0\r\n\r\n",
             403,
@@ -259,7 +259,7 @@ def test_connect_options_appear_in_request() -> None:
 def test_refusal_raises_with_status_and_first_body_line(
     response: bytes, status: int, reason: str
 ) -> None:
-    with scripted(answers(response)) as address:
+    with scripted(responds(response)) as address:
         error = refusal(address)
     assert error.status == status
     assert error.reason.endswith(reason), error.reason
@@ -279,7 +279,7 @@ def test_refusal_on_kept_open_connection_raises_at_once() -> None:
 
 def test_refusal_error_carries_response_headers() -> None:
     response = b"HTTP/1.1 302 Found\r\nLocation: ws://elsewhere/\r\n\r\n"
-    with scripted(answers(response)) as address:
+    with scripted(responds(response)) as address:
         assert refusal(address).headers == (("location", "ws://elsewhere/"),)
 
 
@@ -321,7 +321,7 @@ def test_connect_to_unreachable_server_raises_oserror(tmp_path: Path) -> None:
         with pytest.raises(ConnectionRefusedError):
             connect(url(unused.getsockname()))
     with pytest.raises(FileNotFoundError):
-        connect(f"ws+unix:{tmp_path}/nobody")
+        connect(f"ws+unix:{tmp_path}/missing")
 
 
 def drips(start: bytes, byte: bytes) -> Script:
@@ -362,7 +362,7 @@ def test_server_without_response_times_out_at_open_timeout() -> None:
 
 @pytest.mark.parametrize("data", [HELLO, HELLO * 3 + BYE])
 def test_messages_in_same_read_as_response_are_received(data: bytes) -> None:
-    with scripted(speaks(data)) as address, connect(address) as client:
+    with scripted(sends(data)) as address, connect(address) as client:
         for _ in range(data.count(HELLO)):
             assert client.recv() == "Hello"
 
@@ -454,7 +454,7 @@ def test_recv_after_timeout_returns_the_late_message() -> None:
 
 
 def test_recv_with_zero_timeout_returns_received_messages() -> None:
-    with scripted(speaks(HELLO * 2)) as address:
+    with scripted(sends(HELLO * 2)) as address:
         client = connect(address, close_timeout=0.0)
         assert client.recv() == "Hello"
         assert client.recv(timeout=0) == "Hello"
@@ -528,7 +528,7 @@ def test_ping_ignores_late_pong_of_previous_ping() -> None:
 @pytest.mark.parametrize("code", [1000, 1001])
 def test_iteration_ends_at_normal_close(code: int) -> None:
     close = encode_frame(Opcode.CLOSE, encode_close(code))
-    with scripted(speaks(HELLO * 2 + close)) as address, connect(address) as client:
+    with scripted(sends(HELLO * 2 + close)) as address, connect(address) as client:
         assert list(client) == ["Hello", "Hello"]
 
 
@@ -542,14 +542,14 @@ def test_iteration_ends_at_normal_close(code: int) -> None:
 )
 def test_iteration_raises_at_other_close_codes(data: bytes, code: int) -> None:
     got: list[str | bytes] = []
-    with scripted(speaks(HELLO + data)) as address, connect(address) as client:
+    with scripted(sends(HELLO + data)) as address, connect(address) as client:
         with pytest.raises(ConnectionClosed) as raised:
             got.extend(client)
         assert raised.value.code == code
 
 
 def test_calls_after_server_close_raise_its_code_and_reason() -> None:
-    with scripted(speaks(HELLO + BYE)) as address, connect(address) as client:
+    with scripted(sends(HELLO + BYE)) as address, connect(address) as client:
         assert client.recv() == "Hello"
         assert (client.close_code, client.close_reason) == (None, "")
         assert [closed(client), closed(client)] == [(1000, "bye")] * 2
@@ -763,13 +763,13 @@ def test_connect_tries_all_addresses_and_raises_last_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
-        nobody = free.getsockname()
+        refusing = free.getsockname()
     unknown = 12345  # a family that no machine has
     found = [
-        (unknown, socket.SOCK_STREAM, 0, "", nobody),
-        (socket.AF_INET, socket.SOCK_STREAM, 0, "", nobody),
+        (unknown, socket.SOCK_STREAM, 0, "", refusing),
+        (socket.AF_INET, socket.SOCK_STREAM, 0, "", refusing),
     ]
-    with scripted(speaks(HELLO)) as address:
+    with scripted(sends(HELLO)) as address:
         port = int(address.rstrip("/").rpartition(":")[2])
         found.append((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)))
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
@@ -868,7 +868,7 @@ def test_message_over_size_limit_raises() -> None:
 
 
 def test_ping_raises_violation_and_keeps_earlier_messages() -> None:
-    with scripted(speaks(HELLO + bytes.fromhex("83 00"))) as address, connect(address) as client:
+    with scripted(sends(HELLO + bytes.fromhex("83 00"))) as address, connect(address) as client:
         with pytest.raises(ProtocolError):
             client.ping()
         assert client.recv() == "Hello"
@@ -937,7 +937,7 @@ def test_failed_connect_closes_its_socket(monkeypatch: pytest.MonkeyPatch) -> No
         return sock
 
     monkeypatch.setattr("wsproto_min.net.client.open_socket", recording)
-    with scripted(answers(b"HTTP/1.1 403 No\r\n\r\n")) as address:
+    with scripted(responds(b"HTTP/1.1 403 No\r\n\r\n")) as address:
         refusal(address)
     with scripted(lambda sock: None) as address, pytest.raises(ZeroDivisionError):
         connect(address, trace=fail)

@@ -17,8 +17,7 @@ import os
 import sys
 from contextlib import suppress
 
-from wsproto_min import HandshakeError, Peer, Request, Server, accept
-from wsproto_min.handshake import Acceptance
+from wsproto_min import Acceptance, HandshakeError, Peer, Request, Server, accept
 
 METHODS = {"add": operator.add, "divide": operator.truediv}
 

@@ -38,7 +38,7 @@ class Tracer:
         }
 
     def __call__(self, sender: Role, data: bytes) -> None:
-        """Print an explanation of `data`, sent by `sender`; wait for the rest of a part."""
+        """Explain the heads and frames that `data` from `sender` completes."""
         arrow = ">" if sender is Role.CLIENT else "<"
         dissector = self._dissectors[sender]
         dissector.receive_data(data)

@@ -1,4 +1,4 @@
-"""Text for a terminal: escaped so that it cannot control the terminal, and cut to a width."""
+"""Text for a terminal: escaped so that it cannot control the terminal, and truncated to a width."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def printable(text: str) -> str:
 
 
 def shortened(text: str, columns: int) -> str:
-    """Return `text` cut to `columns` terminal columns, with "..." at its end if cut.
+    """Return `text` truncated to `columns` terminal columns; "..." marks the truncation.
 
     >>> shortened("abcdef", 6), shortened("abcdefg", 6)
     ('abcdef', 'abc...')
@@ -63,7 +63,7 @@ def shortened(text: str, columns: int) -> str:
 
 
 def quoted(text: str | bytes, columns: int) -> str:
-    r"""Return `text` in quotes, escaped, and cut to `columns` terminal columns.
+    r"""Return `text` in quotes, escaped, and truncated to `columns` terminal columns.
 
     Args:
         text: Text, or bytes to show as ASCII.
@@ -78,7 +78,7 @@ def quoted(text: str | bytes, columns: int) -> str:
 
 
 def hexadecimal(data: bytes, columns: int) -> str:
-    """Return `data` in hex, cut to `columns` terminal columns, with ".." at its end if cut.
+    """Return `data` in hex, truncated to `columns` terminal columns; ".." marks the truncation.
 
     >>> hexadecimal(b"Hello", 14), hexadecimal(b"Hello!", 14)
     ('48 65 6c 6c 6f', '48 65 6c 6c ..')
