@@ -78,8 +78,8 @@ class ChatClient:
     def receive_pending(self) -> list[ServerMessage]:
         """Return every message that the server has for this client at present.
 
-        A `pong` leaves before the messages that the server sends at the end of the
-        same iteration, so only a second `pong` proves that they have arrived.
+        The server sends a `pong` before the messages that it collects until the end of
+        the iteration. Only a second `pong` proves that they have arrived.
         """
         pending = []
         for _ in range(2):

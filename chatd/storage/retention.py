@@ -15,7 +15,7 @@ from chatd.storage.sqlite_file import ROOMS
 
 DELETE_LIMIT = 500  # messages
 
-# The rooms whose oldest message precedes a time.
+# The rooms with messages from before a time.
 _ROOMS_WITH_OLDER_MESSAGES = f"""{ROOMS}
 SELECT room FROM rooms WHERE ? >
     (SELECT time FROM messages WHERE messages.room = rooms.room ORDER BY id LIMIT 1)

@@ -2,8 +2,8 @@
 
 The store decides: the chat delivers a message only after the store has it, in the
 store's order. Each method takes a callback for its result. An engine calls it in the
-thread of the event loop, at once or in a later iteration, so both an embedded engine
-(`SQLiteStore`) and a shared one can implement the interface.
+thread of the event loop, at once or in a later iteration. The interface therefore suits
+an embedded engine (`SQLiteStore`) and a shared one.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Page:
     """Messages of a room in ascending order.
 
     `more` is True if older matching messages exist beyond the limit. `gap` is True if
-    requested messages are missing, because retention has removed them or because this
-    store never assigned the requested id.
+    requested messages are missing: retention has removed them, or another store has
+    assigned the requested id.
     """
 
     messages: Sequence[Message]

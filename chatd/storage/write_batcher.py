@@ -1,8 +1,8 @@
 """The write batcher: one append for all messages of an event-loop iteration.
 
-A join reads the stored messages, then receives every later one. A batch stored during
-that read would be missed or delivered twice, so an append and a read never overlap,
-however late the store answers.
+A join reads the stored messages, then receives every later one. The client would miss a
+batch stored during that read, or receive it twice. The batcher therefore never lets an
+append and a read overlap, however late the store answers.
 """
 
 from __future__ import annotations
