@@ -15,11 +15,12 @@ import json
 import operator
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 
 from wsproto_min import Acceptance, HandshakeError, Peer, Request, Server, accept
 
-METHODS = {"add": operator.add, "divide": operator.truediv}
+METHODS: dict[str, Callable[..., float]] = {"add": operator.add, "divide": operator.truediv}
 
 
 def authenticate(peer: Peer, request: Request) -> Acceptance:

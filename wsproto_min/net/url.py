@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-DEFAULT_PORTS = {"ws": 80, "wss": 443}
+DEFAULT_PORTS: dict[str, int] = {"ws": 80, "wss": 443}
 """Port of each scheme if the URL names none."""
 
 
