@@ -17,9 +17,10 @@ from chatd.storage.sqlite import MEMORY, SQLiteStore
 from chatd.storage.store import MessageStore
 from tests.support import PATIENCE, Address, RunningServer, serving
 from wsproto_min.errors import ConnectionClosed
-from wsproto_min.net.broadcast import Group, WriteCoalescer
+from wsproto_min.net.broadcast import Group
 from wsproto_min.net.client import Client, connect
 from wsproto_min.net.peer import Peer
+from wsproto_min.net.write_coalescer import WriteCoalescer
 
 ServerMessage = dict[str, Any]
 
@@ -119,9 +120,6 @@ class ChatClient:
             return closed.code, closed.reason
         raise AssertionError(f"received {message} instead of a Close frame")
 
-    tell, hear, hear_next = send, receive, receive_type  # former names
-    settle, refusal, hear_end = receive_pending, error_for, receive_close
-
 
 def bare_room(name: str = "x") -> Room:
     """Return a room without a server; messages to its groups go nowhere."""
@@ -154,10 +152,3 @@ def serve_chat(store: MessageStore | None = None, **options: Any) -> Iterator[Ru
             yield running
     finally:
         store.close()
-
-
-# Former names.
-Talker = ChatClient
-Told = ServerMessage
-open_log = open_store
-chatting = serve_chat

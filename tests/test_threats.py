@@ -26,7 +26,7 @@ from chatd import app
 from chatd.access.invitations import Invitations, Unauthorized
 from chatd.access.trusted_networks import parse_proxy
 from chatd.app import Chat
-from tests.chat import Talker, chatting, open_client, open_log
+from tests.chat import ChatClient, open_client, open_store, serve_chat
 from tests.support import (
     PATIENCE,
     ROOT,
@@ -231,7 +231,7 @@ def check_pings_at(positions: int, context_takeover: bool) -> None:
 
 def test_bad_window_bits_and_zlib_errors_are_handled() -> None:
     """CVE-2026-2229 (undici): window bits out of range, or an error of zlib, crashed it."""
-    with chatting() as chat:
+    with serve_chat() as chat:
         for name in ("server_max_window_bits", "client_max_window_bits"):
             for bits in range(18):
                 offer = f"Sec-WebSocket-Extensions: permessage-deflate; {name}={bits}\r\n\r\n"
@@ -302,7 +302,7 @@ def test_missing_header_is_400_and_too_many_are_431(caplog: pytest.LogCaptureFix
     """CVE-2024-37890 (ws): headers over a maximum number were dropped, Upgrade among them."""
     line, *fields = handshake().removesuffix(b"\r\n\r\n").split(b"\r\n")
     padding = [b"X-%d: x" % number for number in range(MAX_HEADERS - len(fields))]
-    with chatting() as chat:
+    with serve_chat() as chat:
 
         def status(*lines: bytes) -> int:
             with connect(chat.address) as sock:
@@ -327,7 +327,7 @@ def test_long_header_lists_take_linear_time(value: str) -> None:
     """CVE-2021-32640 (ws), CVE-2020-7662 and CVE-2020-7663: backtracking regular expressions."""
     names = ["Connection", "Upgrade", "Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"]
     names += ["Origin", "Host", "Authorization", "X-Forwarded-For", "Sec-WebSocket-Key"]
-    with chatting(trusted_proxies=[parse_proxy("127.0.0.1")]) as chat:
+    with serve_chat(trusted_proxies=[parse_proxy("127.0.0.1")]) as chat:
         for name in names:
             with connect(chat.address) as sock:
                 sock.sendall(handshake()[:-2] + f"{name}: {value}\r\n\r\n".encode())
@@ -359,7 +359,7 @@ def test_invitation_signatures_are_compared_in_constant_time(
 
 def test_chat_refuses_foreign_origins_and_accepts_programs() -> None:
     """engine.io #128, GHSA-cf66-xwfp-gvc4 (webpack-dev-server): any page reached 127.0.0.1."""
-    with chatting() as chat:
+    with serve_chat() as chat:
         port = chat.address[1]
         for subprotocols in ((), ("chat.v1",)):
             open_client(chat.address, subprotocols=subprotocols).close()
@@ -407,16 +407,16 @@ def test_chat_peer_without_a_join_in_time_is_closed(
     token = invitations.issue("Ann", [], 7, time.time())
     bearer = [("Authorization", f"Bearer {token}")]
     with (
-        chatting(invitations=invitations) as chat,
-        Talker(chat.address) as ann,
-        Talker(chat.address) as silent,
-        Talker(chat.address) as left,
+        serve_chat(invitations=invitations) as chat,
+        ChatClient(chat.address) as ann,
+        ChatClient(chat.address) as silent,
+        ChatClient(chat.address) as left,
         open_client(chat.address, headers=bearer) as plain,
     ):
         ann.join("lobby", "Ann", token=token)
-        left.refusal(type="join", room="lobby", name="Ann", token="forged")
-        assert silent.hear_end() == (1008, "no room joined within 0.2 s")
-        assert left.hear_end() == (1008, "no room joined within 0.2 s")
+        left.error_for(type="join", room="lobby", name="Ann", token="forged")
+        assert silent.receive_close() == (1008, "no room joined within 0.2 s")
+        assert left.receive_close() == (1008, "no room joined within 0.2 s")
         ann.say("lobby", "still here")
         assert plain.recv(PATIENCE) == "still here"
 
@@ -448,7 +448,7 @@ def test_half_open_handshakes_of_one_address_are_limited() -> None:
 def test_forged_x_forwarded_for_is_ignored(trusted: str, forwarded: str, address: str) -> None:
     """The X-Forwarded-For recipe (README of ws): it trusts the leftmost address."""
     with (
-        chatting(trusted_proxies=[parse_proxy(trusted)]) as chat,
+        serve_chat(trusted_proxies=[parse_proxy(trusted)]) as chat,
         open_client(chat.address, headers=[("X-Forwarded-For", forwarded)]),
     ):
         (peer,) = chat.ask(lambda: chat.server.peers)
@@ -465,12 +465,12 @@ def test_slow_reader_is_closed_and_resumes_after_its_last_id() -> None:
     connection requests the messages after the last received id.
     """
     number, rounds = 100, 10
-    with closing(open_log()) as log:
+    with closing(open_store()) as log:
         chat = Chat(log, rate=0.0)
         chat.server._context.write_buffer_limit = 100_000
         listener = tight_listener()
         with serving(server=chat.server, listener=listener) as running, ExitStack() as stack:
-            slow, ann, ben = (stack.enter_context(Talker(running.address)) for _ in range(3))
+            slow, ann, ben = (stack.enter_context(ChatClient(running.address)) for _ in range(3))
             session = slow.join("lobby", "Slow")["session"]
             ann.join("lobby", "Ann")
             ben.join("lobby", "Ben")
@@ -478,15 +478,15 @@ def test_slow_reader_is_closed_and_resumes_after_its_last_id() -> None:
             for round_number in range(rounds):
                 for index in range(number):
                     text = os.urandom(250).hex()  # random, hence hardly compressible
-                    ann.tell(type="say", room="lobby", text=text, key=f"{round_number}.{index}")
-                ids += [ann.hear_next("message")["id"] for _ in range(number)]
-                assert [ben.hear_next("message")["id"] for _ in range(number)] == ids[-number:]
+                    ann.send(type="say", room="lobby", text=text, key=f"{round_number}.{index}")
+                ids += [ann.receive_type("message")["id"] for _ in range(number)]
+                assert [ben.receive_type("message")["id"] for _ in range(number)] == ids[-number:]
             received: list[int] = []
             with suppress(ConnectionClosed):
                 while True:
-                    received.append(slow.hear_next("message")["id"])
-            assert slow.hear_end() == (1008, "too slow: the send queue is full")
-            resumed = stack.enter_context(Talker(running.address))
+                    received.append(slow.receive_type("message")["id"])
+            assert slow.receive_close() == (1008, "too slow: the send queue is full")
+            resumed = stack.enter_context(ChatClient(running.address))
             joined = resumed.join("lobby", "Slow", session=session, after=received[-1])
             assert joined["gap"] is False
             assert 0 < len(received) < len(ids), "the reader was never behind"
@@ -566,7 +566,7 @@ def test_terminal_client_escapes_control_characters() -> None:
 
 def test_page_uses_text_nodes_and_a_strict_security_policy() -> None:
     """Chat pages: text of other users became HTML of the page."""
-    with chatting() as chat:
+    with serve_chat() as chat:
         answer = exchange(chat.address, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").decode()
     head, _, page = answer.partition("\r\n\r\n")
     headers = Headers([(n, v) for n, _, v in (line.partition(": ") for line in head.split("\r\n"))])

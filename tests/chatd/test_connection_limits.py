@@ -20,7 +20,7 @@ from chatd.access.connection_limits import (
     descriptors_for,
 )
 from chatd.access.trusted_networks import parse_proxy
-from tests.chat import chatting
+from tests.chat import serve_chat
 from tests.support import Client, connect, exchange, handshake, read_to_end
 from wsproto_min.http import Headers, HeadReader, parse_response
 from wsproto_min.net.event_loop import EventLoop
@@ -116,7 +116,7 @@ def answer_to(request: bytes, address: tuple[str, int]) -> tuple[int, Headers, s
 def test_who_is_too_many_is_told_503_and_what_to_do_until_somebody_goes(
     options: dict[str, Any], words: list[str]
 ) -> None:
-    with chatting(**options) as chat, ExitStack() as stack:
+    with serve_chat(**options) as chat, ExitStack() as stack:
         # Those who have not finished their handshake count as well.
         stack.enter_context(Client(chat.address))
         half_open = [stack.enter_context(connect(chat.address)) for _ in range(2)]
@@ -147,7 +147,7 @@ def test_a_flood_that_never_speaks_is_cut_as_it_comes_and_those_inside_talk_on(
         turn(loop)
 
     monkeypatch.setattr(EventLoop, "run_once", counted)
-    with chatting(max_per_address=5) as chat, ExitStack() as stack:
+    with serve_chat(max_per_address=5) as chat, ExitStack() as stack:
         first, second = (stack.enter_context(Client(chat.address)) for _ in range(2))
         # What is heard at once: the three that are left, and the spare places.
         heard = 3 + SPARE_PLACES
@@ -168,7 +168,7 @@ def test_behind_a_trusted_proxy_the_clients_are_capped_each_and_the_proxy_is_not
         return handshake()[:-2] + f"X-Forwarded-For: {client}\r\n\r\n".encode()
 
     proxies = [parse_proxy("127.0.0.1")]
-    with chatting(max_per_address=1, trusted_proxies=proxies) as chat, ExitStack() as stack:
+    with serve_chat(max_per_address=1, trusted_proxies=proxies) as chat, ExitStack() as stack:
         for client, status in (("198.51.100.1", 101), ("198.51.100.1", 503), ("192.0.2.7", 101)):
             sock = stack.enter_context(connect(chat.address))
             sock.sendall(request(client))
@@ -183,7 +183,7 @@ def test_behind_a_trusted_proxy_the_clients_are_capped_each_and_the_proxy_is_not
 def test_behind_a_trusted_proxy_too_only_so_many_are_told_that_they_are_too_many() -> None:
     request = handshake()[:-2] + b"X-Forwarded-For: 198.51.100.1\r\n\r\n"
     proxies = [parse_proxy("127.0.0.1")]
-    with chatting(max_per_address=1, trusted_proxies=proxies) as chat, ExitStack() as stack:
+    with serve_chat(max_per_address=1, trusted_proxies=proxies) as chat, ExitStack() as stack:
         told = []
         for _ in range(1 + SPARE_PLACES + 3):
             sock = stack.enter_context(connect(chat.address))

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from chatd import app
 from chatd.access import invitations as auth
 from chatd.access.invitations import DAY, Invitation, Invitations, Unauthorized
-from tests.chat import Talker, chatting, open_client
-from tests.support import PATIENCE, ROOT, command, connect, daemon, handshake, poll
+from tests.chat import ChatClient, open_client, serve_chat
 from tests.chatd.test_options import fails
+from tests.support import PATIENCE, ROOT, command, connect, daemon, handshake, poll
 from wsproto_min import ConnectionClosed, HandshakeError
 from wsproto_min.net.client import Client
 
@@ -234,25 +234,25 @@ def test_with_a_token_one_joins_under_its_name_and_without_one_not(
 ) -> None:
     now = time.time()
     token = invitations.issue("Ann", ["lobby", "cellar"], 7, now)
-    with chatting(invitations=invitations) as chat, Talker(chat.address) as ann:
+    with serve_chat(invitations=invitations) as chat, ChatClient(chat.address) as ann:
         join = {"type": "join", "room": "lobby", "name": "Somebody"}
         for bad in (None, "", "forged." + token.partition(".")[2], token[:-1]):
-            refused = ann.refusal(**join, token=bad)
+            refused = ann.error_for(**join, token=bad)
             assert (refused["code"], refused["room"]) == ("unauthorized", "lobby")
         expired = invitations.issue("Ann", [], 1, now - 2 * DAY)
-        assert "expired" in ann.refusal(**join, token=expired)["message"]
+        assert "expired" in ann.error_for(**join, token=expired)["message"]
         assert (
             "not for the room attic"
-            in ann.refusal(**join | {"room": "attic"}, token=token)["message"]
+            in ann.error_for(**join | {"room": "attic"}, token=token)["message"]
         )
         assert ann.join("lobby", "Somebody", token=token)["name"] == "Ann"
         assert ann.join("cellar", "Ann", token=token)["members"] == ["Ann"]
         assert ann.say("lobby", "hello")["name"] == "Ann"
-        with Talker(chat.address) as other:
+        with ChatClient(chat.address) as other:
             bens = invitations.issue("Ben", [], 7, now)
             assert other.join("lobby", "Ann", token=bens)["name"] == "Ben"
             for mine in (token, invitations.issue("ANN", [], 7, now)):
-                refused = other.refusal(type="join", room="lobby", name="x", token=mine)
+                refused = other.error_for(type="join", room="lobby", name="x", token=mine)
                 assert refused["code"] == "name_taken"
 
 
@@ -260,11 +260,11 @@ def test_whoever_holds_the_invitation_gets_the_name_back_without_the_session(
     invitations: Invitations,
 ) -> None:
     token = invitations.issue("Ann", [], 7, time.time())
-    with chatting(invitations=invitations) as chat:
-        with Talker(chat.address) as ann:
+    with serve_chat(invitations=invitations) as chat:
+        with ChatClient(chat.address) as ann:
             session = ann.join("lobby", "Ann", token=token)["session"]
         chat.wait_for_peers(0)
-        with Talker(chat.address) as ann:
+        with ChatClient(chat.address) as ann:
             joined = ann.join("lobby", "Ann", token=token)
             assert joined["name"] == "Ann"
             assert joined["session"] != session
@@ -279,7 +279,7 @@ def test_plain_mode_takes_the_token_from_the_authorization_header(
 ) -> None:
     now = time.time()
     token = invitations.issue("Ann", ["lobby"], 7, now)
-    with chatting(invitations=invitations) as chat, Talker(chat.address) as ben:
+    with serve_chat(invitations=invitations) as chat, ChatClient(chat.address) as ben:
         ben.join("lobby", "Ben", token=invitations.issue("Ben", [], 7, now))
         how = "by invitation only.*Authorization: Bearer TOKEN"
         for headers, reason in (
@@ -300,9 +300,9 @@ def test_plain_mode_takes_the_token_from_the_authorization_header(
             open_client(chat.address, headers=bearer(token)) as second,
         ):
             first.send("plainly said")
-            assert ben.hear_next("message")["name"] == "Ann"
+            assert ben.receive_type("message")["name"] == "Ann"
             second.send("by the same person")
-            assert ben.hear_next("message")["name"] == "guest-1"
+            assert ben.receive_type("message")["name"] == "guest-1"
             assert first.recv(PATIENCE) == "by the same person"
             ben.say("lobby", "heard")
             assert first.recv(PATIENCE) == "heard"
@@ -314,10 +314,10 @@ def test_who_goes_before_joining_is_not_minded(
     invitations: Invitations, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(app, "JOIN_TIMEOUT", 0.05)
-    with chatting(invitations=invitations) as chat:
-        Talker(chat.address).client.close()
-        with Talker(chat.address) as later:
-            assert later.hear_end()[0] == 1008
+    with serve_chat(invitations=invitations) as chat:
+        ChatClient(chat.address).client.close()
+        with ChatClient(chat.address) as later:
+            assert later.receive_close()[0] == 1008
     assert caplog.records == []
 
 
@@ -334,9 +334,9 @@ def test_whose_invitation_is_revoked_is_shown_out_of_both_modes_and_the_others_s
     now = time.time()
     anns, bens = (invitations.issue(name, [], 7, now) for name in ("Ann", "Ben"))
     with (
-        chatting(invitations=invitations) as chat,
-        Talker(chat.address) as ann,
-        Talker(chat.address) as ben,
+        serve_chat(invitations=invitations) as chat,
+        ChatClient(chat.address) as ann,
+        ChatClient(chat.address) as ben,
         open_client(chat.address, headers=bearer(anns)) as plain,
     ):
         ben.join("lobby", "Ben", token=bens)
@@ -344,10 +344,10 @@ def test_whose_invitation_is_revoked_is_shown_out_of_both_modes_and_the_others_s
         # What she joined with last is not all that counts.
         ann.join("cellar", "Ben", token=bens)
         invitations.revoke("ann", time.time())
-        banned = ann.hear_next("error")
+        banned = ann.receive_type("error")
         assert banned["code"] == "banned"
         assert "revoked" in banned["message"]
-        assert ann.hear_end() == (1008, banned["message"])
+        assert ann.receive_close() == (1008, banned["message"])
         assert end_of(plain) == (1008, banned["message"])
         ben.say("lobby", "I may stay")
 
@@ -359,18 +359,18 @@ def test_a_token_of_a_room_that_one_has_left_is_not_asked_for_any_more(
     now = time.time()
     anns, bens, cems = (invitations.issue(name, [], 7, now) for name in ("Ann", "Ben", "Cem"))
     with (
-        chatting(invitations=invitations) as chat,
-        Talker(chat.address) as ann,
-        Talker(chat.address) as cem,
+        serve_chat(invitations=invitations) as chat,
+        ChatClient(chat.address) as ann,
+        ChatClient(chat.address) as cem,
     ):
         cem.join("lobby", "Cem", token=cems)
         ann.join("lobby", "Ann", token=anns)
         ann.join("cellar", "Ben", token=bens)
-        ann.tell(type="leave", room="lobby")
-        ann.settle()
+        ann.send(type="leave", room="lobby")
+        ann.receive_pending()
         for name in ("Ann", "Cem"):
             invitations.revoke(name, time.time())
-        assert cem.hear_next("error")["code"] == "banned"  # so the look was taken
+        assert cem.receive_type("error")["code"] == "banned"  # so the look was taken
         ann.say("cellar", "still here")
 
 
@@ -384,12 +384,12 @@ def test_a_list_of_the_revoked_that_cannot_be_read_lets_nobody_in_and_the_look_g
 ) -> None:
     monkeypatch.setattr(app, "RECHECK_INTERVAL", 0.02)
     token = invitations.issue("Ann", [], 7, time.time())
-    with chatting(invitations=invitations) as chat, Talker(chat.address) as ann:
+    with serve_chat(invitations=invitations) as chat, ChatClient(chat.address) as ann:
         ann.join("lobby", "Ann", token=token)
         (tmp_path / "revoked").write_text(damage)
         poll(lambda: len(caplog.records) >= 1, "a failed look is logged")
-        with Talker(chat.address) as ben:
-            refused = ben.refusal(type="join", room="lobby", name="Ann", token=token)
+        with ChatClient(chat.address) as ben:
+            refused = ben.error_for(type="join", room="lobby", name="Ann", token=token)
             assert refused["code"] == "unauthorized"
             assert "cannot be checked at the moment; tell whoever runs" in refused["message"]
         ann.say("lobby", "still here")
@@ -398,7 +398,7 @@ def test_a_list_of_the_revoked_that_cannot_be_read_lets_nobody_in_and_the_look_g
         assert "revoked, the list of the revoked, is damaged; put a backup in its place" in told
         (tmp_path / "new").write_text(json.dumps({"ann": time.time()}))
         (tmp_path / "new").replace(tmp_path / "revoked")
-        assert ann.hear_next("error")["code"] == "banned"
+        assert ann.receive_type("error")["code"] == "banned"
 
 
 def test_a_list_that_the_system_does_not_let_read_is_named_once(
@@ -457,16 +457,16 @@ def test_who_is_still_in_the_handshake_is_not_asked_for_an_invitation(
     monkeypatch.setattr(app, "RECHECK_INTERVAL", 0.01)
     token = invitations.issue("Ann", [], 7, time.time())
     with (
-        chatting(invitations=invitations) as chat,
+        serve_chat(invitations=invitations) as chat,
         connect(chat.address) as sock,
-        Talker(chat.address) as ann,
+        ChatClient(chat.address) as ann,
     ):
         request = handshake()
         sock.sendall(request[:20])
         chat.wait_for_peers(2)
         ann.join("lobby", "Ann", token=token)
         invitations.revoke("Ann", time.time())
-        assert ann.hear_next("error")["code"] == "banned"  # so the look was taken
+        assert ann.receive_type("error")["code"] == "banned"  # so the look was taken
         sock.sendall(request[20:])
         assert sock.recv(4096).startswith(b"HTTP/1.1 401 ")
     assert caplog.records == []
@@ -492,14 +492,14 @@ def test_a_link_lets_in_until_the_name_is_revoked(tmp_path: Path) -> None:
         link = run("invite", "Ann", "--url", url, *db)
         found = re.fullmatch(re.escape(url) + r"#invite=([\w.-]+)\n", link)
         assert found, link
-        with Talker(running.address) as ann, Talker(running.address) as late:
+        with ChatClient(running.address) as ann, ChatClient(running.address) as late:
             assert ann.join("lobby", "x", token=found[1])["name"] == "Ann"
             printed = run("revoke", "ANN", *db)
             assert printed == "all invitations for ANN are void from now on\n"
-            refused = late.refusal(type="join", room="x", name="x", token=found[1])
+            refused = late.error_for(type="join", room="x", name="x", token=found[1])
             assert refused["code"] == "unauthorized"
-            assert ann.hear_next("error")["code"] == "banned"
-            assert ann.hear_end()[0] == 1008
+            assert ann.receive_type("error")["code"] == "banned"
+            assert ann.receive_close()[0] == 1008
         assert running.stop() == (0, "")
 
 

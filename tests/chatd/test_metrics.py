@@ -16,9 +16,9 @@ from chatd.access.trusted_networks import parse_proxy
 from chatd.app import Chat
 from chatd.ops.endpoints import check_reader
 from chatd.ops.metrics import BOUNDS, Histogram, Metrics, exposition
-from tests.chat import Talker, chatting, open_log
+from tests.chat import ChatClient, open_store, serve_chat
+from tests.chatd.test_app import FailingStore
 from tests.support import Address, Client, connect, exchange, poll, reset, serving
-from tests.chatd.test_app import FailingLog
 from wsproto_min import CloseCode, HandshakeError, Request
 from wsproto_min.http import Headers
 
@@ -104,7 +104,7 @@ def test_whatever_codes_peers_close_with_there_are_few_time_series() -> None:
 
 @pytest.mark.parametrize("request_line", ["GET /healthz HTTP/1.1", "GET /healthz?x HTTP/1.0"])
 def test_a_chat_that_serves_is_healthy_whatever_host_the_watcher_names(request_line: str) -> None:
-    with chatting() as chat:
+    with serve_chat() as chat:
         answer = exchange(chat.address, f"{request_line}\r\nX-Forwarded-For: ?\r\n\r\n".encode())
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
         assert answer.endswith(b"\r\n\r\nok\n")
@@ -112,16 +112,16 @@ def test_a_chat_that_serves_is_healthy_whatever_host_the_watcher_names(request_l
 
 @pytest.mark.parametrize("path", ["/healthz", "/metrics"])
 def test_they_are_read_only(path: str) -> None:
-    with chatting() as chat:
+    with serve_chat() as chat:
         request = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"
         assert exchange(chat.address, request.encode()).startswith(b"HTTP/1.1 405 ")
 
 
 def test_messages_are_counted_as_they_come_and_once_for_each_who_gets_them() -> None:
     with (
-        chatting() as chat,
-        Talker(chat.address) as ann,
-        Talker(chat.address) as ben,
+        serve_chat() as chat,
+        ChatClient(chat.address) as ann,
+        ChatClient(chat.address) as ben,
         Client(chat.address, "/r/tea") as plain,
         Client(chat.address, "/r/tea"),
     ):
@@ -144,28 +144,28 @@ def test_messages_are_counted_as_they_come_and_once_for_each_who_gets_them() -> 
 
 
 def test_what_the_log_fails_at_is_counted_and_is_no_commit() -> None:
-    log = FailingLog()
-    with chatting(log) as chat, Talker(chat.address) as ann, Talker(chat.address) as ben:
+    log = FailingStore()
+    with serve_chat(log) as chat, ChatClient(chat.address) as ann, ChatClient(chat.address) as ben:
         ann.join("tea", "Ann")
         ann.say("tea", "one", key="a")
         log.fails = True
-        assert ann.refusal(type="say", room="tea", text="two", key="b")["code"] == "log_failed"
-        assert ben.refusal(type="join", room="tea", name="Ben")["code"] == "log_failed"
+        assert ann.error_for(type="say", room="tea", text="two", key="b")["code"] == "log_failed"
+        assert ben.error_for(type="join", room="tea", name="Ben")["code"] == "log_failed"
         samples = scrape(chat.address)
     assert samples["chatd_log_failures_total"] == 2
     assert samples["chatd_log_commit_seconds_count"] == 1
 
 
 def test_a_join_without_an_invitation_is_counted(tmp_path: Path) -> None:
-    with chatting(invitations=Invitations(tmp_path)) as chat, Talker(chat.address) as ann:
+    with serve_chat(invitations=Invitations(tmp_path)) as chat, ChatClient(chat.address) as ann:
         for _ in range(2):
-            assert ann.refusal(type="join", room="tea", name="Ann")["code"] == "unauthorized"
+            assert ann.error_for(type="join", room="tea", name="Ann")["code"] == "unauthorized"
         samples = scrape(chat.address)
     assert samples['chatd_refused_total{status="none",reason="unauthorized"}'] == 2
 
 
 def test_ends_are_counted_by_code_and_by_who_ended_it() -> None:
-    with chatting() as chat:
+    with serve_chat() as chat:
         with Client(chat.address) as leaver:
             leaver.close(4321)
             leaver.receive_all()
@@ -182,7 +182,7 @@ def test_ends_are_counted_by_code_and_by_who_ended_it() -> None:
 
 
 def test_refusals_are_counted_by_status_and_reason() -> None:
-    with chatting(max_per_address=3) as chat:
+    with serve_chat(max_per_address=3) as chat:
         get(chat.address, "/nowhere")
         get(chat.address, "/", "evil.example")
         with Client(chat.address), Client(chat.address), Client(chat.address):
@@ -204,7 +204,7 @@ def test_refusals_are_counted_by_status_and_reason() -> None:
 
 
 def test_what_slow_readers_have_not_taken_is_told() -> None:
-    with chatting() as chat, Client(chat.address, receive_buffer=4096) as slow:
+    with serve_chat() as chat, Client(chat.address, receive_buffer=4096) as slow:
         with Client(chat.address) as speaker:
             while not scrape(chat.address)["chatd_queue_bytes"]:
                 for _ in range(200):
@@ -266,7 +266,7 @@ def test_metrics_are_for_this_machine_and_those_whom_the_operator_names(
 
 def test_who_comes_through_a_proxy_may_not_read_them_and_a_page_of_elsewhere_neither() -> None:
     proxies = [parse_proxy("127.0.0.1")]
-    with chatting(trusted_proxies=proxies) as chat:
+    with serve_chat(trusted_proxies=proxies) as chat:
         request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"
         assert exchange(chat.address, request).startswith(b"HTTP/1.1 403 ")
         head, body = get(chat.address, "/metrics", "rebound.example")
@@ -277,7 +277,7 @@ def test_who_comes_through_a_proxy_may_not_read_them_and_a_page_of_elsewhere_nei
 
 def test_on_a_unix_socket_they_are_for_those_named_only(tmp_path: Path) -> None:
     for readers, status in (([], b"403"), ([parse_proxy("unix")], b"200")):
-        log = open_log()
+        log = open_store()
         chat = Chat(log, metrics_readers=readers)
         path = tmp_path / "socket"
         chat.server.listen_unix(str(path))

@@ -14,7 +14,7 @@ from chatd.__main__ import main
 from chatd.access.invitations import Invitations
 from chatd.app import Chat
 from chatd.ops.access_log import MAX_NAMED_ROOMS
-from tests.chat import Talker, chatting, open_client, open_log
+from tests.chat import ChatClient, open_client, open_store, serve_chat
 from tests.support import (
     PATIENCE,
     Client,
@@ -43,7 +43,7 @@ def fields_of(line: str) -> dict[str, str]:
 
 def test_each_connection_has_a_line_when_it_ends() -> None:
     with daemon("chatd", *ALONE) as running:
-        with Talker(running.address) as ann:
+        with ChatClient(running.address) as ann:
             ann.join("tea", "Ann")
             ann.join("x", "Ann")
             ann.say("tea", "a secret")
@@ -128,7 +128,7 @@ def test_a_line_names_the_address_that_a_trusted_proxy_passes_on_and_not_all_of_
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "chatd")
-    with chatting() as chat, Talker(chat.address) as ann:
+    with serve_chat() as chat, ChatClient(chat.address) as ann:
         for number in range(MAX_NAMED_ROOMS + 1):
             ann.join(f"r{number}", "Ann")
         ann.client.close()
@@ -144,12 +144,12 @@ def test_an_invitation_stands_in_no_line_whatever_becomes_of_it(
     caplog.set_level("DEBUG")
     invitations = Invitations(tmp_path)
     token = invitations.issue("Ann", ["tea"], 1, 0.0)  # long expired
-    with chatting(invitations=invitations) as chat:
+    with serve_chat(invitations=invitations) as chat:
         request = handshake("/r/tea?token=" + token)[:-2]
         request += f"Authorization: Bearer {token}\r\n\r\n".encode()
         assert exchange(chat.address, request).startswith(b"HTTP/1.1 401 ")
-        with Talker(chat.address) as ann:
-            assert ann.refusal(type="join", room="tea", name="Ann", token=token)
+        with ChatClient(chat.address) as ann:
+            assert ann.error_for(type="join", room="tea", name="Ann", token=token)
         chat.wait_for_peers(0)
     # A connection's line comes when its turn has ended, perhaps after a later one's join.
     assert sorted(record.getMessage() for record in caplog.records) == [
@@ -194,7 +194,7 @@ def test_while_it_drains_newcomers_are_refused_and_health_says_so() -> None:
 
 def test_what_is_queued_for_a_slow_reader_is_flushed_before_the_end() -> None:
     messages = [f"{number} {'x' * 3900}" for number in range(500)]
-    log = open_log()
+    log = open_store()
     chat = Chat(log, rate=0.0)
     with (
         serving(server=chat.server, listener=tight_listener()) as running,
@@ -239,7 +239,7 @@ def test_what_was_said_before_the_end_is_in_the_log(
 
 
 def test_a_chat_that_drains_says_so_to_those_who_watch_and_those_who_come() -> None:
-    log = open_log()
+    log = open_store()
     chat = Chat(log)
     with serving(server=chat.server) as running, Client(running.address) as silent:
         chat.drain(PATIENCE)

@@ -11,7 +11,7 @@ import pytest
 
 from chatd.access.origin import OriginPolicy
 from chatd.page import load_page
-from tests.chat import chatting
+from tests.chat import serve_chat
 from tests.support import ROOT, exchange
 from wsproto_min import HandshakeError, Headers, Request
 
@@ -202,7 +202,7 @@ def test_a_request_without_host_or_with_two_is_refused() -> None:
 
 @pytest.mark.parametrize("target", ["/", "/r/kitchen", "/?room=x"])
 def test_the_page_is_at_every_room(target: str) -> None:
-    with chatting() as chat:
+    with serve_chat() as chat:
         request = f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"
         answer = exchange(chat.address, request.encode())
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -214,7 +214,7 @@ def test_the_page_is_at_every_room(target: str) -> None:
     [("POST /", 405), ("DELETE /r/x", 405), ("GET /r/", 404), ("GET /r/a/b", 404), ("GET /x", 404)],
 )
 def test_nothing_else_is_there(request_line: str, status: int) -> None:
-    with chatting() as chat:
+    with serve_chat() as chat:
         request = f"{request_line} HTTP/1.1\r\nHost: localhost\r\n\r\n"
         assert exchange(chat.address, request.encode()).startswith(f"HTTP/1.1 {status} ".encode())
 
