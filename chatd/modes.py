@@ -17,7 +17,7 @@ from chatd.rooms import Member, Room
 
 @dataclass(slots=True)
 class Handshaking:
-    """A connection whose opening handshake is incomplete or was refused."""
+    """A connection with an incomplete or refused opening handshake."""
 
     record: ConnectionRecord
 

@@ -64,7 +64,7 @@ class Faults:
 
 
 class FaultySocket(socket.socket):
-    """A socket whose calls fail as `faults` decides, or always once `error` is set."""
+    """A socket with calls that fail as `faults` decides, or always once `error` is set."""
 
     faults: Faults
     error: OSError | None = None
@@ -103,7 +103,7 @@ def wrap(sock: socket.socket, faults: Faults) -> FaultySocket:
 
 
 class FaultyListener(socket.socket):
-    """A listening socket whose accept() fails as `faults` decides."""
+    """A listening socket; accept() fails as `faults` decides."""
 
     faults: Faults
 

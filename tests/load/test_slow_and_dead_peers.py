@@ -1,4 +1,4 @@
-"""Peers that stop reading and peers that vanish: the effect on others, and what they miss."""
+"""Peers that stop reading or vanish: their effect on others, and their missed messages."""
 
 from __future__ import annotations
 
