@@ -234,6 +234,9 @@ def test_dissector_agrees_with_connection_for_any_chunking(
         list(iter(again.next_event, None))
         if compression is None:
             assert again.state is State.OPEN, "the connection fails at an earlier byte"
+            again.receive_data(received[verdict.offset : verdict.offset + 1])
+            list(iter(again.next_event, None))
+            assert again.error is not None, "the connection fails at a later byte"
     assert [event for event in shown if event is not None] == events
     chunks = data.draw(chunkings(received))
     seen_in_chunks, verdict_in_chunks = explain(*chunks, sender=sender, compression=compression)

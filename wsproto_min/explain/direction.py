@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from codecs import utf_8_decode
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,10 +10,6 @@ from wsproto_min.codes import Opcode
 from wsproto_min.connection import Connection, Event
 from wsproto_min.explain.frame_fields import FrameFields
 from wsproto_min.frames import Frame, FrameDecoder
-
-# Chunks of text for which an error of UTF-8 is always in a chunk's last byte: single bytes, and
-# runs of ASCII after an ASCII byte.
-_TEXT_CHUNK = re.compile(rb"(?<=[\x00-\x7f])[\x00-\x7f]+|.", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +56,15 @@ class Direction:
         return event
 
     def _chunk_ends(self, frame: FrameFields) -> Iterator[int]:
-        """Yield the positions in the frame at which the connection is asked for an event."""
+        """Yield the ends of the next chunks, so that a violation is in a chunk's last byte."""
         begin, available = frame.header_size, len(frame.data)
         yield from range(self.fed + 1, min(begin, available) + 1)
         first = self.unfinished
         opcode = frame.opcode if first is None or frame.is_control else first.opcode
         compressed = frame.rsv[0] if first is None else first.compressed
         if opcode == Opcode.TEXT and not compressed:
-            for chunk in _TEXT_CHUNK.finditer(frame.payload, max(0, self.fed - begin)):
-                yield begin + chunk.end()
+            for end in _text_ends(frame.payload, max(0, self.fed - begin)):
+                yield begin + end
         elif available > begin:
             yield available
 
@@ -93,3 +89,25 @@ class Direction:
         decoder = FrameDecoder(rsv1_allowed=True)
         decoder.receive_data(self.connection.data_to_send())
         return tuple(iter(decoder.next_frame, None))
+
+
+def _text_ends(text: bytes, start: int) -> Iterator[int]:
+    """Yield the ends of chunks of `text`, so that an error of UTF-8 is in a chunk's last byte.
+
+    The bytes before `start` are already fed and may end within a character.
+    """
+    end = start
+    begins_character = False
+    while end < len(text) and not begins_character:
+        begins_character = text[end] & 0b1100_0000 != 0b1000_0000
+        end += 1
+        yield end
+    first = end - 1  # the byte that begins a character
+    try:
+        _, valid = utf_8_decode(text[first:], "strict", False)
+    except UnicodeDecodeError as error:
+        valid = error.start
+    if first + valid > end:
+        end = first + valid
+        yield end
+    yield from range(end + 1, len(text) + 1)

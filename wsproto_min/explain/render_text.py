@@ -1,7 +1,7 @@
 """Text renderer: shows the results of a `Dissector` in lines of at most 80 columns.
 
-`render` shows a frame as a diagram, then names its bytes range by range, unmasks the payload
-and shows the message. `render_brief` shows the same in a few lines, for `connect --trace`.
+`render` shows a frame as a diagram and names its bytes range by range. Then it unmasks the
+payload and shows the message. `render_brief` shows the same in a few lines, for `connect --trace`.
 Section numbers without an RFC are those of RFC 6455.
 """
 
