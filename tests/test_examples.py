@@ -130,7 +130,7 @@ class FlakyServer:
 
     def __init__(self, aborts: set[str], refusals: list[int]) -> None:
         self.received: list[str | bytes] = []
-        self._aborts = aborts  # texts whose first arrival ends the connection
+        self._aborts = aborts  # texts; the first arrival of each ends the connection
         self._refusals = refusals  # statuses of the next handshakes
         self.server = Server(on_message=self._on_message, on_request=self._on_request)
 
