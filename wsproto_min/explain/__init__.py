@@ -1,1 +1,1 @@
-"""The dissector: explains the bytes of handshakes and frames, field by field."""
+"""Explanation of captured handshakes and frames, field by field, and the command for it."""
