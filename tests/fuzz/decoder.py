@@ -132,10 +132,10 @@ def explained(sender: Role, chunks: Sequence[bytes]) -> list[str]:
     lines: list[str] = []
     for chunk in chunks:
         dissector.receive_data(chunk)
-        for event in iter(dissector.next_event, None):
+        while (event := dissector.next_event()) is not None:
             lines += render(event, plain)
     dissector.receive_eof()
-    for event in iter(dissector.next_event, None):
+    while (event := dissector.next_event()) is not None:
         lines += render(event, plain)
     lines += render_verdict(dissector.verdict)
     assert all(line.isprintable() for line in lines)
