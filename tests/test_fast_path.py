@@ -1,4 +1,4 @@
-"""The short way for the usual message gives what the long way gives."""
+"""The fast path returns the messages that the slow path returns."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsproto_min import connection
-from wsproto_min._fast_path import short_messages
+from wsproto_min._fast_path import read_short_messages
 from wsproto_min.connection import Connection, Event, Role
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.frames import FrameDecoder
-from wsproto_min.testing.strategies import KEY, TEXT, RawFrame, chunkings, nearly_valid, wire
+from wsproto_min.testing.raw_frame import KEY, RawFrame, parse_frame_notation
+from wsproto_min.testing.strategies import TEXT, chunkings, nearly_valid
 
 
-def fed(data: bytes) -> FrameDecoder:
+def decoder_with(data: bytes) -> FrameDecoder:
     decoder = FrameDecoder(masked=True)
     decoder.receive_data(data)
     return decoder
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 3, 4, 5, 7, 8, 9, 63, 64, 124, 125])
-def test_every_short_length_is_unmasked(length: int) -> None:
+def test_fast_path_unmasks_every_short_length(length: int) -> None:
     payload = bytes(range(128))[:length]
     data = RawFrame(TEXT, payload, mask=KEY).data
-    assert list(short_messages(fed(data * 2), 1000)) == [payload.decode()] * 2
+    assert read_short_messages(decoder_with(data * 2), 1000) == [payload.decode()] * 2
 
 
 @pytest.mark.parametrize(
@@ -37,30 +38,51 @@ def test_every_short_length_is_unmasked(length: int) -> None:
         "89 01 . 61",  # a Ping
         "88 00 .",  # a Close
         "81 01 . ff",  # not UTF-8
-        "81 02 . 61",  # not whole
+        "81 02 . 61",  # incomplete
         "81 7e 0001 . 61",  # not the shortest length
         "81 0b . 6162636465666768696a6b",  # over the limit of ten bytes
         "81",
     ],
 )
-def test_any_other_frame_is_left_where_it_is(notation: str) -> None:
-    good, other = wire("81 01 . 61", masked=True), wire(notation, masked=True)
-    decoder = fed(good + other)
-    assert list(short_messages(decoder, 10)) == ["a"]
+def test_fast_path_leaves_any_other_frame(notation: str) -> None:
+    usual = parse_frame_notation("81 01 . 61 | 81 01 . 62", masked=True)
+    other = parse_frame_notation(notation, masked=True)
+    decoder = decoder_with(usual + other)
+    assert read_short_messages(decoder, 10) == ["b", "a"], "the next one comes last"
     assert decoder.buffer[decoder.position :] == other
 
 
-def test_a_frame_that_is_not_masked_is_left_where_it_is() -> None:
-    assert list(short_messages(fed(wire("81 01 . 61", masked=False) * 9), 10)) == []
+def test_fast_path_leaves_an_unmasked_frame() -> None:
+    frame = parse_frame_notation("81 01 . 61", masked=False)
+    assert read_short_messages(decoder_with(frame * 9), 10) == []
 
 
-def test_within_a_frame_there_is_no_short_way() -> None:
-    # 300 bytes, of which the first are those of a whole short frame.
-    inner = wire("81 01 . 61", masked=True)
-    decoder = fed(bytes.fromhex("82 fe 012c 00000000") + inner[:1])
-    assert decoder.next_frame() is not None
-    decoder.receive_data(inner * 3)
-    assert list(short_messages(decoder, 1000)) == []
+def test_fast_path_within_a_frame_reads_nothing() -> None:
+    # A payload of 300 bytes that begins with a complete short frame.
+    inner = parse_frame_notation("81 01 . 61", masked=True)
+    data = bytes.fromhex("82 fe 012c 00000000") + inner * 3
+    for size in (1, 9, 20):
+        server = Connection(Role.SERVER)
+        server.receive_data(data[:size])
+        assert server.next_event() is None
+        server.receive_data(data[size:] + bytes(300 - len(inner) * 3))
+        message = server.next_event()
+        assert isinstance(message, bytes)
+        assert len(message) == 300
+        assert server.next_event() is None
+
+
+def test_fast_path_bounds_the_messages_of_a_paused_peer() -> None:
+    frame = RawFrame(TEXT, b"a", mask=KEY).data
+    decoder = decoder_with(frame * 1000)
+    assert len(read_short_messages(decoder, 10)) == 64
+    assert len(decoder.buffer) - decoder.position == 936 * len(frame)
+
+
+def test_fast_path_releases_a_read_that_is_decoded() -> None:
+    decoder = decoder_with(RawFrame(TEXT, b"a", mask=KEY).data * 3)
+    read_short_messages(decoder, 10)
+    assert (decoder.buffer, decoder.position) == (b"", 0)
 
 
 Outcome = tuple[list[Event], bytes, str | None]
@@ -72,10 +94,11 @@ def outcome(chunks: list[bytes]) -> Outcome:
     )
     events: list[Event] = []
     for chunk in chunks:
-        for event in server.receive_data(chunk):
+        server.receive_data(chunk)
+        while (event := server.next_event()) is not None:
             events.append(event)
             if len(events) == 6:
-                server.fail(1008, "six are enough")
+                server.fail(1008, "six messages are enough")
     error = None if server.error is None else server.error.reason
     return events, server.data_to_send(), error
 
@@ -86,11 +109,9 @@ def short_frames() -> st.SearchStrategy[bytes]:
 
 
 @given(st.data(), st.tuples(short_frames(), nearly_valid(True), short_frames()).map(b"".join))
-def test_a_server_sees_no_difference_between_the_short_way_and_the_long_one(
-    data: st.DataObject, received: bytes
-) -> None:
+def test_fast_path_equals_slow_path_for_any_traffic(data: st.DataObject, received: bytes) -> None:
     chunks = data.draw(chunkings(received))
-    by_the_short_way = outcome(chunks)
+    by_the_fast_path = outcome(chunks)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connection, "short_messages", lambda decoder, limit: iter(()))
-        assert outcome(chunks) == by_the_short_way
+        patch.setattr(connection, "read_short_messages", lambda decoder, limit: [])
+        assert outcome(chunks) == by_the_fast_path

@@ -1,4 +1,4 @@
-"""The frame codec: RFC 6455, section 5, in bytes."""
+"""The frame codec (RFC 6455, section 5), in bytes."""
 
 from __future__ import annotations
 
@@ -20,28 +20,25 @@ from wsproto_min.frames import (
     parse_header,
 )
 from wsproto_min.masking import apply_mask
+from wsproto_min.testing.raw_frame import RawFrame, naive_mask, parse_frame_notation
 from wsproto_min.testing.strategies import (
     BOUNDARY_LENGTHS,
-    VIOLATIONS,
-    RawFrame,
     Traffic,
-    Violation,
     chunkings,
     frames,
     masks,
-    naive_mask,
     nearly_valid,
     patterned,
     payloads,
     single_bytes,
     traffic,
-    wire,
 )
+from wsproto_min.testing.violations import VIOLATIONS, Violation
 
 KEY = bytes.fromhex("37fa213d")
 TEXT, BINARY, CONTINUATION = Opcode.TEXT, Opcode.BINARY, Opcode.CONTINUATION
 
-# RFC 6455, section 5.7, in its order and words.
+# RFC 6455, section 5.7, in its order.
 RFC_EXAMPLES = [
     pytest.param("81 05 48656c6c6f", Frame(TEXT, b"Hello"), id="unmasked text"),
     pytest.param("81 85 37fa213d 7f9f4d5158", Frame(TEXT, b"Hello", mask=KEY), id="masked text"),
@@ -61,7 +58,7 @@ RFC_EXAMPLES = [
 def decode(
     *chunks: bytes, masked: bool | None = None, rsv1_allowed: bool = False
 ) -> tuple[list[Frame], str | None]:
-    """Return the frames in the chunks, their pieces put together, and any error's text."""
+    """Return the frames, joined from their chunks, and the error's reason or None."""
     decoder = FrameDecoder(masked=masked, rsv1_allowed=rsv1_allowed)
     whole: list[Frame] = []
     for chunk in chunks:
@@ -69,12 +66,12 @@ def decode(
         try:
             while (frame := decoder.next_frame()) is not None:
                 if frame.offset:
-                    assert frame.payload, f"a piece without payload after the first: {frame}"
+                    assert frame.payload, f"an empty chunk after the first: {frame}"
                     first = whole.pop()
                     assert frame.offset == len(first.payload), (first, frame)
                     assert frame.length == first.length, (first, frame)
                     whole.append(_join(first, frame))
-                elif whole and whole[-1].remaining:  # what follows an empty first piece
+                elif whole and whole[-1].remaining:  # the chunk after an empty first one
                     whole[-1] = _join(whole[-1], frame)
                 else:
                     whole.append(frame)
@@ -115,16 +112,16 @@ def as_frame(frame: RawFrame) -> Frame:
     return Frame(Opcode(frame.opcode), frame.payload, frame.fin, mask=frame.mask)
 
 
-# What is decoded
+# Valid frames
 
 
 @pytest.mark.parametrize(("data", "frame"), RFC_EXAMPLES)
-def test_the_examples_of_section_5_7_are_decoded(data: str, frame: Frame) -> None:
+def test_decoder_reads_examples_of_section_5_7(data: str, frame: Frame) -> None:
     assert decode(bytes.fromhex(data)) == ([frame], None)
 
 
 @pytest.mark.parametrize(("data", "frame"), RFC_EXAMPLES)
-def test_the_examples_of_section_5_7_are_encoded(data: str, frame: Frame) -> None:
+def test_encode_frame_writes_examples_of_section_5_7(data: str, frame: Frame) -> None:
     encoded = encode_frame(frame.opcode, frame.payload, fin=frame.fin, mask=frame.mask)
     assert encoded.hex() == bytes.fromhex(data).hex()
 
@@ -144,9 +141,7 @@ def test_the_examples_of_section_5_7_are_encoded(data: str, frame: Frame) -> Non
         (65537, "82 7f 0000000000010001"),
     ],
 )
-def test_the_length_has_its_shortest_form_on_both_sides_of_each_boundary(
-    length: int, header: str
-) -> None:
+def test_length_at_each_boundary_has_its_shortest_form(length: int, header: str) -> None:
     payload = patterned(length)
     encoded = encode_frame(BINARY, payload)
     assert encoded[: len(encoded) - length].hex(" ") == bytes.fromhex(header).hex(" ")
@@ -154,19 +149,19 @@ def test_the_length_has_its_shortest_form_on_both_sides_of_each_boundary(
 
 
 @given(frames())
-def test_what_is_encoded_is_what_the_figure_says(frame: RawFrame) -> None:
+def test_encode_frame_equals_the_figure(frame: RawFrame) -> None:
     encoded = encode_frame(Opcode(frame.opcode), frame.payload, fin=frame.fin, mask=frame.mask)
     assert encoded == frame.data
 
 
 @given(frames())
-def test_what_was_encoded_is_decoded_to_the_same_frame(frame: RawFrame) -> None:
+def test_decoder_reads_every_encoded_frame(frame: RawFrame) -> None:
     encoded = encode_frame(Opcode(frame.opcode), frame.payload, fin=frame.fin, mask=frame.mask)
     assert decode(encoded) == ([as_frame(frame)], None)
 
 
 @given(payloads(), masks(None), st.booleans())
-def test_rsv1_is_carried_both_ways_where_it_is_allowed(
+def test_rsv1_where_allowed_survives_a_round_trip(
     payload: bytes, mask: bytes | None, fin: bool
 ) -> None:
     encoded = encode_frame(BINARY, payload, fin=fin, rsv1=True, mask=mask)
@@ -176,7 +171,7 @@ def test_rsv1_is_carried_both_ways_where_it_is_allowed(
 
 
 @given(st.data(), st.booleans())
-def test_any_chunking_gives_the_same_frames(data: st.DataObject, masked: bool) -> None:
+def test_decoder_any_chunking_gives_the_same_frames(data: st.DataObject, masked: bool) -> None:
     sent: Traffic = data.draw(traffic(masked, closes=None))
     chunks = data.draw(chunkings(sent.data))
     expected = [as_frame(frame) for frame in sent.frames]
@@ -184,16 +179,14 @@ def test_any_chunking_gives_the_same_frames(data: st.DataObject, masked: bool) -
 
 
 @given(st.data(), st.booleans())
-def test_any_chunking_of_damaged_input_gives_the_same_frames_and_error(
-    data: st.DataObject, masked: bool
-) -> None:
+def test_decoder_damaged_input_any_chunking_same_result(data: st.DataObject, masked: bool) -> None:
     damaged = data.draw(nearly_valid(masked))
     chunks = data.draw(chunkings(damaged))
     assert decode(*chunks, masked=masked) == decode(damaged, masked=masked)
 
 
 @given(st.binary(max_size=200), st.sampled_from([None, False, True]), st.booleans())
-def test_arbitrary_bytes_raise_nothing_but_a_protocol_error(
+def test_decoder_arbitrary_bytes_raise_only_protocol_error(
     data: bytes, masked: bool | None, rsv1_allowed: bool
 ) -> None:
     decode(data, masked=masked, rsv1_allowed=rsv1_allowed)
@@ -208,41 +201,38 @@ def assert_agrees_with_the_reference(data: bytes, masked: bool | None) -> None:
 
 
 @given(st.binary(max_size=100), st.sampled_from([None, False, True]))
-def test_arbitrary_bytes_are_what_the_reference_decoder_says(
-    data: bytes, masked: bool | None
-) -> None:
+def test_decoder_arbitrary_bytes_equal_the_reference(data: bytes, masked: bool | None) -> None:
     assert_agrees_with_the_reference(data, masked)
 
 
 @given(st.data(), st.booleans())
-def test_nearly_valid_bytes_are_what_the_reference_decoder_says(
-    data: st.DataObject, masked: bool
-) -> None:
+def test_decoder_nearly_valid_bytes_equal_the_reference(data: st.DataObject, masked: bool) -> None:
     assert_agrees_with_the_reference(data.draw(nearly_valid(masked)), masked)
 
 
 @pytest.mark.parametrize("first", range(256))
-def test_every_header_of_two_bytes_is_what_the_reference_decoder_says(first: int) -> None:
+def test_decoder_two_byte_headers_equal_the_reference(first: int) -> None:
     for second in range(256):
         # Enough zeros for any key and length, and a 16-bit length that is short enough.
         assert_agrees_with_the_reference(bytes((first, second, 0, 0x7E)) + bytes(8), None)
 
 
-# What is rejected, and when
+# Invalid headers
 
 
-OF_A_HEADER = [violation for violation in VIOLATIONS if violation.section in ("5.1", "5.2", "5.5")]
+HEADER_SECTIONS = ("RFC 6455, 5.1", "RFC 6455, 5.2", "RFC 6455, 5.5")
+OF_A_HEADER = [each for each in VIOLATIONS if each.rule.section in HEADER_SECTIONS]
 
 
 @pytest.mark.parametrize("violation", OF_A_HEADER, ids=str)
-def test_a_bad_header_is_rejected_at_its_first_wrong_byte(violation: Violation) -> None:
+def test_header_invalid_is_rejected_at_its_first_wrong_byte(violation: Violation) -> None:
     masked = violation.role == "server"
     _, early = decode(violation.data[:-1], masked=masked)
-    assert early is None, f"{violation.data[:-1].hex(' ')} could still become a good frame"
+    assert early is None, f"{violation.data[:-1].hex(' ')} could still become valid"
     for chunks in ([violation.data], single_bytes(violation.data)):
         _, error = decode(*chunks, masked=masked)
-        assert error is not None, f"{violation.data.hex(' ')} was taken"
-        assert f"(RFC 6455, {violation.section})" in error
+        assert error is not None, f"{violation.data.hex(' ')} was accepted"
+        assert f"({violation.rule.section})" in error
 
 
 @pytest.mark.parametrize(
@@ -260,30 +250,33 @@ def test_a_bad_header_is_rejected_at_its_first_wrong_byte(violation: Violation) 
         ("82 7f 000000000000ffff", None, "a length is not in its shortest form (RFC 6455, 5.2)"),
     ],
 )
-def test_the_reason_of_a_rejection_names_the_rule_and_its_section(
+def test_error_reason_names_problem_and_section(
     received: str, masked: bool | None, rule: str
 ) -> None:
     assert decode(bytes.fromhex(received), masked=masked) == ([], rule)
 
 
-def test_a_control_frame_is_never_compressed() -> None:
+def test_control_frame_with_rsv1_is_rejected() -> None:
     rule = "a control frame is marked as compressed (RFC 7692, 6.1)"
     for first in ("c8", "c9", "ca"):
         assert decode(bytes.fromhex(first), rsv1_allowed=True) == ([], rule)
 
 
 @pytest.mark.parametrize("violation", OF_A_HEADER, ids=str)
-def test_frames_before_a_bad_header_are_decoded_first(violation: Violation) -> None:
+def test_frames_before_an_invalid_header_are_decoded(violation: Violation) -> None:
     masked = violation.role == "server"
-    good = wire("89 02 . 6869 | 82 03 . 616263", masked=masked)  # Ping "hi", binary "abc"
+    good = parse_frame_notation(
+        "89 02 . 6869 | 82 03 . 616263", masked=masked
+    )  # Ping "hi", binary "abc"
     for chunks in ([good + violation.data], single_bytes(good + violation.data)):
         decoded, error = decode(*chunks, masked=masked)
         assert [frame.payload for frame in decoded[:2]] == [b"hi", b"abc"]
         assert error is not None
 
+    # Ping "hi", binary "abc"
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_a_decoder_gives_the_same_error_however_often_it_is_asked(masked: bool) -> None:
+def test_decoder_repeats_its_error(masked: bool) -> None:
     decoder = FrameDecoder(masked=masked)
     decoder.receive_data(bytes.fromhex("83 00"))  # reserved opcode 3
     for _ in range(2):
@@ -301,22 +294,22 @@ def test_a_decoder_gives_the_same_error_however_often_it_is_asked(masked: bool) 
         ("ca", "a control frame is marked as compressed"),  # Pong
     ],
 )
-def test_allowing_rsv1_allows_it_in_data_frames_and_nothing_else(data: str, rule: str) -> None:
+def test_rsv1_allowed_is_valid_only_in_data_frames(data: str, rule: str) -> None:
     _, error = decode(bytes.fromhex(data), rsv1_allowed=True)
     assert error is not None
     assert rule in error
 
 
-def test_a_decoder_told_nothing_about_masks_takes_both() -> None:
+def test_decoder_without_masked_accepts_both() -> None:
     both = bytes.fromhex("81 85 37fa213d 7f9f4d5158  81 05 48656c6c6f")
     decoded, error = decode(both)
     assert ([frame.payload for frame in decoded], error) == ([b"Hello", b"Hello"], None)
 
 
-# What is handed out early, and what is kept
+# Chunks, and the decoder's memory
 
 
-def test_a_header_is_handed_out_before_its_payload_so_that_the_length_can_be_judged() -> None:
+def test_header_is_returned_before_its_payload() -> None:
     decoder = FrameDecoder(masked=False)
     decoder.receive_data(bytes.fromhex("82 7f 7fffffffffffffff"))  # 2^63 - 1 bytes to come
     frame = decoder.next_frame()
@@ -325,19 +318,19 @@ def test_a_header_is_handed_out_before_its_payload_so_that_the_length_can_be_jud
     assert decoder.next_frame() is None
 
 
-def test_a_data_frame_comes_in_the_pieces_in_which_it_arrives() -> None:
+def test_data_frame_is_returned_in_chunks_as_it_arrives() -> None:
     decoder = FrameDecoder(masked=True)
-    pieces = []
-    for chunk in ("81 85 37fa213d 7f", "9f4d", "5158"):  # masked "Hello": "H", "el", "lo"
-        decoder.receive_data(bytes.fromhex(chunk))
+    chunks = []
+    for data in ("81 85 37fa213d 7f", "9f4d", "5158"):  # masked "Hello": "H", "el", "lo"
+        decoder.receive_data(bytes.fromhex(data))
         frame = decoder.next_frame()
         assert frame is not None
-        pieces.append((frame.payload, frame.offset, frame.remaining, frame.length))
+        chunks.append((frame.payload, frame.offset, frame.remaining, frame.length))
         assert decoder.next_frame() is None
-    assert pieces == [(b"H", 0, 4, 5), (b"el", 1, 2, 5), (b"lo", 3, 0, 5)]
+    assert chunks == [(b"H", 0, 4, 5), (b"el", 1, 2, 5), (b"lo", 3, 0, 5)]
 
 
-def test_a_control_frame_never_comes_in_pieces() -> None:
+def test_control_frame_is_never_returned_in_chunks() -> None:
     decoder = FrameDecoder(masked=False)
     data = bytes.fromhex("89 05 48656c6c6f")  # Ping "Hello"
     for byte in single_bytes(data)[:-1]:
@@ -351,16 +344,16 @@ def test_a_control_frame_never_comes_in_pieces() -> None:
     ("received", "idle"),
     [
         ("", True),
-        ("81", False),  # half a header
+        ("81", False),  # an incomplete header
         ("81 05", False),  # a header without its payload
         ("81 05 4865", False),  # part of a payload
         ("89 02 68", False),  # part of a Ping
         ("81 05 48656c6c6f", True),
         ("81 05 48656c6c6f 81", False),
-        ("01 00", True),  # a fragment is a whole frame, if not a whole message
+        ("01 00", True),  # a fragment is a complete frame
     ],
 )
-def test_a_decoder_is_idle_between_frames_only(received: str, idle: bool) -> None:
+def test_decoder_idle_only_between_frames(received: str, idle: bool) -> None:
     decoder = FrameDecoder(masked=False)
     decoder.receive_data(bytes.fromhex(received))
     while decoder.next_frame() is not None:
@@ -368,7 +361,7 @@ def test_a_decoder_is_idle_between_frames_only(received: str, idle: bool) -> Non
     assert decoder.idle is idle
 
 
-def test_what_was_discarded_is_gone_and_the_next_frame_is_decoded() -> None:
+def test_decoder_discard_drops_data_and_reads_the_next_frame() -> None:
     decoder = FrameDecoder(masked=False)
     decoder.receive_data(bytes.fromhex("81 00 81 05 48"))
     decoder.next_frame()
@@ -378,7 +371,7 @@ def test_what_was_discarded_is_gone_and_the_next_frame_is_decoded() -> None:
     assert decoder.next_frame() == Frame(Opcode.PING, b"")
 
 
-def test_bytes_that_were_received_and_not_yet_decoded_are_not_idle() -> None:
+def test_decoder_with_undecoded_bytes_is_not_idle() -> None:
     decoder = FrameDecoder(masked=False)
     assert decoder.idle
     decoder.receive_data(bytes.fromhex("81 00"))
@@ -389,7 +382,7 @@ def test_bytes_that_were_received_and_not_yet_decoded_are_not_idle() -> None:
 
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("length", BOUNDARY_LENGTHS)
-def test_parse_header_wants_more_until_the_header_is_whole(length: int, masked: bool) -> None:
+def test_parse_header_incomplete_returns_none(length: int, masked: bool) -> None:
     data = RawFrame(BINARY, patterned(length), mask=KEY if masked else None).data
     size = len(data) - length
     shorter = [parse_header(b"\xff" + data[:n], 1) for n in range(size)]
@@ -399,7 +392,7 @@ def test_parse_header_wants_more_until_the_header_is_whole(length: int, masked: 
     assert (header.size, header.length, header.mask) == (size, length, KEY if masked else None)
 
 
-def test_nothing_is_allocated_on_an_announced_length() -> None:
+def test_decoder_allocates_nothing_on_an_announced_length() -> None:
     decoder = FrameDecoder(masked=False)
     header = bytes.fromhex("82 7f 0000000100000000")  # 4 GiB to come
     tracemalloc.start()
@@ -422,9 +415,7 @@ def test_nothing_is_allocated_on_an_announced_length() -> None:
         ("a whole frame and all but one byte of a Ping", "89 7d" + "00" * 124),
     ],
 )
-def test_what_is_kept_between_reads_is_under_140_bytes_however_much_was_read(
-    name: str, rest: str
-) -> None:
+def test_decoder_keeps_under_140_bytes_between_reads(name: str, rest: str) -> None:
     decoder = FrameDecoder(masked=False)
     size = 1_000_000
     tracemalloc.start()
@@ -436,11 +427,11 @@ def test_what_is_kept_between_reads_is_under_140_bytes_however_much_was_read(
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # The allowance is for the objects around those 140 bytes.
+    # 2,000 bytes allow for the objects around these 140.
     assert after - before < 140 + 2000, f"after {name} the decoder holds {after - before} bytes"
 
 
-def test_a_piece_that_was_handed_out_is_not_kept() -> None:
+def test_decoder_keeps_no_chunk_that_it_returned() -> None:
     decoder = FrameDecoder(masked=False)
     size = 1_000_000
     tracemalloc.start()
@@ -458,13 +449,13 @@ def test_a_piece_that_was_handed_out_is_not_kept() -> None:
 # Masking (section 5.3)
 
 
-def test_the_key_of_section_5_7_masks_hello_and_unmasks_it() -> None:
+def test_apply_mask_hello_of_section_5_7() -> None:
     assert apply_mask(b"Hello", KEY).hex(" ") == "7f 9f 4d 51 58"
     assert apply_mask(bytes.fromhex("7f9f4d5158"), KEY) == b"Hello"
 
 
 @pytest.mark.parametrize("offset", range(8))
-def test_masking_is_the_same_as_byte_by_byte_at_every_length(offset: int) -> None:
+def test_apply_mask_equals_definition_at_every_length(offset: int) -> None:
     data = patterned(720)
     lengths = [*range(301), *range(690, 720)]
     wrong = [
@@ -480,9 +471,7 @@ def test_masking_is_the_same_as_byte_by_byte_at_every_length(offset: int) -> Non
     st.binary(min_size=4, max_size=4),
     st.integers(0, 7) | st.integers(0, 2**63),
 )
-def test_masking_with_any_key_is_the_same_as_byte_by_byte(
-    data: bytes, mask: bytes, offset: int
-) -> None:
+def test_apply_mask_equals_definition_for_any_key(data: bytes, mask: bytes, offset: int) -> None:
     masked = apply_mask(data, mask, offset)
     assert masked == naive_mask(data, mask, offset)
     assert apply_mask(masked, mask, offset) == data
@@ -501,36 +490,36 @@ def test_masking_with_any_key_is_the_same_as_byte_by_byte(
         ("1387 00", 4999, "\0"),
     ],
 )
-def test_a_close_payload_is_a_code_and_a_reason(payload: str, code: int, reason: str) -> None:
+def test_parse_close_returns_code_and_reason(payload: str, code: int, reason: str) -> None:
     assert parse_close(bytes.fromhex(payload)) == (code, reason)
 
 
 @pytest.mark.parametrize(
     ("payload", "code", "rule"),
     [
-        ("03", 1002, "a Close frame has half a close code (RFC 6455, 5.5.1)"),
-        ("0000", 1002, "close code 0 may not be sent (RFC 6455, 7.4)"),
-        ("03ed", 1002, "close code 1005 may not be sent (RFC 6455, 7.4)"),
+        ("03", 1002, "a Close frame has a payload of one byte (RFC 6455, 5.5.1)"),
+        ("0000", 1002, "close code 0 must not be sent (RFC 6455, 7.4.2)"),
+        ("03ed", 1002, "close code 1005 must not be sent (RFC 6455, 7.4.1)"),
         ("03e8 ff", 1007, "a close reason is not UTF-8 (RFC 6455, 5.5.1)"),
-        ("03ed ff", 1002, "close code 1005 may not be sent (RFC 6455, 7.4)"),
+        ("03ed ff", 1002, "close code 1005 must not be sent (RFC 6455, 7.4.1)"),
         ("03e8 eda080", 1007, "a close reason is not UTF-8 (RFC 6455, 5.5.1)"),
     ],
 )
-def test_a_bad_close_payload_names_its_rule(payload: str, code: int, rule: str) -> None:
+def test_parse_close_invalid_names_its_rule(payload: str, code: int, rule: str) -> None:
     with pytest.raises(ProtocolError) as raised:
         parse_close(bytes.fromhex(payload))
     assert (raised.value.code, raised.value.reason) == (code, rule)
 
 
 @given(st.integers(3000, 4999), st.text(max_size=30))
-def test_a_close_payload_survives_the_round_trip(code: int, reason: str) -> None:
+def test_close_payload_survives_a_round_trip(code: int, reason: str) -> None:
     assert parse_close(encode_close(code, reason)) == (code, reason)
     assert encode_close(code) == code.to_bytes(2, "big")
 
 
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535, 65536])
-def test_a_code_that_must_not_be_sent_is_not_encoded(code: int) -> None:
-    with pytest.raises(ValueError, match=f"{code} may not stand in a Close frame"):
+def test_encode_close_code_never_sent_is_value_error(code: int) -> None:
+    with pytest.raises(ValueError, match=f"close code {code} must not be sent"):
         encode_close(code)
 
 
@@ -539,22 +528,22 @@ def test_a_code_that_must_not_be_sent_is_not_encoded(code: int) -> None:
     [
         ("x" * 123, 123),
         ("x" * 124, 123),
-        ("x" * 122 + "\u00e9", 122),  # two bytes, one of which would fit
+        ("x" * 122 + "\u00e9", 122),  # a character of two bytes, one too many
         ("x" * 121 + "\u00e9", 123),
         ("\u20ac" * 41, 123),
         ("\u20ac" * 42, 123),
-        ("x" + "\u20ac" * 41, 121),  # three bytes, two of which would fit
-        ("\U0001f600" * 31, 120),  # four bytes, three of which would fit
+        ("x" + "\u20ac" * 41, 121),  # a character of three bytes, one too many
+        ("\U0001f600" * 31, 120),  # a character of four bytes, one too many
     ],
 )
-def test_a_long_close_reason_is_cut_between_two_characters(reason: str, kept: int) -> None:
+def test_encode_close_shortens_between_two_characters(reason: str, kept: int) -> None:
     payload = encode_close(1000, reason)
     assert len(payload) == 2 + kept
     assert reason.startswith(payload[2:].decode())
 
 
 @given(st.text(min_size=100, max_size=140))
-def test_no_close_reason_makes_a_payload_that_a_control_frame_cannot_hold(reason: str) -> None:
+def test_encode_close_reason_always_fits_a_control_frame(reason: str) -> None:
     payload = encode_close(1000, reason)
     assert len(payload) <= 125
     assert reason.startswith(payload[2:].decode())

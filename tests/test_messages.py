@@ -1,4 +1,4 @@
-"""From frames to messages: RFC 6455, sections 5.4 and 8.1, and the budgets."""
+"""Assembling messages (RFC 6455, sections 5.4 and 8.1) within their limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXT, BINARY, CONTINUATION = Opcode.TEXT, Opcode.BINARY, Opcode.CONTINUATION
 
 
 def failure(assembler: MessageAssembler, *frames: Frame) -> tuple[int, str]:
-    """Return the code and reason with which the last of the frames is rejected."""
+    """Return code and reason of the error that the last frame raises."""
     for frame in frames[:-1]:
         assembler.receive_frame(frame)
     with pytest.raises(ProtocolError) as raised:
@@ -58,13 +58,11 @@ def failure(assembler: MessageAssembler, *frames: Frame) -> tuple[int, str]:
         pytest.param(
             [Frame(TEXT, b"", remaining=2), Frame(TEXT, b"h", remaining=1), Frame(TEXT, b"i")],
             "hi",
-            id="one frame in three pieces, the first of them empty",
+            id="one frame in three chunks, the first one empty",
         ),
     ],
 )
-def test_a_message_is_what_its_last_frame_completes(
-    frames: list[Frame], message: str | bytes
-) -> None:
+def test_message_is_returned_with_its_last_frame(frames: list[Frame], message: str | bytes) -> None:
     assembler = MessageAssembler()
     for frame in frames[:-1]:
         assert assembler.receive_frame(frame) is None
@@ -74,9 +72,9 @@ def test_a_message_is_what_its_last_frame_completes(
     assert assembler.idle
 
 
-def test_one_message_leaves_nothing_behind_for_the_next() -> None:
+def test_message_leaves_nothing_behind_for_the_next() -> None:
     assembler = MessageAssembler(max_message_size=4, max_fragments=2)
-    # Each reaches both budgets, and the text's unfinished character ends in time.
+    # Each message reaches both limits. The incomplete character is completed in time.
     for _ in range(3):
         assert assembler.receive_frame(Frame(TEXT, b"a\xc3", fin=False)) is None
         assert assembler.receive_frame(Frame(CONTINUATION, b"\xa9b")) == "a\u00e9b"
@@ -85,7 +83,7 @@ def test_one_message_leaves_nothing_behind_for_the_next() -> None:
 
 
 @pytest.mark.parametrize("character", "\u00e9\u0800\ud7ff\ue000\ufeff\uffff\U00010000\U0010ffff")
-def test_a_character_may_be_cut_anywhere(character: str) -> None:
+def test_text_character_may_be_split_anywhere(character: str) -> None:
     payload = character.encode()
     for cut in range(len(payload)):
         assembler = MessageAssembler()
@@ -93,7 +91,7 @@ def test_a_character_may_be_cut_anywhere(character: str) -> None:
         assert assembler.receive_frame(Frame(CONTINUATION, payload[cut:])) == character
 
 
-def test_bad_text_fails_as_fast_after_a_message_in_fragments_as_before_one() -> None:
+def test_text_invalid_after_fragments_fails_at_first_byte() -> None:
     assembler = MessageAssembler()
     fragments = Frame(TEXT, b"abc", fin=False), Frame(CONTINUATION, b"d")
     assert [assembler.receive_frame(fragment) for fragment in fragments] == [None, "abcd"]
@@ -101,7 +99,7 @@ def test_bad_text_fails_as_fast_after_a_message_in_fragments_as_before_one() -> 
 
 
 @given(st.data(), st.text(max_size=40) | st.binary(max_size=120))
-def test_any_pieces_in_any_fragments_make_the_same_message(
+def test_message_any_chunks_and_fragments_are_joined(
     data: st.DataObject, message: str | bytes
 ) -> None:
     assembler = MessageAssembler()
@@ -110,24 +108,24 @@ def test_any_pieces_in_any_fragments_make_the_same_message(
     received: list[str | bytes | None] = []
     for index, fragment in enumerate(fragments):
         fin = index == len(fragments) - 1
-        # As the decoder cuts frames: only the first piece may be empty.
+        # Like the decoder: only the first chunk of a frame may be empty.
         chunks = data.draw(chunkings(fragment))
-        pieces = [*chunks[:1], *filter(None, chunks[1:])] or [b""]
+        parts = [*chunks[:1], *filter(None, chunks[1:])] or [b""]
         offset = 0
-        for piece in pieces:
-            remaining = len(fragment) - offset - len(piece)
+        for part in parts:
+            remaining = len(fragment) - offset - len(part)
             received.append(
                 assembler.receive_frame(
-                    Frame(opcode, piece, fin, offset=offset, remaining=remaining)
+                    Frame(opcode, part, fin, offset=offset, remaining=remaining)
                 )
             )
-            offset += len(piece)
+            offset += len(part)
         opcode = CONTINUATION
     assert received == [None] * (len(received) - 1) + [message]
 
 
 @given(st.data(), st.text(max_size=10), st.binary(min_size=1, max_size=8))
-def test_text_is_taken_exactly_if_python_decodes_it(
+def test_text_accepted_only_if_python_decodes_it(
     data: st.DataObject, good: str, rest: bytes
 ) -> None:
     payload = good.encode() + rest
@@ -148,8 +146,7 @@ def test_text_is_taken_exactly_if_python_decodes_it(
     assert (received, code) == (expected, None if expected is not None else 1007)
 
 
-# Each sequence is written with a bar before the byte at which no continuation
-# could make it good UTF-8: table 3-7 of the Unicode standard.
+# A bar marks the first byte that makes the sequence invalid (Unicode, table 3-7).
 @pytest.mark.parametrize(
     "text",
     [
@@ -165,33 +162,33 @@ def test_text_is_taken_exactly_if_python_decodes_it(
         "ed |bf bf",
         "f4 |90 80 80",  # above U+10FFFF
         "|f5 80 80 80",
-        "|f8 88 80 80 80",  # five and six bytes, as UTF-8 once had them
+        "|f8 88 80 80 80",  # five and six bytes, valid in old UTF-8
         "|fc 84 80 80 80 80",
         "|fe",
         "|ff",
-        "c3 |28",  # something else where a continuation byte is due
+        "c3 |28",  # no continuation byte
         "e2 82 |28",
         "f0 9f 98 |28",
         "e2 |c3 a9",
     ],
 )
 @pytest.mark.parametrize("before", ["", "61", "c3 a9", "f0 9f 98 80"])
-def test_bad_text_is_rejected_at_its_first_wrong_byte(before: str, text: str) -> None:
-    good, _, bad = text.partition("|")
-    unfinished = bytes.fromhex(before + good)
-    wrong = bytes.fromhex(bad)[:1]
-    # All in one frame of which more is to come, in one piece or in two ...
-    first = Frame(TEXT, unfinished + wrong, remaining=9)
+def test_text_invalid_is_rejected_at_its_first_wrong_byte(before: str, text: str) -> None:
+    valid, _, invalid = text.partition("|")
+    incomplete = bytes.fromhex(before + valid)
+    wrong = bytes.fromhex(invalid)[:1]
+    # In an incomplete frame, in one chunk or in two ...
+    first = Frame(TEXT, incomplete + wrong, remaining=9)
     assert failure(MessageAssembler(), first)[0] == 1007
-    pieces = Frame(TEXT, unfinished, remaining=10), Frame(TEXT, wrong, remaining=9)
-    assert failure(MessageAssembler(), *pieces)[0] == 1007
+    chunks = Frame(TEXT, incomplete, remaining=10), Frame(TEXT, wrong, remaining=9)
+    assert failure(MessageAssembler(), *chunks)[0] == 1007
     # ... and over two fragments.
-    fragments = Frame(TEXT, unfinished, fin=False), Frame(CONTINUATION, wrong, fin=False)
+    fragments = Frame(TEXT, incomplete, fin=False), Frame(CONTINUATION, wrong, fin=False)
     assert failure(MessageAssembler(), *fragments)[0] == 1007
 
 
 @pytest.mark.parametrize("text", ["c3", "e2", "e2 82", "f0", "f0 9f", "f0 9f 98", "61 c3"])
-def test_text_that_ends_within_a_character_is_rejected_at_its_end_and_not_before(
+def test_text_ending_within_a_character_fails_at_its_end(
     text: str,
 ) -> None:
     payload = bytes.fromhex(text)
@@ -200,28 +197,28 @@ def test_text_that_ends_within_a_character_is_rejected_at_its_end_and_not_before
     assert failure(MessageAssembler(), *fragments)[0] == 1007
 
 
-def test_the_work_of_checking_text_does_not_grow_with_the_pieces_it_comes_in(
+def test_text_check_is_linear_in_the_number_of_chunks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    looked_at = 0
+    checked = 0
 
     def counting(data: memoryview, errors: str, final: bool) -> tuple[str, int]:
-        nonlocal looked_at
-        looked_at += len(data)
+        nonlocal checked
+        checked += len(data)
         return utf_8_decode(data, errors, final)
 
     monkeypatch.setattr(messages, "utf_8_decode", counting)
     payload = "\U0001f600".encode() * 500
     assembler = MessageAssembler(max_message_size=len(payload))
     for offset in range(len(payload) - 1):
-        piece = payload[offset : offset + 1]
+        chunk = payload[offset : offset + 1]
         remaining = len(payload) - offset - 1
-        assembler.receive_frame(Frame(TEXT, piece, offset=offset, remaining=remaining))
-    # An unfinished character of n bytes is looked at n times.
-    assert looked_at <= len(payload) / 4 * (1 + 2 + 3 + 4)
+        assembler.receive_frame(Frame(TEXT, chunk, offset=offset, remaining=remaining))
+    # An incomplete character of n bytes is checked n times.
+    assert checked <= len(payload) / 4 * (1 + 2 + 3 + 4)
 
 
-def test_compressed_messages_stand_alone_unless_told_otherwise() -> None:
+def test_compressed_messages_stand_alone_by_default() -> None:
     # "Hello", then "Hello" as a reference to it (RFC 7692, 7.2.3.2)
     first, second = bytes.fromhex("f248cdc9c90700"), bytes.fromhex("f200110000")
     frames = [Frame(TEXT, payload, rsv1=True) for payload in (first, second)]
@@ -233,8 +230,8 @@ def test_compressed_messages_stand_alone_unless_told_otherwise() -> None:
 # Fragments in the wrong order (section 5.4)
 
 
-NOTHING_BEGAN = "a continuation has no message to continue (RFC 6455, 5.4)"
-NOT_ENDED = "a message began before the last one ended (RFC 6455, 5.4)"
+NOTHING_BEGAN = "a continuation frame has no message to continue (RFC 6455, 5.4)"
+NOT_ENDED = "a message begins before the last one has ended (RFC 6455, 5.4)"
 
 
 @pytest.mark.parametrize(
@@ -251,27 +248,27 @@ NOT_ENDED = "a message began before the last one ended (RFC 6455, 5.4)"
         ),
         (
             [Frame(TEXT, b"a", fin=False), Frame(CONTINUATION, b"", rsv1=True)],
-            "a continuation is marked as compressed (RFC 7692, 6.1)",
+            "a continuation frame is marked as compressed (RFC 7692, 6.1)",
         ),
     ],
 )
-def test_a_fragment_out_of_order_is_rejected_with_1002(frames: list[Frame], rule: str) -> None:
+def test_fragment_out_of_order_is_1002(frames: list[Frame], rule: str) -> None:
     code, reason = failure(MessageAssembler(), *frames)
     assert (code, reason) == (1002, rule)
 
 
-# The budgets
+# Limits
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
-def test_a_message_may_have_exactly_as_many_bytes_as_allowed(opcode: Opcode) -> None:
+def test_message_size_at_the_limit_is_accepted(opcode: Opcode) -> None:
     assembler = MessageAssembler(max_message_size=10)
     assert assembler.receive_frame(Frame(opcode, b"x" * 10)) is not None
     code, reason = failure(assembler, Frame(opcode, b"x" * 11))
-    assert (code, reason) == (1009, "a message is larger than 10 bytes")
+    assert (code, reason) == (1009, "a message is larger than 10 bytes (RFC 6455, 7.4.1)")
 
 
-def test_fragments_may_have_exactly_as_many_bytes_as_allowed_together() -> None:
+def test_fragments_at_the_size_limit_are_accepted() -> None:
     assembler = MessageAssembler(max_message_size=10)
     assembler.receive_frame(Frame(BINARY, b"x" * 6, fin=False))
     assert assembler.receive_frame(Frame(CONTINUATION, b"x" * 4)) == b"x" * 10
@@ -280,18 +277,18 @@ def test_fragments_may_have_exactly_as_many_bytes_as_allowed_together() -> None:
 
 
 @pytest.mark.parametrize("length", [11, 126, 65536, 2**63 - 1])
-def test_a_message_is_rejected_on_its_announced_length_before_any_payload(length: int) -> None:
+def test_message_too_big_is_rejected_at_its_header(length: int) -> None:
     assembler = MessageAssembler(max_message_size=10)
     assert failure(assembler, Frame(BINARY, b"", remaining=length))[0] == 1009
 
 
-def test_a_fragment_is_rejected_on_its_announced_length_before_any_payload() -> None:
+def test_fragment_too_big_is_rejected_at_its_header() -> None:
     fragments = Frame(BINARY, b"x" * 6, fin=False), Frame(CONTINUATION, b"", remaining=5)
     assert failure(MessageAssembler(max_message_size=10), *fragments)[0] == 1009
 
 
 @pytest.mark.parametrize("payload", [b"", b"x"], ids=["empty", "one byte"])
-def test_a_message_may_have_exactly_as_many_fragments_as_allowed(payload: bytes) -> None:
+def test_fragments_at_the_count_limit_are_accepted(payload: bytes) -> None:
     fragments = [
         Frame(BINARY, payload, fin=False),
         *[Frame(CONTINUATION, payload, fin=False)] * 2,
@@ -301,10 +298,10 @@ def test_a_message_may_have_exactly_as_many_fragments_as_allowed(payload: bytes)
         assembler.receive_frame(fragment)
     assert assembler.receive_frame(Frame(CONTINUATION, payload)) == payload * 4
     code, reason = failure(MessageAssembler(max_fragments=3), *fragments, fragments[-1])
-    assert (code, reason) == (1008, "a message has more than 3 fragments")
+    assert (code, reason) == (1008, "a message has more than 3 fragments (RFC 6455, 7.4.1)")
 
 
-def test_the_pieces_of_a_fragment_count_as_one() -> None:
+def test_chunks_of_a_fragment_count_as_one() -> None:
     assembler = MessageAssembler(max_fragments=1)
     for offset in range(9):
         assembler.receive_frame(Frame(BINARY, b"x", offset=offset, remaining=9 - offset))
@@ -315,13 +312,14 @@ def test_the_pieces_of_a_fragment_count_as_one() -> None:
     ("max_message_size", "fragments"),
     [(0, 128), (8191, 128), (8192, 128), (8256, 129), (1 << 20, 16384)],
 )
-def test_without_a_limit_of_its_own_a_message_has_a_fragment_for_every_64_bytes_and_128_at_least(
-    max_message_size: int, fragments: int
-) -> None:
+def test_max_fragments_default_is_one_per_64_bytes(max_message_size: int, fragments: int) -> None:
     assembler = MessageAssembler(max_message_size=max_message_size)
     assembler.receive_frame(Frame(BINARY, b"", fin=False))
     code, reason = failure(assembler, *[Frame(CONTINUATION, b"", fin=False)] * fragments)
-    assert (code, reason) == (1008, f"a message has more than {fragments} fragments")
+    assert (code, reason) == (
+        1008,
+        f"a message has more than {fragments} fragments (RFC 6455, 7.4.1)",
+    )
 
 
 # Compressed messages (RFC 7692)
@@ -331,7 +329,7 @@ def compressed(message: bytes) -> bytes:
     return Compressor().compress(message)
 
 
-def test_pieces_and_fragments_of_a_compressed_message_are_expanded_as_they_come() -> None:
+def test_compressed_chunks_and_fragments_are_joined() -> None:
     payload = compressed(b"Hello")  # f2 48 cd c9 c9 07 00
     assembler = MessageAssembler()
     frames = [
@@ -342,23 +340,23 @@ def test_pieces_and_fragments_of_a_compressed_message_are_expanded_as_they_come(
     ]
     assert [assembler.receive_frame(frame) for frame in frames] == [None, None, None, "Hello"]
     assert assembler.idle
-    # Nothing of it is left for what follows, compressed or not.
+    # It leaves nothing behind for the next message, compressed or not.
     assert assembler.receive_frame(Frame(BINARY, payload)) == payload
     assert assembler.receive_frame(Frame(TEXT, payload, rsv1=True)) == "Hello"
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
-def test_the_budget_is_for_what_a_compressed_message_expands_to(opcode: Opcode) -> None:
+def test_size_limit_applies_to_decompressed_message(opcode: Opcode) -> None:
     assembler = MessageAssembler(max_message_size=1000)
     for _ in range(3):
         expanded = assembler.receive_frame(Frame(opcode, compressed(b"x" * 1000), rsv1=True))
         assert expanded is not None
         assert len(expanded) == 1000
     code, reason = failure(assembler, Frame(opcode, compressed(b"x" * 1001), rsv1=True))
-    assert (code, reason) == (1009, "a message is larger than 1000 bytes")
+    assert (code, reason) == (1009, "a message is larger than 1000 bytes (RFC 6455, 7.4.1)")
 
 
-def test_the_budget_is_for_all_fragments_of_a_compressed_message_together() -> None:
+def test_size_limit_applies_to_all_compressed_fragments() -> None:
     payload = compressed(b"x" * 600 + b"y" * 600)
     fragments = Frame(BINARY, payload[:8], fin=False, rsv1=True), Frame(CONTINUATION, payload[8:])
     assert failure(MessageAssembler(max_message_size=1199), *fragments)[0] == 1009
@@ -367,20 +365,20 @@ def test_the_budget_is_for_all_fragments_of_a_compressed_message_together() -> N
     assert assembler.receive_frame(fragments[1]) == b"x" * 600 + b"y" * 600
 
 
-def test_the_bytes_of_a_compressed_message_on_the_wire_are_bounded_at_the_header() -> None:
-    # An eighth more than the message itself, and 64: 1000 + 125 + 64.
-    taken = MessageAssembler(max_message_size=1000)
-    assert taken.receive_frame(Frame(BINARY, b"", rsv1=True, remaining=1189)) is None
+def test_compressed_size_on_the_wire_is_bounded_at_the_header() -> None:
+    # The limit is an eighth more than the message, and 64: 1000 + 125 + 64.
+    accepted = MessageAssembler(max_message_size=1000)
+    assert accepted.receive_frame(Frame(BINARY, b"", rsv1=True, remaining=1189)) is None
     refused = Frame(BINARY, b"", rsv1=True, remaining=1190)
     assert failure(MessageAssembler(max_message_size=1000), refused)[0] == 1009
-    # Flushed over and over: five bytes that expand to none.
+    # Empty stored blocks: five bytes that decompress to none.
     block = bytes.fromhex("00 0000 ffff")
     flushes = [Frame(BINARY, block, fin=False, rsv1=True)]
     flushes += [Frame(CONTINUATION, block, fin=False)] * 237
     assert failure(MessageAssembler(max_message_size=1000, max_fragments=1000), *flushes)[0] == 1009
 
 
-def test_a_message_that_is_not_compressed_is_no_part_of_the_context() -> None:
+def test_uncompressed_message_is_no_part_of_the_context() -> None:
     assembler = MessageAssembler(context_takeover=True)
     assert (
         assembler.receive_frame(Frame(TEXT, bytes.fromhex("f248cdc9c90700"), rsv1=True)) == "Hello"

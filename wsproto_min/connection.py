@@ -5,7 +5,7 @@ clock, so one class serves a server on a selector, a blocking client and a test.
 
 1. passes received bytes to `receive_data`, and the end of the stream to `receive_eof`;
 2. calls `next_event` until it returns None, and acts on each event before it asks for the next;
-3. writes what `data_to_send` returns, and half-closes TCP once `eof_to_send` is True.
+3. writes the bytes of `data_to_send`, and half-closes TCP once `eof_to_send` is True.
 
 `next_event` acts on one frame at a time. A reply (a Pong, the answer to a Close) is queued when
 its frame is read. So the order of the bytes to send depends on the peer's frames alone, never on
@@ -202,7 +202,7 @@ class Connection:
 
     @property
     def eof_to_send(self) -> bool:
-        """True if TCP is to be half-closed once all of `data_to_send` is written.
+        """True if the caller must half-close TCP after it has written all of `data_to_send`.
 
         Section 7.1.1: the server closes TCP first. A client whose closing handshake is complete
         waits for the end of the server's stream.
@@ -251,7 +251,8 @@ class Connection:
                 if event is not None:
                     return event
         except ProtocolError as error:
-            self.error = error
+            # The traceback would keep this call's objects alive, an incomplete message above all.
+            self.error = error.with_traceback(None)
             self.fail(error.code, error.reason)
             return self._report_close(Close(error.code, error.reason))
         if self.state is _CLOSED and not self._close_reported:
