@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from chatd.access.origin import OriginPolicy
-from chatd.access.trusted_networks import client_address, parse_proxy
+from chatd.access.trusted_networks import client_address, parse_network
 from chatd.model import is_room_name
 from chatd.page import room_of
 from tests.fuzz import chunks_of
@@ -33,7 +33,7 @@ from wsproto_min.http import (
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 SUBPROTOCOLS = ("chat.v1", "chat")
 STATUSES = {400, 403, 404, 405, 426, 431}
-PROXIES = [parse_proxy("unix"), parse_proxy("10.0.0.0/8"), parse_proxy("fd00::/8")]
+PROXIES = [parse_network("unix"), parse_network("10.0.0.0/8"), parse_network("fd00::/8")]
 POLICY = OriginPolicy(hosts=["chat.example.org"], origins=["https://example.net"])
 
 
