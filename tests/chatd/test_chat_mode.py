@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from chatd import registry, rooms
+from chatd.model import NAMED_MEMBERS
 from chatd.registry import RoomRegistry
 from chatd.rooms import Room
 from chatd.storage.store import NewMessage
@@ -572,7 +573,7 @@ def test_names_sent_within_iteration_are_corrected_at_its_end(chat: RunningServe
 def test_large_room_presence_has_only_a_count_and_is_rare(
     chat: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert (rooms.NAMED_MEMBERS, registry.PRESENCE_INTERVAL) == (200, 1.0)
+    assert (NAMED_MEMBERS, registry.PRESENCE_INTERVAL) == (200, 1.0)
     interval = 0.2
     monkeypatch.setattr(registry, "PRESENCE_INTERVAL", interval)
     with ExitStack() as stack:

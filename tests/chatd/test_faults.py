@@ -36,6 +36,7 @@ from wsproto_min.net import event_loop as loop_module
 from wsproto_min.net import listener as listener_module
 from wsproto_min.net import timers as timers_module
 from wsproto_min.net.client import Client, connect
+from wsproto_min.net.connector import open_socket
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.server import Server
 from wsproto_min.net.session import Session
@@ -261,7 +262,6 @@ def test_fatal_fault_ends_only_its_own_connection(
 def faulty_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Faults, Client]]:
     """Yield a client with a faulty socket, connected to an echo server."""
     faults = Faults(SEED, size=7)
-    open_socket = client_module.open_socket
     monkeypatch.setattr(
         client_module, "open_socket", lambda *arguments: wrap(open_socket(*arguments), faults)
     )
