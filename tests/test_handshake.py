@@ -1,27 +1,32 @@
-"""The opening handshake from both sides: RFC 6455, section 4."""
+"""The opening handshake from both sides (RFC 6455, section 4)."""
 
 from __future__ import annotations
 
 import base64
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsproto_min.connection import Role
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import HandshakeError
 from wsproto_min.handshake import (
+    Acceptance,
+    ClientHandshake,
+    HandshakeResult,
     NegotiatedOptions,
+    ServerHandshake,
     accept,
     accept_key,
-    agreement,
     parse_extensions,
     upgrade_request,
     validate_response,
 )
-from wsproto_min.http import Headers, HeadReader, Request, Response, parse_request, parse_response
+from wsproto_min.http import Headers, Request, Response, parse_request
 from wsproto_min.testing.strategies import chunkings
 
 # RFC 6455, section 1.3.
@@ -51,7 +56,7 @@ def request(fields: Fields = REQUEST, method: str = "GET", version: str = "HTTP/
 
 
 def altered(fields: Fields, name: str, *values: str) -> Fields:
-    """Return the fields with those values for one of them, or without it if there are none."""
+    """Return the fields with other values for `name`, or without it."""
     kept = [field for field in fields if field[0] != name]
     assert len(kept) < len(fields), f"no {name} to alter"
     return kept + [(name, value) for value in values]
@@ -66,11 +71,11 @@ def refusal(request: Request) -> HandshakeError:
 # The server (section 4.2)
 
 
-def test_the_key_of_section_1_3_has_the_answer_of_section_1_3() -> None:
+def test_accept_key_of_section_1_3() -> None:
     assert accept_key(KEY) == ACCEPT
 
 
-def test_the_request_of_section_1_2_has_the_answer_of_section_1_2() -> None:
+def test_accept_request_of_section_1_2_gives_its_response() -> None:
     head = (
         b"GET /chat HTTP/1.1\r\n"
         b"Host: server.example.com\r\n"
@@ -81,7 +86,7 @@ def test_the_request_of_section_1_2_has_the_answer_of_section_1_2() -> None:
         b"Sec-WebSocket-Protocol: chat, superchat\r\n"
         b"Sec-WebSocket-Version: 13"
     )
-    assert accept(parse_request(head), subprotocols=["chat"]).encode() == (
+    assert accept(parse_request(head), subprotocols=["chat"]).response.encode() == (
         b"HTTP/1.1 101 Switching Protocols\r\n"
         b"Upgrade: websocket\r\n"
         b"Connection: Upgrade\r\n"
@@ -92,14 +97,14 @@ def test_the_request_of_section_1_2_has_the_answer_of_section_1_2() -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "HEAD", "CONNECT", "get"])
-def test_another_method_than_get_is_405_and_told_which_is_allowed(method: str) -> None:
+def test_accept_other_method_is_405_with_allow(method: str) -> None:
     error = refusal(request(method=method))
     assert error.status == 405
     assert error.reason == "a WebSocket handshake must use the method GET"
     assert error.headers == (("Allow", "GET"),)
 
 
-def test_http_1_0_is_400() -> None:
+def test_accept_http_1_0_is_400() -> None:
     error = refusal(request(version="HTTP/1.0"))
     assert (error.status, error.reason) == (400, "a WebSocket handshake needs HTTP/1.1")
 
@@ -114,25 +119,25 @@ def test_http_1_0_is_400() -> None:
         ("Sec-WebSocket-Key", 400, "header Sec-WebSocket-Key is missing"),
     ],
 )
-def test_the_refusal_names_the_header_that_is_missing(name: str, status: int, reason: str) -> None:
+def test_accept_missing_header_is_named(name: str, status: int, reason: str) -> None:
     error = refusal(request(altered(REQUEST, name)))
     assert (error.status, error.reason) == (status, reason)
 
 
 @pytest.mark.parametrize("name", ["Host", "Sec-WebSocket-Version", "Sec-WebSocket-Key"])
-def test_the_refusal_names_the_header_that_is_repeated(name: str) -> None:
+def test_accept_repeated_header_is_named(name: str) -> None:
     (value,) = (value for field, value in REQUEST if field == name)
     error = refusal(request(altered(REQUEST, name, value, value)))
     assert (error.status, error.reason) == (400, f"header {name} must not be repeated")
 
 
 @pytest.mark.parametrize("name", ["Origin", "Sec-WebSocket-Protocol"])
-def test_what_is_optional_may_be_missing(name: str) -> None:
-    assert accept(request(altered(REQUEST, name))).status == 101
+def test_accept_optional_header_may_be_missing(name: str) -> None:
+    assert accept(request(altered(REQUEST, name))).response.status == 101
 
 
 @pytest.mark.parametrize("version", ["8", "7", "0", "14", "", "13, 8", "013", "13.0"])
-def test_another_version_is_426_and_told_which_is_spoken(version: str) -> None:
+def test_accept_other_version_is_426_with_supported_one(version: str) -> None:
     error = refusal(request(altered(REQUEST, "Sec-WebSocket-Version", version)))
     assert error.status == 426
     assert ("Sec-WebSocket-Version", "13") in error.headers
@@ -155,18 +160,18 @@ def test_another_version_is_426_and_told_which_is_spoken(version: str) -> None:
         "AAAA" * 1000,
     ],
 )
-def test_a_key_that_is_not_16_bytes_in_base64_is_400(key: str) -> None:
+def test_accept_key_not_16_bytes_in_base64_is_400(key: str) -> None:
     error = refusal(request(altered(REQUEST, "Sec-WebSocket-Key", key)))
     assert error.status == 400
     assert error.reason == "header Sec-WebSocket-Key must be 16 bytes in base64"
 
 
 @given(st.binary(max_size=40))
-def test_a_key_is_taken_exactly_if_it_is_16_bytes(nonce: bytes) -> None:
+def test_accept_key_is_valid_only_with_16_bytes(nonce: bytes) -> None:
     key = base64.b64encode(nonce).decode()
     fields = altered(REQUEST, "Sec-WebSocket-Key", key)
     if len(nonce) == 16:
-        assert ("Sec-WebSocket-Accept", accept_key(key)) in accept(request(fields)).headers
+        assert ("Sec-WebSocket-Accept", accept_key(key)) in accept(request(fields)).response.headers
     else:
         assert refusal(request(fields)).status == 400
 
@@ -185,10 +190,8 @@ def test_a_key_is_taken_exactly_if_it_is_16_bytes(nonce: bytes) -> None:
         ("Connection", ["keep-alive", "upgrade"]),
     ],
 )
-def test_a_token_is_found_in_any_case_at_any_place_on_any_line(
-    name: str, values: list[str]
-) -> None:
-    assert accept(request(altered(REQUEST, name, *values))).status == 101
+def test_accept_token_in_any_case_place_and_line(name: str, values: list[str]) -> None:
+    assert accept(request(altered(REQUEST, name, *values))).response.status == 101
 
 
 @pytest.mark.parametrize(
@@ -206,16 +209,14 @@ def test_a_token_is_found_in_any_case_at_any_place_on_any_line(
         ("Connection", ""),
     ],
 )
-def test_half_a_token_is_none(name: str, value: str) -> None:
+def test_accept_partial_token_is_400(name: str, value: str) -> None:
     error = refusal(request(altered(REQUEST, name, value)))
     assert error.status == 400
     assert name in error.reason
 
 
 @given(st.permutations(REQUEST), st.randoms(use_true_random=False))
-def test_neither_the_order_nor_the_case_of_the_headers_matters(
-    fields: Fields, randoms: random.Random
-) -> None:
+def test_accept_ignores_order_and_case_of_headers(fields: Fields, randoms: random.Random) -> None:
     mixed = [
         ("".join(randoms.choice((c.lower(), c.upper())) for c in name), value)
         for name, value in fields
@@ -229,21 +230,22 @@ def test_neither_the_order_nor_the_case_of_the_headers_matters(
         ([], ["chat"], None),
         (["chat"], [], None),
         (["chat"], ["superchat"], None),
-        (["chat"], ["Chat"], None),  # names of subprotocols have a case
+        (["chat"], ["Chat"], None),  # subprotocols are case-sensitive
         (["chat"], ["superchat, chat"], "chat"),
         (["chat"], ["superchat", "chat"], "chat"),
         (["superchat", "chat"], ["chat, superchat"], "superchat"),  # the server prefers
         (["a", "chat"], ["chat, superchat"], "chat"),
     ],
 )
-def test_the_subprotocol_is_the_first_that_the_server_speaks_of_those_offered(
+def test_accept_chooses_the_first_own_subprotocol_offered(
     spoken: list[str], offered: list[str], chosen: str | None
 ) -> None:
-    answer = accept(
+    acceptance = accept(
         request(altered(REQUEST, "Sec-WebSocket-Protocol", *offered)), subprotocols=spoken
     )
-    values = Headers(answer.headers).values("Sec-WebSocket-Protocol")
+    values = Headers(acceptance.response.headers).values("Sec-WebSocket-Protocol")
     assert values == ([] if chosen is None else [chosen])
+    assert acceptance.options.subprotocol == chosen
 
 
 NAMES = st.sampled_from([name for name, _ in REQUEST] + ["Cookie"])
@@ -251,19 +253,17 @@ SUSPECTS = st.sampled_from(["", ",", "websocket", "Upgrade", "13", KEY, "\u00e9"
 
 
 @given(
-    st.lists(
-        st.tuples(NAMES, SUSPECTS | st.text(st.characters(max_codepoint=255), max_size=8))
-    ),
+    st.lists(st.tuples(NAMES, SUSPECTS | st.text(st.characters(max_codepoint=255), max_size=8))),
     st.sampled_from(["GET", "POST", ""]),
     st.sampled_from(["HTTP/1.1", "HTTP/1.0"]),
 )
-def test_arbitrary_headers_are_accepted_or_refused_with_a_sentence(
+def test_accept_arbitrary_headers_give_a_response_or_reason(
     fields: Fields, method: str, version: str
 ) -> None:
     for candidate in (fields, REQUEST + fields):
         try:
-            answer = accept(request(candidate, method, version), subprotocols=["chat"])
-            verdict, reason = int(answer.status), "accepted"
+            acceptance = accept(request(candidate, method, version), subprotocols=["chat"])
+            verdict, reason = int(acceptance.response.status), "accepted"
         except HandshakeError as error:
             verdict, reason = error.status, error.reason
         assert reason
@@ -273,7 +273,7 @@ def test_arbitrary_headers_are_accepted_or_refused_with_a_sentence(
 # The client (section 4.1)
 
 
-def test_the_clients_request_has_what_section_4_1_demands_and_what_it_was_told() -> None:
+def test_upgrade_request_has_all_fields_of_section_4_1() -> None:
     data = upgrade_request(
         "server.example.com:8080",
         "/chat?room=1",
@@ -294,21 +294,21 @@ def test_the_clients_request_has_what_section_4_1_demands_and_what_it_was_told()
     )
 
 
-def test_a_client_without_subprotocols_does_not_mention_them() -> None:
+def test_upgrade_request_without_subprotocols_has_no_header() -> None:
     assert b"Protocol" not in upgrade_request("a", "/", KEY)
 
 
 def check(fields: Fields, subprotocols: Sequence[str] = (), status: int = 101) -> str | None:
-    agreed = validate_response(status, Headers(fields), KEY, subprotocols=subprotocols)
-    assert agreed.compression is None
-    return agreed.subprotocol
+    options = validate_response(Response(status, fields), KEY, subprotocols=subprotocols)
+    assert options.compression is None
+    return options.subprotocol
 
 
-def test_the_answer_of_section_1_3_is_taken() -> None:
+def test_validate_response_accepts_that_of_section_1_3() -> None:
     assert check(RESPONSE) is None
 
 
-def test_an_offered_subprotocol_is_taken() -> None:
+def test_validate_response_accepts_an_offered_subprotocol() -> None:
     fields = [*RESPONSE, ("Sec-WebSocket-Protocol", "chat")]
     assert check(fields, ["superchat", "chat"]) == "chat"
 
@@ -322,12 +322,12 @@ def test_an_offered_subprotocol_is_taken() -> None:
         ("Connection", ["keep-alive", "Upgrade"]),
     ],
 )
-def test_the_answers_tokens_may_be_in_any_case(name: str, values: list[str]) -> None:
+def test_validate_response_accepts_tokens_in_any_case(name: str, values: list[str]) -> None:
     assert check(altered(RESPONSE, name, *values)) is None
 
 
 @pytest.mark.parametrize("status", [100, 200, 301, 401, 426, 503])
-def test_another_status_than_101_is_given_back_with_its_headers(status: int) -> None:
+def test_validate_response_other_status_keeps_its_headers(status: int) -> None:
     with pytest.raises(HandshakeError, match=f"the server answered {status}") as raised:
         check([("Location", "/elsewhere")], status=status)
     assert raised.value.status == status
@@ -335,19 +335,19 @@ def test_another_status_than_101_is_given_back_with_its_headers(status: int) -> 
 
 
 OTHER_ACCEPT = accept_key("AAAAAAAAAAAAAAAAAAAAAA==")
-NOT_THE_KEYS = "the answer's Sec-WebSocket-Accept does not fit the key"
+NOT_THE_KEYS = "the response's Sec-WebSocket-Accept does not fit the key"
 NOT_OFFERED = "the server chose a subprotocol that was not offered"
 
 
 @pytest.mark.parametrize(
     ("name", "values", "rule"),
     [
-        ("Upgrade", [], "the answer's Upgrade must be 'websocket'"),
-        ("Upgrade", [""], "the answer's Upgrade must be 'websocket'"),
-        ("Upgrade", ["h2c"], "the answer's Upgrade must be 'websocket'"),
-        ("Upgrade", ["h2c, websocket"], "the answer's Upgrade must be 'websocket'"),
-        ("Connection", [], "the answer's Connection must include 'Upgrade'"),
-        ("Connection", ["close"], "the answer's Connection must include 'Upgrade'"),
+        ("Upgrade", [], "the response's Upgrade must be 'websocket'"),
+        ("Upgrade", [""], "the response's Upgrade must be 'websocket'"),
+        ("Upgrade", ["h2c"], "the response's Upgrade must be 'websocket'"),
+        ("Upgrade", ["h2c, websocket"], "the response's Upgrade must be 'websocket'"),
+        ("Connection", [], "the response's Connection must include 'Upgrade'"),
+        ("Connection", ["close"], "the response's Connection must include 'Upgrade'"),
         ("Sec-WebSocket-Accept", [], NOT_THE_KEYS),
         ("Sec-WebSocket-Accept", [""], NOT_THE_KEYS),
         ("Sec-WebSocket-Accept", [ACCEPT.lower()], NOT_THE_KEYS),
@@ -356,9 +356,7 @@ NOT_OFFERED = "the server chose a subprotocol that was not offered"
         ("Sec-WebSocket-Accept", [ACCEPT, ACCEPT], NOT_THE_KEYS),
     ],
 )
-def test_an_answer_that_breaks_a_rule_is_refused_with_the_rule(
-    name: str, values: list[str], rule: str
-) -> None:
+def test_validate_response_names_the_broken_rule(name: str, values: list[str], rule: str) -> None:
     answer = altered(RESPONSE, name, *values)
     with pytest.raises(HandshakeError) as raised:
         check(answer)
@@ -380,13 +378,13 @@ def test_an_answer_that_breaks_a_rule_is_refused_with_the_rule(
         ([("Sec-WebSocket-Protocol", "chat")] * 2, "the server chose more than one subprotocol"),
     ],
 )
-def test_an_answer_with_what_was_not_offered_is_refused(extra: Fields, rule: str) -> None:
+def test_validate_response_refuses_options_not_offered(extra: Fields, rule: str) -> None:
     with pytest.raises(HandshakeError) as raised:
         check(RESPONSE + extra, ["chat", "superchat"])
     assert raised.value.reason == f"{rule} (RFC 6455, 4.1)"
 
 
-def test_an_empty_list_of_extensions_uses_none() -> None:
+def test_validate_response_accepts_empty_extensions() -> None:
     assert check([*RESPONSE, ("Sec-WebSocket-Extensions", "")]) is None
 
 
@@ -399,8 +397,8 @@ def extended(*lines: str) -> Request:
     return request([*REQUEST, *((EXTENSIONS, line) for line in lines)])
 
 
-def answered(response: Response) -> str | None:
-    return Headers(response.headers).get(EXTENSIONS)
+def extensions_of(acceptance: Acceptance) -> str | None:
+    return Headers(acceptance.response.headers).get(EXTENSIONS)
 
 
 @pytest.mark.parametrize(
@@ -419,13 +417,13 @@ def answered(response: Response) -> str | None:
         (["XfooX; XaX=X1X"], [("XfooX", [("XaX", "X1X")])]),
     ],
 )
-def test_extensions_are_read_with_their_parameters_in_order_over_all_lines(
+def test_parse_extensions_keeps_order_over_lines(
     lines: list[str], extensions: list[tuple[str, list[tuple[str, str | None]]]]
 ) -> None:
     assert parse_extensions(Headers([(EXTENSIONS, line) for line in lines])) == extensions
 
 
-ILL_FORMED = [
+MALFORMED = [
     "foo bar",
     "foo;",
     "foo; ;a",
@@ -444,7 +442,7 @@ ILL_FORMED = [
     'foo; a="1;2"',
     '"foo"',
     "foo/1",
-    # Only spaces and tabs may stand around a name or a value.
+    # Only spaces and tabs may surround a name or a value.
     "foo\xa0",
     "foo;\xa0a",
     "foo; a\x85=1",
@@ -452,19 +450,18 @@ ILL_FORMED = [
 ]
 
 
-@pytest.mark.parametrize("line", ILL_FORMED)
-def test_a_list_of_extensions_that_breaks_the_grammar_is_400_and_fails_a_client(line: str) -> None:
+@pytest.mark.parametrize("line", MALFORMED)
+def test_parse_extensions_malformed_is_400_and_fails_a_client(line: str) -> None:
     error = refusal(extended("permessage-deflate", line))
     assert error.status == 400
     name = line.partition(";")[0].strip(" \t")
     assert error.reason in (
-        "header Sec-WebSocket-Extensions is ill-formed",
-        f"extension {name!r} has an ill-formed parameter",
+        "header Sec-WebSocket-Extensions is malformed",
+        f"extension {name!r} has a malformed parameter",
     )
-    with pytest.raises(HandshakeError, match="ill-formed") as raised:
+    with pytest.raises(HandshakeError, match="malformed") as raised:
         validate_response(
-            101,
-            Headers([*RESPONSE, (EXTENSIONS, line)]),
+            Response(101, [*RESPONSE, (EXTENSIONS, line)]),
             KEY,
             compression=DeflateParameters.DEFAULT,
         )
@@ -472,14 +469,14 @@ def test_a_list_of_extensions_that_breaks_the_grammar_is_400_and_fails_a_client(
     assert raised.value.headers[-1] == (EXTENSIONS.lower(), line)
 
 
-def test_of_the_name_of_an_ill_formed_extension_no_more_than_its_beginning_is_repeated() -> None:
+def test_parse_extensions_error_shortens_a_long_name() -> None:
     with pytest.raises(HandshakeError) as raised:
         parse_extensions(Headers([(EXTENSIONS, f"{'a' * 49}bc; =")]))
-    assert raised.value.reason == f"extension '{'a' * 49}b' has an ill-formed parameter"
+    assert raised.value.reason == f"extension '{'a' * 49}b' has a malformed parameter"
 
 
 @pytest.mark.parametrize(
-    ("lines", "agreed"),
+    ("lines", "negotiated"),
     [
         (["permessage-deflate"], DeflateParameters.DEFAULT),
         (
@@ -487,7 +484,7 @@ def test_of_the_name_of_an_ill_formed_extension_no_more_than_its_beginning_is_re
             DeflateParameters(False, False, 10),
         ),
         (['permessage-deflate; server_max_window_bits="10"'], DeflateParameters(False, False, 10)),
-        # The first offer that can be agreed to is (RFC 7692, 5.1).
+        # The server accepts the first acceptable offer (RFC 7692, 5.1).
         (["permessage-deflate; x, permessage-deflate"], DeflateParameters.DEFAULT),
         (
             [
@@ -507,88 +504,100 @@ def test_of_the_name_of_an_ill_formed_extension_no_more_than_its_beginning_is_re
         ([], None),
     ],
 )
-def test_a_server_answers_the_first_offer_that_it_can_agree_to(
-    lines: list[str], agreed: DeflateParameters | None
+def test_accept_answers_the_first_acceptable_offer(
+    lines: list[str], negotiated: DeflateParameters | None
 ) -> None:
-    response = accept(extended(*lines), compression=DeflateParameters.DEFAULT)
-    assert answered(response) == (None if agreed is None else agreed.encode())
-    assert agreement(response).compression == agreed
+    acceptance = accept(extended(*lines), compression=DeflateParameters.DEFAULT)
+    header = None if negotiated is None else negotiated.to_header()
+    assert extensions_of(acceptance) == header
+    assert acceptance.options.compression == negotiated
 
 
-def test_a_server_that_wishes_no_compression_declines_all_offers() -> None:
-    response = accept(extended("permessage-deflate"))
-    assert answered(response) is None
-    assert agreement(response) == NegotiatedOptions()
+def test_accept_without_compression_declines_all_offers() -> None:
+    acceptance = accept(extended("permessage-deflate"), compression=None)
+    assert extensions_of(acceptance) is None
+    assert acceptance.options == NegotiatedOptions()
 
 
-def test_what_was_agreed_is_read_from_the_answer() -> None:
-    response = accept(
+def test_accept_negotiates_compression_by_default() -> None:
+    acceptance = accept(extended("permessage-deflate"))
+    assert acceptance.options.compression == DeflateParameters.NO_CONTEXT_TAKEOVER
+
+
+def test_accept_adds_further_headers() -> None:
+    acceptance = accept(request(), headers=[("Set-Cookie", "a=b")])
+    assert acceptance.response.headers[-1] == ("Set-Cookie", "a=b")
+
+
+def test_accept_returns_the_negotiated_options() -> None:
+    acceptance = accept(
         extended("permessage-deflate; client_max_window_bits"),
         subprotocols=["superchat"],
         compression=DeflateParameters(True, True, 12, 11),
     )
-    assert agreement(response) == NegotiatedOptions(
+    assert acceptance.options == NegotiatedOptions(
         "superchat", DeflateParameters(True, True, 12, 11)
     )
 
 
-def test_an_extension_that_an_application_answers_by_itself_is_not_taken_for_compression() -> None:
-    assert agreement(Response(101, [*RESPONSE, (EXTENSIONS, "x-its-own")])) == NegotiatedOptions()
+def test_response_with_unknown_extension_negotiates_nothing() -> None:
+    acceptance = accept(request(), headers=[(EXTENSIONS, "x-its-own")])
+    assert acceptance.options == NegotiatedOptions()
 
 
-def test_what_was_agreed_of_compression_is_the_last_line_of_the_answer() -> None:
-    answer = accept(
+def test_accept_puts_extensions_last() -> None:
+    acceptance = accept(
         request([*REQUEST, (EXTENSIONS, "permessage-deflate")]),
         compression=DeflateParameters.DEFAULT,
     )
-    assert answer.headers[3:] == [("Sec-WebSocket-Extensions", "permessage-deflate")]
+    assert acceptance.response.headers[3:] == [("Sec-WebSocket-Extensions", "permessage-deflate")]
 
 
-UNASKED = "the server uses an extension that was not offered: permessage-deflate"
+NOT_REQUESTED = "the server uses an extension that was not offered: permessage-deflate"
 UNFIT = "the server's permessage-deflate does not fit the offer"
 
 
 @pytest.mark.parametrize(
     ("offer", "answer", "rule"),
     [
-        (None, "permessage-deflate", UNASKED),
+        (None, "permessage-deflate", NOT_REQUESTED),
         (
             DeflateParameters.DEFAULT,
             "x-foo",
             "the server uses an extension that was not offered: x-foo",
         ),
-        (DeflateParameters.DEFAULT, "permessage-deflate, permessage-deflate", UNASKED),
+        (DeflateParameters.DEFAULT, "permessage-deflate, permessage-deflate", NOT_REQUESTED),
         (DeflateParameters.DEFAULT, "permessage-deflate; x", UNFIT),
         (DeflateParameters.DEFAULT, "permessage-deflate; server_max_window_bits=7", UNFIT),
         (DeflateParameters.DEFAULT, "permessage-deflate; client_max_window_bits", UNFIT),
         (DeflateParameters.NO_CONTEXT_TAKEOVER, "permessage-deflate", UNFIT),
     ],
 )
-def test_a_client_refuses_an_extension_that_does_not_fit_its_offer(
+def test_validate_response_refuses_an_unfit_extension(
     offer: DeflateParameters | None, answer: str, rule: str
 ) -> None:
     with pytest.raises(HandshakeError) as raised:
-        validate_response(101, Headers([*RESPONSE, (EXTENSIONS, answer)]), KEY, compression=offer)
+        validate_response(Response(101, [*RESPONSE, (EXTENSIONS, answer)]), KEY, compression=offer)
     assert raised.value.reason == f"{rule} (RFC 6455, 4.1)"
 
 
 @pytest.mark.parametrize("answer", [None, "", "permessage-deflate; client_max_window_bits=9"])
-def test_a_client_takes_what_fits_its_offer_or_that_it_was_declined(answer: str | None) -> None:
+def test_validate_response_accepts_a_fit_or_no_extension(answer: str | None) -> None:
     lines = [] if answer is None else [(EXTENSIONS, answer)]
-    agreed = validate_response(
-        101, Headers([*RESPONSE, *lines]), KEY, compression=DeflateParameters.DEFAULT
+    negotiated = validate_response(
+        Response(101, [*RESPONSE, *lines]), KEY, compression=DeflateParameters.DEFAULT
     ).compression
-    assert agreed == (DeflateParameters(client_max_window_bits=9) if answer else None)
+    assert negotiated == (DeflateParameters(client_max_window_bits=9) if answer else None)
 
 
-def test_an_offer_of_compression_stands_in_the_request() -> None:
+def test_upgrade_request_offers_compression() -> None:
     sent = upgrade_request("a", "/", KEY, compression=DeflateParameters.DEFAULT)
     line = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
     assert line in sent
     assert b"Extensions" not in upgrade_request("a", "/", KEY)
 
 
-# Both
+# Both sides, without I/O
 
 
 SUBPROTOCOLS = st.lists(
@@ -597,26 +606,162 @@ SUBPROTOCOLS = st.lists(
 
 
 @given(st.data(), st.binary(min_size=16, max_size=16), SUBPROTOCOLS, SUBPROTOCOLS)
-def test_what_a_client_asks_and_a_server_answers_they_agree_on_however_it_arrives(
+def test_handshake_of_any_chunking_agrees_on_a_subprotocol(
     data: st.DataObject, nonce: bytes, offered: list[str], spoken: list[str]
 ) -> None:
     key = base64.b64encode(nonce).decode()
-    frame = bytes.fromhex("81 02 6869")  # what may come in the same read
+    client = ClientHandshake("a", "/", key=key, subprotocols=offered)
+    server = ServerHandshake(subprotocols=spoken)
+    frame = bytes.fromhex("81 02 6869")  # a frame in the same read
 
-    def arrives(sent: bytes) -> bytes:
-        buffer = HeadReader()
-        whole = b""
-        for chunk in data.draw(chunkings(sent)):
-            if whole:
-                whole += chunk
-            elif (found := buffer.receive_data(chunk)) is not None:
-                head, whole = found
-                whole = b"." + whole
-        assert whole == b"." + frame
-        return head
+    def deliver(sent: bytes, to: ClientHandshake | ServerHandshake) -> HandshakeResult:
+        result = None
+        chunks = data.draw(chunkings(sent))
+        for index, chunk in enumerate(chunks):
+            to.receive_data(chunk)
+            result = to.next_result()
+            if result is not None:
+                assert result.trailing_data + b"".join(chunks[index + 1 :]) == frame
+                return result
+        raise AssertionError(f"no result for {sent!r}")
 
-    head = arrives(upgrade_request("a", "/", key, subprotocols=offered) + frame)
-    answer = accept(parse_request(head), subprotocols=spoken)
-    status, headers = parse_response(arrives(answer.encode() + frame))
-    chosen = validate_response(status, headers, key, subprotocols=offered).subprotocol
-    assert chosen == next((name for name in spoken if name in offered), None)
+    result = deliver(client.data_to_send() + frame, server)
+    assert result.error is None
+    assert result.connection is not None
+    assert result.connection.role is Role.SERVER
+    answer = deliver(server.data_to_send() + frame, client)
+    assert answer.error is None
+    assert answer.connection is not None
+    assert answer.connection.role is Role.CLIENT
+    chosen = next((name for name in spoken if name in offered), None)
+    assert result.subprotocol == answer.subprotocol == chosen
+    assert result.compression == answer.compression == DeflateParameters.NO_CONTEXT_TAKEOVER
+
+
+def server_result(data: bytes, **options: Any) -> tuple[HandshakeResult, bytes]:
+    """Return the outcome of a server's handshake and the bytes that it sends."""
+    server = ServerHandshake(**options)
+    server.receive_data(data)
+    result = server.next_result()
+    assert result is not None
+    return result, server.data_to_send()
+
+
+OPENING = upgrade_request("a", "/", KEY)
+
+
+def test_server_handshake_refusal_has_error_and_response() -> None:
+    result, sent = server_result(OPENING.replace(b"13", b"12"))
+    assert result.connection is None
+    assert result.error is not None
+    assert result.error.status == 426
+    assert result.request is not None
+    assert sent.startswith(b"HTTP/1.1 426 Upgrade Required\r\n")
+
+
+def test_server_handshake_malformed_request_is_400() -> None:
+    result, sent = server_result(b"hello\r\n\r\n")
+    assert (result.request, result.connection) == (None, None)
+    assert result.error is not None
+    assert sent.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+def test_server_handshake_eof_within_the_head_is_an_error() -> None:
+    server = ServerHandshake()
+    server.receive_data(b"GET / HTT")
+    assert server.next_result() is None
+    server.receive_eof()
+    result = server.next_result()
+    assert result is not None
+    assert result.error is not None
+    assert result.error.status == 400
+
+
+def test_server_handshake_sends_its_response_once() -> None:
+    server = ServerHandshake()
+    assert server.data_to_send() == b""
+    server.receive_data(OPENING)
+    assert server.next_result() is not None
+    assert server.data_to_send().startswith(b"HTTP/1.1 101 ")
+    assert server.data_to_send() == b""
+
+
+def test_server_handshake_respond_may_answer_with_a_page() -> None:
+    page = Response(200, [("Content-Type", "text/plain")], b"hi")
+    for method, body in (("GET", b"hi"), ("HEAD", b"")):
+        result, sent = server_result(
+            f"{method} / HTTP/1.1\r\n\r\n".encode(), respond=lambda request: page
+        )
+        assert (result.response, result.error, result.connection) == (page, None, None)
+        assert sent == page.encode(head_only=True) + body
+
+
+def test_server_handshake_refused_head_request_has_no_body() -> None:
+    _, sent = server_result(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert sent.endswith(b"\r\n\r\n")
+
+
+def test_server_handshake_respond_returning_a_bare_101_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"return accept\(\.\.\.\) instead"):
+        server_result(OPENING, respond=lambda request: Response(101))
+
+
+def test_server_handshake_passes_limits_to_the_connection() -> None:
+    result, _ = server_result(OPENING, max_message_size=3)
+    connection = result.connection
+    assert connection is not None
+    connection.receive_data(bytes.fromhex("81 84"))
+    connection.receive_data(bytes(4))
+    connection.next_event()
+    assert connection.error is not None
+    assert connection.error.code == 1009
+
+
+def client_result(data: bytes, *, eof: bool = False) -> HandshakeResult | None:
+    client = ClientHandshake("a", "/", key=KEY)
+    client.receive_data(data)
+    if eof:
+        client.receive_eof()
+    return client.next_result()
+
+
+def test_client_handshake_sends_its_request_once() -> None:
+    client = ClientHandshake("a", "/chat", key=KEY, compression=None)
+    assert client.data_to_send() == upgrade_request("a", "/chat", KEY)
+    assert client.data_to_send() == b""
+
+
+def test_client_handshake_key_is_random_by_default() -> None:
+    requests = {ClientHandshake("a", "/").data_to_send() for _ in range(10)}
+    assert len(requests) == 10
+
+
+def test_client_handshake_refusal_keeps_response_and_body() -> None:
+    result = client_result(b"HTTP/1.1 403 Forbidden\r\nA: b\r\n\r\nno entry")
+    assert result is not None
+    assert result.error is not None
+    assert (result.error.status, result.connection) == (403, None)
+    assert result.response == Response(403, (("a", "b"),))
+    assert result.trailing_data == b"no entry"
+
+
+@pytest.mark.parametrize(
+    ("data", "eof", "reason"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", False, "the server's response is not HTTP/1.1"),
+        (b"x" * 20_000, False, "the head of the server's response is too long"),
+        (b"HTTP/1.1 101", True, "the server closed the connection without a response"),
+    ],
+)
+def test_client_handshake_without_a_response_has_status_0(
+    data: bytes, eof: bool, reason: str
+) -> None:
+    result = client_result(data, eof=eof)
+    assert result is not None
+    assert result.error is not None
+    assert (result.error.status, result.error.reason) == (0, reason)
+    assert (result.response, result.connection) == (None, None)
+
+
+def test_client_handshake_incomplete_response_needs_more_data() -> None:
+    assert client_result(b"HTTP/1.1 101") is None

@@ -1,4 +1,4 @@
-"""As much of HTTP/1.1 as the handshake needs: RFC 9110 and RFC 9112."""
+"""HTTP/1.1 as far as the handshake needs it (RFC 9110 and RFC 9112)."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from wsproto_min.http import (
 from wsproto_min.testing.strategies import chunkings, single_bytes
 
 TOKENS = st.text("!#$%&'*+-.^_`|~0123456789abcxyzABCXYZ", min_size=1, max_size=12)
-# What may stand within a value: visible ASCII, blanks, and bytes beyond ASCII.
+# Header values: visible ASCII, spaces, and bytes beyond ASCII.
 VALUES = st.text(
     st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=20
 ).map(lambda value: value.strip(" \t"))
 FIELDS = st.lists(st.tuples(TOKENS, VALUES), max_size=8)
 
 
-def gather(*chunks: bytes) -> tuple[bytes, bytes] | int | None:
-    """Return the head and what follows it, the status of a refusal, or None if not whole."""
-    buffer = HeadReader()
+def read_head(*chunks: bytes) -> tuple[bytes, bytes] | int | None:
+    """Return the head and the bytes behind it, or the status of a refusal, or None."""
+    reader = HeadReader()
     for index, chunk in enumerate(chunks):
+        reader.receive_data(chunk)
         try:
-            found = buffer.receive_data(chunk)
+            head = reader.next_head()
         except HandshakeError as error:
             return error.status
-        if found is not None:
-            head, rest = found
-            return head, rest + b"".join(chunks[index + 1 :])
+        if head is not None:
+            return head, reader.trailing_data + b"".join(chunks[index + 1 :])
     return None
 
 
@@ -52,7 +52,7 @@ def refusal(head: bytes) -> tuple[int, str]:
     return raised.value.status, raised.value.reason
 
 
-# A head, however it arrives
+# The head reader
 
 
 @pytest.mark.parametrize(
@@ -66,78 +66,81 @@ def refusal(head: bytes) -> tuple[int, str]:
         (b"A\r\n\r\nfirst frame", (b"A", b"first frame")),
         (b"A\r\n\r\n\r\n\r\n", (b"A", b"\r\n\r\n")),  # the first empty line counts
         (b"\r\n\r\n", (b"", b"")),
-        (b"A\n\nB", None),  # bare LFs end nothing
+        (b"A\n\nB", None),  # a bare LF is no line end
         (b"A\r\r\n\n", None),
     ],
 )
-def test_a_head_ends_at_its_empty_line(data: bytes, found: tuple[bytes, bytes] | None) -> None:
-    assert gather(data) == found
-    assert gather(*single_bytes(data)) == found
+def test_head_ends_at_its_empty_line(data: bytes, found: tuple[bytes, bytes] | None) -> None:
+    assert read_head(data) == found
+    assert read_head(*single_bytes(data)) == found
 
 
 @given(st.data(), st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"a"]), max_size=30))
-def test_any_chunking_finds_the_same_head(data: st.DataObject, pieces: list[bytes]) -> None:
+def test_head_any_chunking_is_the_same(data: st.DataObject, pieces: list[bytes]) -> None:
     received = b"".join(pieces)
     head, end, rest = received.partition(b"\r\n\r\n")
     chunks = data.draw(chunkings(received))
-    assert gather(*chunks) == ((head, rest) if end else None)
+    assert read_head(*chunks) == ((head, rest) if end else None)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 1000, MAX_HEAD_SIZE])
-def test_a_head_of_16_kib_is_taken_and_one_byte_more_is_431_however_it_arrives(size: int) -> None:
+def test_head_of_16_kib_is_accepted_one_byte_more_is_431(size: int) -> None:
     for length, verdict in [(MAX_HEAD_SIZE, None), (MAX_HEAD_SIZE + 1, 431)]:
         data = b"x" * length + b"\r\n\r\n"
         expected = (b"x" * length, b"") if verdict is None else verdict
         chunks = [data[i : i + size] for i in range(0, len(data), size)]
-        assert gather(*chunks) == expected, f"{length} bytes in chunks of {size}"
-        assert gather(data) == expected, f"{length} bytes at once"
+        assert read_head(*chunks) == expected, f"{length} bytes in chunks of {size}"
+        assert read_head(data) == expected, f"{length} bytes at once"
 
 
 @pytest.mark.parametrize("tail", [b"", b"\r", b"\r\n", b"\r\n\r"])
-def test_a_head_without_an_end_is_refused_as_soon_as_no_end_could_come_in_time(
+def test_head_without_end_is_refused_as_soon_as_it_is_too_long(
     tail: bytes,
 ) -> None:
-    undecided = b"x" * MAX_HEAD_SIZE + tail
-    assert gather(undecided) is None
-    assert gather(undecided + b"\r\n\r\n"[len(tail) :]) == (b"x" * MAX_HEAD_SIZE, b"")
-    assert gather(undecided + b"x" * (4 - len(tail))) == 431
-    assert gather(*single_bytes(undecided + b"x" * (4 - len(tail)))) == 431
+    incomplete = b"x" * MAX_HEAD_SIZE + tail
+    assert read_head(incomplete) is None
+    assert read_head(incomplete + b"\r\n\r\n"[len(tail) :]) == (b"x" * MAX_HEAD_SIZE, b"")
+    assert read_head(incomplete + b"x" * (4 - len(tail))) == 431
+    assert read_head(*single_bytes(incomplete + b"x" * (4 - len(tail)))) == 431
 
 
-def test_what_follows_a_head_does_not_count_as_its_size() -> None:
+def test_trailing_data_does_not_count_as_head() -> None:
     rest = bytes(10 * MAX_HEAD_SIZE)
-    assert gather(b"A\r\n\r\n" + rest) == (b"A", rest)
+    assert read_head(b"A\r\n\r\n" + rest) == (b"A", rest)
 
 
-def test_the_refusal_of_a_long_head_says_how_long_it_may_be() -> None:
+def test_head_too_long_error_states_the_limit() -> None:
+    reader = HeadReader()
+    reader.receive_data(b"x" * 20_000)
     with pytest.raises(HandshakeError, match="longer than 16384 bytes"):
-        HeadReader().receive_data(b"x" * 20_000)
+        reader.next_head()
 
 
 class CountingBytes(bytearray):
-    """Counts the bytes that `find` looks at."""
+    """Buffer that counts the bytes scanned by `find`."""
 
-    looked_at = 0
+    scanned = 0
 
     def find(self, *args: object) -> int:
         _, start = args
         assert isinstance(start, int)
-        self.looked_at += len(self) - start
+        self.scanned += len(self) - start
         return super().find(b"\r\n\r\n", start)
 
 
-def test_the_search_for_the_end_looks_at_each_byte_a_fixed_number_of_times() -> None:
-    buffer = HeadReader()
-    buffer._data = counted = CountingBytes()
+def test_head_reader_scans_each_byte_a_fixed_number_of_times() -> None:
+    reader = HeadReader()
+    reader._buffer = counted = CountingBytes()
     for byte in single_bytes(b"A: b\r\n" * 2000):
-        assert buffer.receive_data(byte) is None
-    assert 0 < counted.looked_at <= 4 * 12_000
+        reader.receive_data(byte)
+        assert reader.next_head() is None
+    assert 0 < counted.scanned <= 4 * 12_000
 
 
 # Requests
 
 
-def test_a_request_is_its_line_and_its_headers() -> None:
+def test_request_has_line_and_headers() -> None:
     head = b"GET /r/lobby?name=a%20b HTTP/1.1\r\nHost: example.com\r\nX-Empty:\r\nx-empty: \t "
     request = parse_request(head)
     assert (request.method, request.target, request.version) == (
@@ -152,12 +155,12 @@ def test_a_request_is_its_line_and_its_headers() -> None:
     ("target", "path"),
     [("/", "/"), ("/a?b", "/a"), ("/a?b?c", "/a"), ("/?", "/"), ("/a%3fb", "/a%3fb"), ("*", "*")],
 )
-def test_the_path_is_the_target_up_to_a_question_mark(target: str, path: str) -> None:
+def test_request_path_is_target_without_query(target: str, path: str) -> None:
     assert parse_request(f"GET {target} HTTP/1.1".encode()).path == path
 
 
 @pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
-def test_a_request_may_be_in_http_1_0_too(version: str) -> None:
+def test_request_may_be_http_1_0(version: str) -> None:
     assert parse_request(f"POST /say {version}".encode()).version == version
 
 
@@ -185,7 +188,7 @@ def test_a_request_may_be_in_http_1_0_too(version: str) -> None:
         (b"\x16\x03\x01\x02\x00\x01", "the head contains a control character"),  # TLS
     ],
 )
-def test_a_bad_request_line_is_400(line: bytes, rule: str) -> None:
+def test_request_line_invalid_is_400(line: bytes, rule: str) -> None:
     status, reason = refusal(line)
     assert status == 400
     assert rule in reason
@@ -213,7 +216,7 @@ def test_a_bad_request_line_is_400(line: bytes, rule: str) -> None:
         (b"A: \x0bb", "the head contains a control character"),  # white space to str.strip
     ],
 )
-def test_a_bad_header_line_is_400(header: bytes, rule: str) -> None:
+def test_header_line_invalid_is_400(header: bytes, rule: str) -> None:
     for head in (
         b"GET / HTTP/1.1\r\n" + header,
         b"GET / HTTP/1.1\r\nHost: a\r\n" + header + b"\r\nB: c",
@@ -224,7 +227,7 @@ def test_a_bad_header_line_is_400(header: bytes, rule: str) -> None:
 
 
 @pytest.mark.parametrize("byte", range(256))
-def test_a_value_may_hold_any_byte_but_a_control_character(byte: int) -> None:
+def test_header_value_may_have_any_byte_but_controls(byte: int) -> None:
     head = b"GET / HTTP/1.1\r\nA: x" + bytes((byte,)) + b"x"
     if byte == 0x09 or (byte >= 0x20 and byte != 0x7F):
         assert parse_request(head).headers.get("A") == f"x{chr(byte)}x"
@@ -232,18 +235,18 @@ def test_a_value_may_hold_any_byte_but_a_control_character(byte: int) -> None:
         assert refusal(head)[0] == 400
 
 
-def test_100_headers_are_taken_and_one_more_is_431() -> None:
+def test_headers_100_are_accepted_101_are_431() -> None:
     head = b"GET / HTTP/1.1" + b"\r\nA: b" * MAX_HEADERS
     assert len(parse_request(head).headers.fields) == 100
     assert refusal(head + b"\r\nA: b") == (431, "there are over 100 headers")
 
 
 @given(TOKENS, FIELDS)
-def test_what_was_encoded_is_parsed_to_the_same_fields(
+def test_encoded_head_is_parsed_to_the_same_fields(
     method: str, fields: list[tuple[str, str]]
 ) -> None:
     data = encode_head(f"{method} / HTTP/1.1", fields)
-    found = gather(data)
+    found = read_head(data)
     assert isinstance(found, tuple)
     head, rest = found
     request = parse_request(head)
@@ -260,7 +263,7 @@ HTTP_PIECES = st.sampled_from(
     st.binary(max_size=100)
     | st.lists(HTTP_PIECES | st.binary(max_size=3), max_size=20).map(b"".join)
 )
-def test_arbitrary_bytes_raise_nothing_but_a_handshake_error(head: bytes) -> None:
+def test_arbitrary_bytes_raise_only_handshake_error(head: bytes) -> None:
     for parse in (parse_request, parse_response):
         with contextlib.suppress(HandshakeError):
             parse(head)
@@ -269,18 +272,18 @@ def test_arbitrary_bytes_raise_nothing_but_a_handshake_error(head: bytes) -> Non
 # Fields
 
 
-def test_names_compare_without_regard_to_case() -> None:
+def test_header_names_are_case_insensitive() -> None:
     headers = Headers([("hOsT", "a"), ("Other", "b"), ("HOST", "c")])
     assert headers.values("Host") == ["a", "c"]
     assert Headers([("X-a", "1")]).get("x-A") == "1"
 
 
-def test_a_field_that_is_absent_has_no_value() -> None:
+def test_header_absent_has_no_value() -> None:
     headers = Headers()
     assert (headers.get("Host"), headers.values("Host"), headers.tokens("Host")) == (None, [], [])
 
 
-def test_a_field_that_must_have_one_value_may_not_be_repeated_not_even_the_same() -> None:
+def test_header_single_valued_must_not_be_repeated() -> None:
     with pytest.raises(HandshakeError, match="header Host must not be repeated") as raised:
         Headers([("Host", "a"), ("host", "a")]).get("Host")
     assert raised.value.status == 400
@@ -300,9 +303,7 @@ def test_a_field_that_must_have_one_value_may_not_be_repeated_not_even_the_same(
         (["\xa0a"], ["\xa0a"]),  # only SP and HTAB are white space to HTTP
     ],
 )
-def test_a_list_is_gathered_over_its_lines_without_its_empty_items(
-    values: list[str], tokens: list[str]
-) -> None:
+def test_header_list_is_joined_over_lines(values: list[str], tokens: list[str]) -> None:
     assert Headers([("L", value) for value in values]).tokens("l") == tokens
 
 
@@ -317,7 +318,7 @@ def test_a_list_is_gathered_over_its_lines_without_its_empty_items(
         ([("sec-websocket-version", "8")], True),
     ],
 )
-def test_a_faulty_opening_handshake_still_counts_as_one(
+def test_opening_handshake_invalid_is_still_recognised(
     fields: list[tuple[str, str]], wanted: bool
 ) -> None:
     assert Request("GET", "/", "HTTP/1.1", Headers(fields)).wants_websocket is wanted
@@ -326,7 +327,7 @@ def test_a_faulty_opening_handshake_still_counts_as_one(
 # Responses
 
 
-def test_a_response_has_its_length_and_says_that_the_connection_ends() -> None:
+def test_response_has_length_and_closes() -> None:
     response = Response(200, [("Content-Type", "text/plain")], b"hi")
     head = (
         b"HTTP/1.1 200 OK\r\n"
@@ -339,12 +340,12 @@ def test_a_response_has_its_length_and_says_that_the_connection_ends() -> None:
     assert response.encode(head_only=True) == head
 
 
-def test_an_upgrade_has_neither_a_length_nor_an_end() -> None:
+def test_response_101_has_no_length_and_stays_open() -> None:
     response = Response(101, [("Upgrade", "websocket")])
     assert response.encode() == b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
 
 
-def test_an_error_tells_its_reason_in_plain_text() -> None:
+def test_error_response_states_reason_as_plain_text() -> None:
     error = HandshakeError(405, "a WebSocket handshake must use the method GET", [("Allow", "GET")])
     assert error_response(error).encode() == (
         b"HTTP/1.1 405 Method Not Allowed\r\n"
@@ -367,7 +368,7 @@ def test_an_error_tells_its_reason_in_plain_text() -> None:
         ("GET / HTTP/1.1", [("A\r\nX", "y")]),
     ],
 )
-def test_a_line_break_cannot_be_smuggled_into_a_head(
+def test_encode_head_with_line_break_is_value_error(
     first: str, fields: list[tuple[str, str]]
 ) -> None:
     with pytest.raises(ValueError, match="control character"):
@@ -384,9 +385,9 @@ def test_a_line_break_cannot_be_smuggled_into_a_head(
         ("HTTP/1.1 599 \u00e9", 599),
     ],
 )
-def test_a_response_is_its_status_and_its_headers(line: str, status: int) -> None:
-    parsed, headers = parse_response(f"{line}\r\nUpgrade: websocket".encode("latin-1"))
-    assert (parsed, headers.fields) == (status, (("upgrade", "websocket"),))
+def test_parse_response_returns_status_and_headers(line: str, status: int) -> None:
+    response = parse_response(f"{line}\r\nUpgrade: websocket".encode("latin-1"))
+    assert response == Response(status, (("upgrade", "websocket"),))
 
 
 @pytest.mark.parametrize(
@@ -408,8 +409,8 @@ def test_a_response_is_its_status_and_its_headers(line: str, status: int) -> Non
         b"220 mail.example.com ESMTP",
     ],
 )
-def test_an_answer_that_is_not_http_1_1_has_status_0(line: bytes) -> None:
-    with pytest.raises(HandshakeError, match=r"the server's answer is not HTTP/1\.1") as raised:
+def test_parse_response_not_http_1_1_has_status_0(line: bytes) -> None:
+    with pytest.raises(HandshakeError, match=r"the server's response is not HTTP/1\.1") as raised:
         parse_response(line)
     assert raised.value.status == 0
 
@@ -423,7 +424,7 @@ def test_an_answer_that_is_not_http_1_1_has_status_0(line: bytes) -> None:
         b"HTTP/1.1 101 OK" + b"\r\nA: b" * (MAX_HEADERS + 1),
     ],
 )
-def test_an_answer_with_bad_headers_has_status_0_for_no_server_sent_the_400(head: bytes) -> None:
+def test_parse_response_invalid_headers_have_status_0(head: bytes) -> None:
     with pytest.raises(HandshakeError) as raised:
         parse_response(head)
     assert raised.value.status == 0
