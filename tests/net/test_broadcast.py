@@ -39,7 +39,7 @@ class FakePeer:
     def leave(self) -> None:
         self.is_open = False
         for group in self._groups:
-            group.discard(self, lost=self.vanished)
+            group.discard(self, keep_pending=not self.vanished)
 
 
 def text(message: str) -> bytes:

@@ -72,16 +72,16 @@ class Group:
             if self._frames:
                 self._joined_at[member] = self._write_coalescer.enqueue_group(self)
 
-    def discard(self, member: Member, *, lost: bool = False) -> None:
+    def discard(self, member: Member, *, keep_pending: bool = True) -> None:
         """Remove a peer if it is a member.
 
         Args:
             member: The peer.
-            lost: The peer's socket is closed. Otherwise the peer still receives the
-                messages that were sent before.
+            keep_pending: Still send the peer the messages that were sent before.
+
         """
         if member in self._members:
-            if self._frames and not lost:
+            if self._frames and keep_pending:
                 self._write_coalescer.enqueue_numbered(member, self._frames_for(member))
             self._joined_at.pop(member, None)
             del self._members[member]

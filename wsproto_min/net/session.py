@@ -225,6 +225,7 @@ class Session:
         """Fail a peer that reads too slowly: messages must be neither skipped nor hoarded."""
         assert self.connection is not None
         self.connection.fail(CloseCode.POLICY_VIOLATION, "too slow: the write buffer is full")
+        self._leave_groups(keep_pending=False)  # the write that fills the buffer includes them
         self._enter(_FLUSHING)
         self.transport.end_after_next_write(half_close=True)
         self.transport.write(self.connection.data_to_send())
@@ -267,14 +268,17 @@ class Session:
     def _enter(self, state: State) -> None:
         """Enter a later state; an open peer leaves its groups, and `on_close` becomes due."""
         if self.state is _OPEN:
-            for group in self.peer._groups:
-                group.discard(self.peer, lost=state is _CLOSED)
+            self._leave_groups(keep_pending=state is not _CLOSED)
             self._context.closed.append(self.peer)
         self.state = state
         if state is not _CLOSED:
             self._start_timer(self._context.close_timeout)
             if self._paused_until:
                 self.pause_reading(0)  # the peer's Close frame is to be read
+
+    def _leave_groups(self, *, keep_pending: bool) -> None:
+        for group in self.peer._groups:
+            group.discard(self.peer, keep_pending=keep_pending)
 
     # Timers.
 
