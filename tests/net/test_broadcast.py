@@ -1,4 +1,4 @@
-"""Groups and the outbox: who is written what, in which order, in how many writes."""
+"""Groups and the write coalescer: the bytes, the order and the number of writes to each peer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wsproto_min.net.write_coalescer import WriteCoalescer
 
 
 class FakePeer:
-    """A member that keeps what it was written; once gone it behaves as a lost `Peer`."""
+    """A member that records its writes. If `vanished`, its next write fails as a socket does."""
 
     def __init__(self, name: str = "a peer", *, accepts_shared_compression: bool = False) -> None:
         self.name = name
@@ -59,67 +59,67 @@ def group_of(
     return group
 
 
-def test_a_turn_of_many_messages_costs_each_member_one_write_of_the_same_object() -> None:
+def test_messages_of_one_iteration_share_one_write() -> None:
     write_coalescer = WriteCoalescer()
     members = [FakePeer(f"peer {number}") for number in range(5)]
     group = group_of(write_coalescer, *members)
     for number in range(100):
         group.send(f"message {number}")
-    assert all(not member.writes for member in members), "written before the turn's end"
+    assert all(not member.writes for member in members), "written before the end of the iteration"
     write_coalescer.flush()
     expected = b"".join(text(f"message {number}") for number in range(100))
     for member in members:
         assert member.writes == [expected]
-        assert member.writes[0] is members[0].writes[0], f"{member} got a copy of its own"
+        assert member.writes[0] is members[0].writes[0], f"{member} received a copy"
 
 
-def test_one_who_spoke_gets_the_others_messages_and_the_rest_share_theirs() -> None:
+def test_sender_gets_other_messages_and_the_rest_share_bytes() -> None:
     write_coalescer = WriteCoalescer()
-    speaker, *others = members = [FakePeer(f"peer {number}") for number in range(4)]
+    sender, *others = members = [FakePeer(f"peer {number}") for number in range(4)]
     group = group_of(write_coalescer, *members)
     group.send("one")
-    group.send("mine", sender=speaker)
+    group.send("mine", sender=sender)
     group.send("three")
     write_coalescer.flush()
-    assert speaker.writes == [text("one") + text("three")]
+    assert sender.writes == [text("one") + text("three")]
     for member in others:
         assert member.writes == [text("one") + text("mine") + text("three")]
-        assert member.writes[0] is others[0].writes[0], f"{member} got a copy of its own"
+        assert member.writes[0] is others[0].writes[0], f"{member} received a copy"
 
 
-def test_who_is_owed_nothing_is_not_written_to() -> None:
+def test_flush_skips_members_without_frames() -> None:
     write_coalescer = WriteCoalescer()
-    speaker, listener, latecomer, leaver = members = [
-        FakePeer(name) for name in ("speaker", "listener", "latecomer", "leaver")
+    sender, listener, latecomer, leaver = members = [
+        FakePeer(name) for name in ("sender", "listener", "latecomer", "leaver")
     ]
-    group = group_of(write_coalescer, speaker, listener, leaver)
-    group.send("alone", sender=speaker)
-    group.discard(speaker)
-    group.add(speaker)
+    group = group_of(write_coalescer, sender, listener, leaver)
+    group.send("alone", sender=sender)
+    group.discard(sender)
+    group.add(sender)
     group.add(latecomer)
     group.discard(latecomer)
     group.add(latecomer)
     write_coalescer.flush()
     writes = {member.name: member.writes for member in members}
     assert writes == {
-        "speaker": [],
+        "sender": [],
         "listener": [text("alone")],
         "latecomer": [],
         "leaver": [text("alone")],
     }
 
 
-def test_what_is_handed_out_is_counted_in_bytes_whoever_gets_what() -> None:
+def test_bytes_sent_counts_every_write() -> None:
     write_coalescer = WriteCoalescer()
-    speaker, *others = members = [
+    sender, *others = members = [
         FakePeer(f"peer {number}", accepts_shared_compression=number % 2 == 0)
         for number in range(7)
     ]
     group = group_of(write_coalescer, *members)
     group_of(write_coalescer, *members[:2]).send("to two")
-    group.send("x" * 1000, sender=speaker)
+    group.send("x" * 1000, sender=sender)
     group.send("to all")
-    write_coalescer.enqueue(others[0], b"to one alone")
+    write_coalescer.enqueue(others[0], b"to one peer")
     write_coalescer.flush()
     assert all(member.writes for member in members)
     assert write_coalescer.bytes_sent == sum(
@@ -127,7 +127,7 @@ def test_what_is_handed_out_is_counted_in_bytes_whoever_gets_what() -> None:
     )
 
 
-def test_who_is_lost_in_writing_is_owed_nothing_more_by_any_group() -> None:
+def test_peer_failing_in_write_gets_no_more_group_frames() -> None:
     write_coalescer = WriteCoalescer()
     lost, other = members = FakePeer("lost"), FakePeer("other")
     first, second = group_of(write_coalescer, *members), group_of(write_coalescer, *members)
@@ -137,34 +137,34 @@ def test_who_is_lost_in_writing_is_owed_nothing_more_by_any_group() -> None:
         group.send("good night")
     write_coalescer.flush()
     assert (list(first), list(second), list(only)) == ([other], [other], [])
-    assert not write_coalescer, "something is to be written again"
+    assert not write_coalescer, "frames are pending again"
     one, both = len(text("good night")), 2 * len(text("good night"))
     assert write_coalescer.bytes_sent == both + both + one
     assert other.writes == [text("good night") * 2]
 
 
-def test_one_alone_can_be_written_to_before_the_others_unless_a_group_may_come_first() -> None:
+def test_flush_member_writes_unless_group_frames_may_precede() -> None:
     write_coalescer = WriteCoalescer()
-    hurried, other = FakePeer("hurried"), FakePeer("other")
-    group = group_of(write_coalescer, hurried, other)
-    for member in (hurried, other):
+    first, other = FakePeer("first"), FakePeer("other")
+    group = group_of(write_coalescer, first, other)
+    for member in (first, other):
         write_coalescer.enqueue(member, b"1")
-    write_coalescer.enqueue(hurried, b"2")
-    write_coalescer.flush_member(hurried)
-    assert (hurried.writes, other.writes) == ([b"12"], [])
+    write_coalescer.enqueue(first, b"2")
+    write_coalescer.flush_member(first)
+    assert (first.writes, other.writes) == ([b"12"], [])
     group.send("3")
-    write_coalescer.enqueue(hurried, b"4")
-    write_coalescer.flush_member(hurried)
-    assert hurried.writes == [b"12"], "overtook what its group was sent before"
+    write_coalescer.enqueue(first, b"4")
+    write_coalescer.flush_member(first)
+    assert first.writes == [b"12"], "overtook a group's frame"
     write_coalescer.flush()
-    assert hurried.writes[1:] == [text("3") + b"4"]
+    assert first.writes[1:] == [text("3") + b"4"]
     assert other.writes == [b"1" + text("3")]
-    write_coalescer.flush_member(hurried)
+    write_coalescer.flush_member(first)
     write_coalescer.flush()
-    assert len(hurried.writes) == 2, "written twice"
+    assert len(first.writes) == 2, "written twice"
 
 
-def test_an_outbox_is_true_while_there_is_something_to_write() -> None:
+def test_write_coalescer_is_true_while_frames_are_pending() -> None:
     write_coalescer = WriteCoalescer()
     member = FakePeer()
     group = group_of(write_coalescer, member)
@@ -177,8 +177,8 @@ def test_an_outbox_is_true_while_there_is_something_to_write() -> None:
     assert write_coalescer
 
 
-def test_last_words_may_be_empty_but_are_written_all_the_same() -> None:
-    # By this write a peer learns that nothing more will come.
+def test_empty_last_bytes_are_written() -> None:
+    # The transport ends the stream after this write.
     write_coalescer = WriteCoalescer()
     peer = FakePeer()
     write_coalescer.enqueue(peer, b"")
@@ -186,17 +186,17 @@ def test_last_words_may_be_empty_but_are_written_all_the_same() -> None:
     assert peer.writes == [b""]
 
 
-def test_a_turn_in_which_nothing_was_sent_writes_nothing() -> None:
+def test_second_flush_writes_nothing() -> None:
     write_coalescer = WriteCoalescer()
     member = FakePeer()
     group = group_of(write_coalescer, member)
     group.send("once")
     write_coalescer.flush()
     write_coalescer.flush()
-    assert member.writes == [text("once")], "what was delivered was delivered again"
+    assert member.writes == [text("once")], "frames were written again"
 
 
-def test_text_and_binary_messages_keep_their_kind() -> None:
+def test_group_sends_text_and_binary_messages() -> None:
     write_coalescer = WriteCoalescer()
     member = FakePeer()
     group = group_of(write_coalescer, member)
@@ -206,21 +206,21 @@ def test_text_and_binary_messages_keep_their_kind() -> None:
     assert member.writes[0].hex(" ") == "81 02 c3 a9 82 01 ff"
 
 
-def test_a_group_knows_its_members_in_the_order_of_joining() -> None:
-    first, second, stranger = FakePeer("first"), FakePeer("second"), FakePeer("stranger")
+def test_group_iterates_members_in_the_order_of_joining() -> None:
+    first, second, outsider = FakePeer("first"), FakePeer("second"), FakePeer("outsider")
     group = group_of(WriteCoalescer(), first, second)
-    group.add(first)  # is one already
-    group.discard(stranger)
+    group.add(first)  # a second time
+    group.discard(outsider)
     assert list(group) == [first, second]
     assert len(group) == 2
     assert first in group
-    assert stranger not in group
+    assert outsider not in group
     group.discard(first)
     assert list(group) == [second]
     assert first._groups == ()
 
 
-def test_a_member_knows_its_groups() -> None:
+def test_member_knows_its_groups() -> None:
     write_coalescer = WriteCoalescer()
     member = FakePeer()
     groups = [group_of(write_coalescer, member) for _ in range(3)]
@@ -229,21 +229,21 @@ def test_a_member_knows_its_groups() -> None:
         groups[index].discard(member)
         seen.append(member._groups)
     assert seen == [tuple(groups), (groups[0], groups[2]), (groups[2],), ()]
-    assert seen[2] is groups[2].single_membership, "the usual member is known by this very tuple"
+    assert seen[2] is groups[2].single_membership, "flush() compares this tuple by identity"
 
 
-def test_who_is_not_open_cannot_join() -> None:
-    # It has had its last words: a frame after them would break RFC 6455, 5.5.1.
+def test_group_ignores_a_peer_that_is_not_open() -> None:
+    # RFC 6455, 5.5.1: no data frame may follow the Close frame.
     write_coalescer = WriteCoalescer()
     closed = FakePeer()
     closed.is_open = False
     group = group_of(write_coalescer, closed)
-    group.send("too late for one of them")
+    group.send("too late")
     write_coalescer.flush()
     assert (list(group), closed._groups, closed.writes) == ([], (), [])
 
 
-def test_a_message_that_cannot_be_encoded_leaves_no_trace() -> None:
+def test_message_that_cannot_be_encoded_is_not_sent() -> None:
     write_coalescer = WriteCoalescer()
     member = FakePeer()
     group = group_of(write_coalescer, member)
@@ -255,10 +255,10 @@ def test_a_message_that_cannot_be_encoded_leaves_no_trace() -> None:
     assert member.writes == [text("whole")]
 
 
-# Members with whom compression was agreed.
+# Members that negotiated compression.
 
 
-def test_those_who_share_compressed_frames_get_the_very_same_object_and_the_rest_another() -> None:
+def test_compressing_and_plain_members_share_one_object_each() -> None:
     write_coalescer = WriteCoalescer()
     plain = [FakePeer(f"plain {number}") for number in range(3)]
     shared = [FakePeer(f"shared {number}", accepts_shared_compression=True) for number in range(3)]
@@ -271,13 +271,11 @@ def test_those_who_share_compressed_frames_get_the_very_same_object_and_the_rest
     for members, expected in ((plain, [*map(text, messages)]), (shared, frames)):
         for member in members:
             assert member.writes == [b"".join(expected)], member
-            assert member.writes[0] is members[0].writes[0], f"{member} got a copy of its own"
+            assert member.writes[0] is members[0].writes[0], f"{member} received a copy"
 
 
 @pytest.mark.parametrize(("size", "is_compressed"), [(255, False), (256, True)])
-def test_small_messages_are_not_compressed_and_then_all_get_the_very_same_object(
-    size: int, is_compressed: bool
-) -> None:
+def test_messages_below_the_threshold_are_not_compressed(size: int, is_compressed: bool) -> None:
     write_coalescer = WriteCoalescer()
     plain, shared = FakePeer("plain"), FakePeer("shared", accepts_shared_compression=True)
     group_of(write_coalescer, plain, shared).send("x" * size)
@@ -286,7 +284,7 @@ def test_small_messages_are_not_compressed_and_then_all_get_the_very_same_object
     assert (shared.writes[0] is plain.writes[0]) is not is_compressed
 
 
-def test_nothing_is_compressed_for_those_who_cannot_take_it(
+def test_group_without_compressing_members_does_not_compress(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_coalescer = WriteCoalescer()
@@ -294,7 +292,7 @@ def test_nothing_is_compressed_for_those_who_cannot_take_it(
     group = group_of(write_coalescer, plain)
 
     def refuse(self: Compressor, data: bytes) -> bytes:
-        raise AssertionError("compressed for nobody")
+        raise AssertionError("compressed without need")
 
     monkeypatch.setattr(Compressor, "compress", refuse)
     group.send("x" * 1000)
@@ -302,7 +300,7 @@ def test_nothing_is_compressed_for_those_who_cannot_take_it(
     assert plain.writes == [text("x" * 1000)]
 
 
-def test_one_message_is_compressed_once_for_any_number_of_members(
+def test_message_is_compressed_once_for_all_members(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_coalescer = WriteCoalescer()
@@ -322,9 +320,8 @@ def test_one_message_is_compressed_once_for_any_number_of_members(
     assert [len(member.writes) for member in members] == [0] + [1] * 9
 
 
-# The property that matters most: whatever happens in whatever order within a
-# turn, each peer is written what a server would have sent it that writes every
-# message at once.
+# The main property: for any order of events within an iteration, each peer receives the bytes
+# that a server would send which writes every message at once.
 
 PEERS = range(4)
 GROUPS = range(3)
@@ -355,17 +352,17 @@ class Leave:
 
 @dataclass(frozen=True)
 class Vanish:
-    """From now on the peer's socket fails: the next write loses it."""
+    """The peer's socket fails from here on, so the next write ends the peer."""
 
     peer: int
 
 
 @dataclass(frozen=True)
-class TurnEnds:
+class EndIteration:
     pass
 
 
-Step = Direct | Send | Join | Leave | Vanish | TurnEnds
+Step = Direct | Send | Join | Leave | Vanish | EndIteration
 
 peers = st.sampled_from(PEERS)
 groups = st.sampled_from(GROUPS)
@@ -374,7 +371,7 @@ steps = st.one_of(
     st.builds(Direct, peers),
     st.builds(Join, peers, groups),
     st.builds(Leave, peers, groups),
-    st.builds(TurnEnds),
+    st.builds(EndIteration),
     st.builds(Vanish, peers),
 )
 
@@ -384,12 +381,12 @@ steps = st.one_of(
 @example([Join(0, 0), Direct(0), Send(0, None), Direct(0)])
 @example([Join(0, 0), Send(0, None), Leave(0, 0), Send(0, None), Join(0, 0), Send(0, None)])
 @example([Join(0, 0), Send(0, None), Join(0, 1), Send(1, None), Send(0, 0), Leave(0, 0)])
-@example([Join(0, 0), Join(1, 0), Vanish(0), Send(0, None), TurnEnds(), Send(0, None)])
-def test_each_peer_is_written_what_writing_at_once_would_have_sent_in_one_write_a_turn(
+@example([Join(0, 0), Join(1, 0), Vanish(0), Send(0, None), EndIteration(), Send(0, None)])
+def test_coalesced_writes_equal_immediate_writes(
     steps: list[Step],
 ) -> None:
     write_coalescer = WriteCoalescer()
-    # Every other one takes compressed frames.
+    # Every second peer accepts compressed frames.
     fakes = [
         FakePeer(f"peer {number}", accepts_shared_compression=number % 2 == 1) for number in PEERS
     ]
@@ -397,7 +394,7 @@ def test_each_peer_is_written_what_writing_at_once_would_have_sent_in_one_write_
     sent: list[list[bytes]] = [[] for _ in PEERS]
     members: list[set[int]] = [set() for _ in GROUPS]
     written = [b"" for _ in PEERS]
-    for number, step in enumerate([*steps, TurnEnds()]):
+    for number, step in enumerate([*steps, EndIteration()]):
         frame = text(str(number))
         match step:
             case Direct(peer):
@@ -417,10 +414,10 @@ def test_each_peer_is_written_what_writing_at_once_would_have_sent_in_one_write_
                 members[group].discard(peer)
             case Vanish(peer):
                 fakes[peer].vanished = True
-            case TurnEnds():
+            case EndIteration():
                 write_coalescer.flush()
                 for peer, fake in enumerate(fakes):
-                    assert len(fake.writes) <= 1, f"{fake} was written to {len(fake.writes)} times"
+                    assert len(fake.writes) <= 1, f"{len(fake.writes)} writes to {fake}"
                     written[peer] += b"".join(fake.writes)
                     fake.writes.clear()
                     if not fake.is_open:

@@ -1,4 +1,4 @@
-"""TLS on the server's non-blocking sockets, with real clients and with ill-timed ones."""
+"""TLS on the server's non-blocking sockets: real clients, odd timing, and failures."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def theirs(certificate: Path) -> ssl.SSLContext:
-    """What a client trusts."""
+def client_context(certificate: Path) -> ssl.SSLContext:
+    """A client's TLS configuration, which trusts the certificate."""
     return ssl.create_default_context(cafile=certificate)
 
 
 @contextmanager
 def secure(certificate: Path, **options: Any) -> Iterator[RunningServer]:
-    """Run a server that speaks TLS at `address`, by default one that echoes."""
+    """Run a server with TLS at `address`, by default an echo server."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     server = Server(**{"on_message": Peer.send, **options})
@@ -68,18 +68,18 @@ def url(running: RunningServer) -> str:
     return f"wss://127.0.0.1:{running.address[1]}/"
 
 
-def is_served(running: RunningServer, theirs: ssl.SSLContext) -> bool:
-    with connect_url(url(running), ssl_context=theirs) as client:
-        client.send("is anybody there?")
-        return client.recv(timeout=PATIENCE) == "is anybody there?"
+def is_served(running: RunningServer, client_context: ssl.SSLContext) -> bool:
+    with connect_url(url(running), ssl_context=client_context) as client:
+        client.send("is it served?")
+        return client.recv(timeout=PATIENCE) == "is it served?"
 
 
 def text(message: str) -> bytes:
     return encode_frame(Opcode.TEXT, message.encode(), mask=MASK)
 
 
-class Hand:
-    """A TLS client whose records go out when and in what pieces the test says."""
+class ManualClient:
+    """A TLS client without a socket of its own: the test sends its records."""
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         self.sock = sock
@@ -103,7 +103,7 @@ class Hand:
         self.incoming.write(data)
 
     def record(self, data: bytes) -> bytes:
-        """Return the record that holds these bytes."""
+        """Return `data` as a TLS record."""
         assert self.tls.write(data) == len(data)
         return self.outgoing.read()
 
@@ -129,20 +129,20 @@ def by_single_bytes(sock: socket.socket) -> Callable[[bytes], None]:
     return send
 
 
-# Messages
+# Messages.
 
 
 @VERSIONS
 @pytest.mark.parametrize("message", ["", "Hello", b"\0" * 16384, bytes(range(251)) * 20_000])
-def test_messages_come_back_as_they_were(
-    certificate: Path, theirs: ssl.SSLContext, version: ssl.TLSVersion, message: str | bytes
+def test_messages_are_echoed_unchanged(
+    certificate: Path, client_context: ssl.SSLContext, version: ssl.TLSVersion, message: str | bytes
 ) -> None:
-    theirs.minimum_version = theirs.maximum_version = version
+    client_context.minimum_version = client_context.maximum_version = version
     limits = {"max_message_size": 8 << 20, "write_buffer_limit": 16 << 20}
     with (
         secure(certificate, **limits) as running,
         connect_url(
-            url(running), ssl_context=theirs, compression=None, max_message_size=8 << 20
+            url(running), ssl_context=client_context, compression=None, max_message_size=8 << 20
         ) as client,
     ):
         for _ in range(2):
@@ -150,10 +150,11 @@ def test_messages_come_back_as_they_were(
             assert client.recv(timeout=PATIENCE) == message
 
 
-def test_many_peers_are_served_at_once(certificate: Path, theirs: ssl.SSLContext) -> None:
+def test_many_clients_are_served_at_once(certificate: Path, client_context: ssl.SSLContext) -> None:
     with secure(certificate) as running, ExitStack() as stack:
         clients = [
-            stack.enter_context(connect_url(url(running), ssl_context=theirs)) for _ in range(30)
+            stack.enter_context(connect_url(url(running), ssl_context=client_context))
+            for _ in range(30)
         ]
         for number, client in enumerate(clients):
             client.send(f"{number}" * 10_000)
@@ -161,12 +162,14 @@ def test_many_peers_are_served_at_once(certificate: Path, theirs: ssl.SSLContext
             assert client.recv(timeout=PATIENCE) == f"{number}" * 10_000
 
 
-def test_both_ends_may_send_much_at_once(certificate: Path, theirs: ssl.SSLContext) -> None:
-    # Each waits for the other to read while it writes.
+def test_both_sides_may_send_much_at_once(
+    certificate: Path, client_context: ssl.SSLContext
+) -> None:
+    # Each side writes while the other one does not read.
     parts = [bytes([number]) * 200_000 for number in range(40)]
     with (
         secure(certificate, write_buffer_limit=64 << 20) as running,
-        connect_url(url(running), ssl_context=theirs, compression=None) as client,
+        connect_url(url(running), ssl_context=client_context, compression=None) as client,
     ):
         for part in parts:
             client.send(part)
@@ -174,61 +177,61 @@ def test_both_ends_may_send_much_at_once(certificate: Path, theirs: ssl.SSLConte
 
 
 @VERSIONS
-def test_a_handshake_and_a_request_may_come_byte_by_byte(
-    certificate: Path, theirs: ssl.SSLContext, version: ssl.TLSVersion
+def test_handshake_and_request_may_arrive_byte_by_byte(
+    certificate: Path, client_context: ssl.SSLContext, version: ssl.TLSVersion
 ) -> None:
-    theirs.minimum_version = theirs.maximum_version = version
+    client_context.minimum_version = client_context.maximum_version = version
     with secure(certificate) as running, connect(running.address) as sock:
-        hand, send = Hand(sock, theirs), by_single_bytes(sock)
-        hand.handshake(send)
-        send(hand.record(handshake()))
-        assert hand.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
-        send(hand.record(text("Hello")))
-        assert hand.read().hex() == "810548656c6c6f"
+        client, send = ManualClient(sock, client_context), by_single_bytes(sock)
+        client.handshake(send)
+        send(client.record(handshake()))
+        assert client.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
+        send(client.record(text("Hello")))
+        assert client.read().hex() == "810548656c6c6f"
 
 
-def test_records_that_arrive_in_one_segment_are_all_answered(
-    certificate: Path, theirs: ssl.SSLContext
+def test_records_of_one_segment_are_all_answered(
+    certificate: Path, client_context: ssl.SSLContext
 ) -> None:
-    # Some of them decrypted and kept inside TLS, where no selector sees them.
+    # TLS keeps decrypted records, and no selector reports them.
     with secure(certificate) as running, connect(running.address) as sock:
-        hand = Hand(sock, theirs)
-        hand.handshake(sock.sendall)
+        client = ManualClient(sock, client_context)
+        client.handshake(sock.sendall)
         messages = [str(number) * 100 for number in range(100)]
-        records = [hand.record(handshake()), *(hand.record(text(each)) for each in messages)]
+        records = [client.record(handshake()), *(client.record(text(each)) for each in messages)]
         sock.sendall(b"".join(records))
-        hand.read_until(b"\r\n\r\n")
-        client = Connection(Role.CLIENT)
+        client.read_until(b"\r\n\r\n")
+        connection = Connection(Role.CLIENT)
         received: list[Event] = []
         while len(received) < len(messages):
-            client.receive_data(hand.read())
-            received += iter(client.next_event, None)
+            connection.receive_data(client.read())
+            received += iter(connection.next_event, None)
         assert received == messages
 
 
-def test_a_large_record_is_read_whole_before_anything_else_arrives(
-    certificate: Path, theirs: ssl.SSLContext
+def test_large_record_is_processed_without_further_input(
+    certificate: Path, client_context: ssl.SSLContext
 ) -> None:
     with secure(certificate) as running, connect(running.address) as sock:
-        hand = Hand(sock, theirs)
-        hand.handshake(sock.sendall)
-        sock.sendall(hand.record(handshake()))
-        hand.read_until(b"\r\n\r\n")
+        client = ManualClient(sock, client_context)
+        client.handshake(sock.sendall)
+        sock.sendall(client.record(handshake()))
+        client.read_until(b"\r\n\r\n")
         frames = text("x") * 2300
-        assert 16000 < len(frames) <= 16384, "more or less than one record holds"
-        sock.sendall(hand.record(frames))
+        assert 16000 < len(frames) <= 16384, "not the size of one record"
+        sock.sendall(client.record(frames))
         answer = encode_frame(Opcode.TEXT, b"x") * 2300
-        assert hand.read_until(answer[-300:])
+        assert client.read_until(answer[-300:])
 
 
-# Those who do not speak TLS, or not for long
+# Clients that do not speak TLS, or stop.
 
 
 @pytest.mark.parametrize(
     "data", [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 100, b"\0" * 50]
 )
-def test_what_is_not_tls_is_cut_off_and_disturbs_nobody(
-    certificate: Path, theirs: ssl.SSLContext, data: bytes
+def test_plain_bytes_end_the_connection_and_no_other(
+    certificate: Path, client_context: ssl.SSLContext, data: bytes
 ) -> None:
     with secure(certificate) as running:
         with connect(running.address) as sock:
@@ -237,46 +240,46 @@ def test_what_is_not_tls_is_cut_off_and_disturbs_nobody(
                 answer = read_to_end(sock)
             except ConnectionResetError:
                 answer = b""
-            assert not answer.startswith(b"HTTP/"), "an answer in plain text"
-        assert is_served(running, theirs)
+            assert not answer.startswith(b"HTTP/"), "a plain-text answer"
+        assert is_served(running, client_context)
 
 
-def test_a_tls_client_at_a_plain_port_is_told_408_and_disturbs_nobody(
-    theirs: ssl.SSLContext,
+def test_tls_client_at_a_plain_port_disturbs_no_other(
+    client_context: ssl.SSLContext,
 ) -> None:
     with serving(open_timeout=0.3) as running:
         with connect(running.address) as sock, pytest.raises(ssl.SSLError):
-            theirs.wrap_socket(sock, server_hostname="127.0.0.1")
+            client_context.wrap_socket(sock, server_hostname="127.0.0.1")
         with connect_url(f"ws://127.0.0.1:{running.address[1]}/") as client:
             client.send("still there?")
             assert client.recv(timeout=PATIENCE) == "still there?"
 
 
-def client_hello(theirs: ssl.SSLContext) -> bytes:
+def client_hello(client_context: ssl.SSLContext) -> bytes:
     outgoing = ssl.MemoryBIO()
-    tls = theirs.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="127.0.0.1")
+    tls = client_context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="127.0.0.1")
     with pytest.raises(ssl.SSLWantReadError):
         tls.do_handshake()
     return outgoing.read()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0], ids=["none", "half", "all"])
-def test_a_tls_handshake_that_stops_is_cut_at_the_deadline_without_a_word_in_plain_text(
-    certificate: Path, theirs: ssl.SSLContext, share: float
+def test_stalled_tls_handshake_ends_without_plain_text(
+    certificate: Path, client_context: ssl.SSLContext, share: float
 ) -> None:
-    hello = client_hello(theirs)
+    hello = client_hello(client_context)
     with secure(certificate, open_timeout=0.2) as running, connect(running.address) as sock:
         sock.sendall(hello[: int(len(hello) * share)])
         assert b"HTTP" not in read_to_end(sock)
         running.wait_for_peers(0)
 
 
-def test_a_request_that_stops_after_the_tls_handshake_is_answered_with_408(
-    certificate: Path, theirs: ssl.SSLContext
+def test_stalled_request_after_the_tls_handshake_gets_408(
+    certificate: Path, client_context: ssl.SSLContext
 ) -> None:
     with (
         secure(certificate, open_timeout=0.3) as running,
-        theirs.wrap_socket(
+        client_context.wrap_socket(
             connect(running.address), server_hostname="127.0.0.1", suppress_ragged_eofs=False
         ) as sock,
     ):
@@ -285,37 +288,37 @@ def test_a_request_that_stops_after_the_tls_handshake_is_answered_with_408(
 
 
 @pytest.mark.parametrize("leave", [socket.socket.close, reset], ids=["closed", "reset"])
-def test_those_who_leave_within_their_handshake_are_forgotten(
-    certificate: Path, theirs: ssl.SSLContext, leave: Callable[[socket.socket], None]
+def test_clients_leaving_in_the_handshake_are_forgotten(
+    certificate: Path, client_context: ssl.SSLContext, leave: Callable[[socket.socket], None]
 ) -> None:
-    hello = client_hello(theirs)
+    hello = client_hello(client_context)
     with secure(certificate) as running:
         for length in (0, 1, 100, len(hello)):
             sock = connect(running.address)
             sock.sendall(hello[:length])
             leave(sock)
         running.wait_for_peers(0)
-        assert is_served(running, theirs)
+        assert is_served(running, client_context)
 
 
-def test_those_who_are_gone_before_they_are_accepted_disturb_nobody(
-    certificate: Path, theirs: ssl.SSLContext
+def test_clients_gone_before_accept_disturb_no_other(
+    certificate: Path, client_context: ssl.SSLContext
 ) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     server = Server(on_message=Peer.send)
     address = server.listen("127.0.0.1", 0, context)
-    for data in (b"", b"x", client_hello(theirs)):
+    for data in (b"", b"x", client_hello(client_context)):
         sock = connect(address)
         sock.sendall(data)
         reset(sock)
     with serving(server=server) as running:
         running.address = address
-        assert is_served(running, theirs)
+        assert is_served(running, client_context)
 
 
-def test_a_certificate_that_the_client_does_not_trust_ends_its_attempt_and_nothing_else(
-    certificate: Path, theirs: ssl.SSLContext
+def test_untrusted_certificate_ends_that_attempt_only(
+    certificate: Path, client_context: ssl.SSLContext
 ) -> None:
     with secure(certificate) as running:
         with pytest.raises(ssl.SSLCertVerificationError, match="self-signed"):
@@ -324,26 +327,26 @@ def test_a_certificate_that_the_client_does_not_trust_ends_its_attempt_and_nothi
             connect(running.address) as sock,
             pytest.raises(ssl.SSLCertVerificationError, match=r"not valid for 'example\.com'"),
         ):
-            theirs.wrap_socket(sock, server_hostname="example.com")
+            client_context.wrap_socket(sock, server_hostname="example.com")
         running.wait_for_peers(0)
-        assert is_served(running, theirs)
+        assert is_served(running, client_context)
 
 
-def test_a_server_that_never_speaks_tls_is_given_up_at_the_deadline(
-    theirs: ssl.SSLContext,
+def test_connect_to_a_server_without_tls_times_out(
+    client_context: ssl.SSLContext,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         started = time.monotonic()
         with pytest.raises(TimeoutError):
             connect_url(
                 f"wss://127.0.0.1:{listener.getsockname()[1]}/",
-                ssl_context=theirs,
+                ssl_context=client_context,
                 open_timeout=0.2,
             )
         assert 0.2 <= time.monotonic() - started < 2
 
 
-# The end
+# The end.
 
 
 def _by_closing(sock: ssl.SSLSocket) -> None:
@@ -356,31 +359,31 @@ def _by_a_violation(sock: ssl.SSLSocket) -> None:
 
 @VERSIONS
 @pytest.mark.parametrize("end", [_by_closing, _by_a_violation])
-def test_a_connection_ends_with_close_notify(
+def test_connection_ends_with_close_notify(
     certificate: Path,
-    theirs: ssl.SSLContext,
+    client_context: ssl.SSLContext,
     version: ssl.TLSVersion,
     end: Callable[[ssl.SSLSocket], None],
 ) -> None:
-    theirs.minimum_version = theirs.maximum_version = version
+    client_context.minimum_version = client_context.maximum_version = version
     with (
         secure(certificate) as running,
-        theirs.wrap_socket(
+        client_context.wrap_socket(
             connect(running.address), server_hostname="127.0.0.1", suppress_ragged_eofs=False
         ) as sock,
     ):
         sock.sendall(handshake())
         assert sock.recv(4096).startswith(b"HTTP/1.1 101 ")
         end(sock)
-        # Without it this would raise: "EOF occurred in violation of protocol".
+        # Without close_notify, recv() raises "EOF occurred in violation of protocol".
         assert read_to_end(sock)[:1] == b"\x88"
         sock.close()
         running.wait_for_peers(0)
 
 
 @pytest.mark.parametrize("size", [0, 5_000_000])
-def test_a_page_is_sent_whole_and_then_close_notify(
-    certificate: Path, theirs: ssl.SSLContext, size: int
+def test_page_is_sent_whole_before_close_notify(
+    certificate: Path, client_context: ssl.SSLContext, size: int
 ) -> None:
     page = b"0123456789" * (size // 10)
 
@@ -389,7 +392,7 @@ def test_a_page_is_sent_whole_and_then_close_notify(
 
     with (
         secure(certificate, on_request=on_request, write_buffer_limit=16 << 20) as running,
-        theirs.wrap_socket(
+        client_context.wrap_socket(
             connect(running.address, receive_buffer=8192),
             server_hostname="127.0.0.1",
             suppress_ragged_eofs=False,
@@ -400,9 +403,11 @@ def test_a_page_is_sent_whole_and_then_close_notify(
         assert (len(body), body == page) == (len(page), True)
 
 
-def test_stopping_says_1001_and_close_notify(certificate: Path, theirs: ssl.SSLContext) -> None:
+def test_stop_sends_1001_and_close_notify(
+    certificate: Path, client_context: ssl.SSLContext
+) -> None:
     with secure(certificate) as running:
-        sock = theirs.wrap_socket(
+        sock = client_context.wrap_socket(
             connect(running.address), server_hostname="127.0.0.1", suppress_ragged_eofs=False
         )
         with sock:
@@ -412,13 +417,13 @@ def test_stopping_says_1001_and_close_notify(certificate: Path, theirs: ssl.SSLC
             assert read_to_end(sock)[2:4].hex() == "03e9"
 
 
-def test_a_client_that_ends_tls_in_good_order_is_noticed(
-    certificate: Path, theirs: ssl.SSLContext
+def test_close_notify_of_the_client_ends_the_peer(
+    certificate: Path, client_context: ssl.SSLContext
 ) -> None:
     left = threading.Event()
     with (
         secure(certificate, on_close=lambda peer: left.set()) as running,
-        theirs.wrap_socket(connect(running.address), server_hostname="127.0.0.1") as sock,
+        client_context.wrap_socket(connect(running.address), server_hostname="127.0.0.1") as sock,
     ):
         sock.sendall(handshake())
         assert sock.recv(4096).startswith(b"HTTP/1.1 101 ")
@@ -426,17 +431,17 @@ def test_a_client_that_ends_tls_in_good_order_is_noticed(
         assert left.wait(PATIENCE)
 
 
-# What TLS asks for at times: the other direction
+# TLS that must read to write, or write to read.
 
 
 class FakeTLS:
-    """What `TLSSocket` wraps, on a plain socket; `moods` are raised one by one."""
+    """A stand-in for `ssl.SSLSocket` on a plain socket; it raises the `errors` in turn."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.moods: dict[str, list[Exception]] = {"recv": [], "send": []}
+        self.errors: dict[str, list[Exception]] = {"recv": [], "send": []}
         self.established = True
-        self.records: list[bytes] = []  # decrypted, if it is to have records
+        self.records: list[bytes] = []  # decrypted; while there are any, recv() returns these
         self.calls: list[str] = []
 
     def wrap_socket(self, sock: socket.socket, **options: object) -> FakeTLS:
@@ -453,8 +458,8 @@ class FakeTLS:
         return len(self.records[0]) if self.records else 0
 
     def recv(self, size: int) -> bytes:
-        if self.moods["recv"]:
-            raise self.moods["recv"].pop(0)
+        if self.errors["recv"]:
+            raise self.errors["recv"].pop(0)
         if self.records:
             record = self.records.pop(0)
             if record[size:]:
@@ -463,8 +468,8 @@ class FakeTLS:
         return self.sock.recv(size)
 
     def send(self, data: bytes | memoryview) -> int:
-        if self.moods["send"]:
-            raise self.moods["send"].pop(0)
+        if self.errors["send"]:
+            raise self.errors["send"].pop(0)
         return self.sock.send(data)
 
     def unwrap(self) -> None:
@@ -493,11 +498,11 @@ def pair() -> Iterator[tuple[FakeTLS, TLSSocket, socket.socket]]:
 Pair = tuple[FakeTLS, TLSSocket, socket.socket]
 
 
-def test_reading_that_must_write_first_waits_for_that_and_then_for_reading_again(
+def test_recv_that_must_write_waits_for_writability(
     pair: Pair,
 ) -> None:
     fake, tls, other = pair
-    fake.moods["recv"] = [ssl.SSLWantWriteError(), ssl.SSLWantReadError()]
+    fake.errors["recv"] = [ssl.SSLWantWriteError(), ssl.SSLWantReadError()]
     for waits_for in (EVENT_WRITE, EVENT_READ):
         with pytest.raises(BlockingIOError):
             tls.recv(100)
@@ -506,11 +511,11 @@ def test_reading_that_must_write_first_waits_for_that_and_then_for_reading_again
     assert tls.recv(100) == b"data"
 
 
-def test_writing_that_must_read_first_waits_for_that_and_then_for_writing_again(
+def test_send_that_must_read_waits_for_readability(
     pair: Pair,
 ) -> None:
     fake, tls, other = pair
-    fake.moods["send"] = [ssl.SSLWantReadError(), ssl.SSLWantWriteError()]
+    fake.errors["send"] = [ssl.SSLWantReadError(), ssl.SSLWantWriteError()]
     for waits_for in (EVENT_READ, EVENT_WRITE):
         with pytest.raises(BlockingIOError):
             tls.send(b"data")
@@ -519,15 +524,15 @@ def test_writing_that_must_read_first_waits_for_that_and_then_for_writing_again(
     assert other.recv(100) == b"data"
 
 
-def test_all_that_is_decrypted_is_taken_at_once(pair: Pair) -> None:
+def test_recv_returns_all_decrypted_bytes(pair: Pair) -> None:
     fake, tls, _ = pair
     fake.records = [b"one", b"two", b"three"]
     assert tls.recv(100) == b"onetwothree"
     fake.records = [b"one", b"two"]
-    assert [tls.recv(4), tls.recv(4)] == [b"onet", b"wo"], "more was taken than was asked for"
+    assert [tls.recv(4), tls.recv(4)] == [b"onet", b"wo"], "returned more than requested"
 
 
-def test_what_came_before_the_end_or_a_pause_is_given_first(pair: Pair) -> None:
+def test_recv_returns_bytes_before_the_end_or_a_block(pair: Pair) -> None:
     fake, tls, other = pair
     fake.records = [b"one", b""]
     fake.pending = lambda: 1  # type: ignore[method-assign]
@@ -544,7 +549,7 @@ def _wants_write(self: object, size: int) -> bytes:
     raise ssl.SSLWantWriteError
 
 
-def test_ending_the_stream_and_closing_send_close_notify_and_wait_for_nobody(pair: Pair) -> None:
+def test_shutdown_and_close_send_close_notify_without_waiting(pair: Pair) -> None:
     fake, tls, other = pair
     assert tls.is_established
     tls.shutdown(socket.SHUT_WR)
@@ -553,12 +558,12 @@ def test_ending_the_stream_and_closing_send_close_notify_and_wait_for_nobody(pai
     assert fake.calls == ["unwrap", "shutdown", "unwrap", "close"]
 
 
-def test_a_peer_goes_on_when_what_tls_waits_for_has_come() -> None:
+def test_session_continues_when_the_awaited_event_comes() -> None:
     ours, other = socket.socketpair()
     ours.setblocking(False)
     other.settimeout(PATIENCE)
     fake = FakeTLS(ours)
-    fake.moods["recv"] = [ssl.SSLWantWriteError(), ssl.SSLWantReadError()]
+    fake.errors["recv"] = [ssl.SSLWantWriteError(), ssl.SSLWantReadError()]
     sending: list[Exception] = [ssl.SSLWantReadError(), ssl.SSLWantWriteError()]
     server = Server(on_message=Peer.send)
     transport = TLSSocket(ours, cast(ssl.SSLContext, fake))
@@ -566,10 +571,10 @@ def test_a_peer_goes_on_when_what_tls_waits_for_has_come() -> None:
         running.ask(lambda: Session(server._context, transport, "somewhere:1"))
         other.sendall(handshake())
         assert other.recv(4096).endswith(b"\r\n\r\n")
-        running.ask(lambda: fake.moods.update(send=sending, recv=[ssl.SSLWantWriteError()]))
+        running.ask(lambda: fake.errors.update(send=sending, recv=[ssl.SSLWantWriteError()]))
         other.sendall(text("Hello"))
-        # The answer waits for something to read, not for the socket to be writable.
-        poll(lambda: len(sending) == 1, "sending is tried")
+        # The echo waits for readability, not for writability.
+        poll(lambda: len(sending) == 1, "the server tries to send")
         other.sendall(encode_frame(Opcode.PING, b"p", mask=MASK))
         answer = b""
         while len(answer) < 10:
@@ -577,4 +582,4 @@ def test_a_peer_goes_on_when_what_tls_waits_for_has_come() -> None:
         assert answer.hex(" ") == "81 05 48 65 6c 6c 6f 8a 01 70"
         other.close()
         running.wait_for_peers(0)
-    assert (sending, fake.moods["recv"]) == ([], [])
+    assert (sending, fake.errors["recv"]) == ([], [])
