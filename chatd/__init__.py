@@ -1,1 +1,1 @@
-"""A small chat daemon on wsproto_min: `python -m chatd`, open the page, chat."""
+"""A small chat server on wsproto_min: run `python -m chatd` and open the page."""

@@ -26,8 +26,13 @@ from chatd.history import HistoryReader
 from chatd.model import MAX_TEXT
 from chatd.modes import ChatMode, Handshaking, Mode, OpenMode, PlainMode
 from chatd.ops.access_log import AccessLog
-from chatd.ops.endpoints import HEALTH, METRICS, check_reader, health, metrics_page
-from chatd.ops.log_handler import Note, note_in_log
+from chatd.ops.endpoints import (
+    HEALTH_PATH,
+    METRICS_PATH,
+    check_metrics_reader,
+    health_response,
+    metrics_response,
+)
 from chatd.ops.metrics import Metrics
 from chatd.page import load_page, room_of
 from chatd.protocol import ChatError
@@ -35,6 +40,7 @@ from chatd.registry import RoomRegistry
 from chatd.storage.store import MessageStore, NewMessage, StoredMessage, StoreError
 from chatd.storage.write_batcher import Batch, WriteBatcher
 from wsproto_min import (
+    Acceptance,
     CloseCode,
     DeflateParameters,
     HandshakeError,
@@ -73,7 +79,6 @@ class Chat:
         max_per_address: Limit of connections from one address; 0 for none, None for
             the default.
         metrics_readers: Networks that may read `/metrics`, besides this machine.
-        note: Function that logs the end of a connection.
     """
 
     def __init__(
@@ -89,7 +94,6 @@ class Chat:
         max_peers: int = DEFAULT_MAX_PEERS,
         max_per_address: int | None = None,
         metrics_readers: Sequence[TrustedNetwork] = (),
-        note: Note = note_in_log,
     ) -> None:
         self._metrics = Metrics()
         self.server = Server(
@@ -100,19 +104,20 @@ class Chat:
             on_accept=self._on_accept,
             on_disconnect=self._on_disconnect,
             on_before_flush=self._on_before_flush,
-            on_iteration_end=self._metrics.turns.observe,
+            on_iteration_end=self._metrics.iteration_seconds.observe,
             max_message_size=MAX_MESSAGE_SIZE,
         )
         self._store = store
-        self._authorizer = Authorizer(origins or OriginPolicy(), invitations)
+        self._origins = origins or OriginPolicy()
+        self._authorizer = Authorizer(invitations)
         self._rate = rate
         self._burst = burst
         self._compression = DeflateParameters.NO_CONTEXT_TAKEOVER if compression else None
         limiter = ConnectionLimiter(max_peers, max_per_address, trusted_proxies)
-        self._access_log = AccessLog(limiter, self._metrics, trusted_proxies, note)
+        self._access_log = AccessLog(limiter, self._metrics, trusted_proxies)
         self._metrics_readers = metrics_readers
         self._page = load_page()
-        self._batcher = WriteBatcher(store, self._deliver, self._metrics.commits.observe)
+        self._batcher = WriteBatcher(store, self._deliver, self._metrics.append_seconds.observe)
         self._history = HistoryReader(store, self._batcher, self._on_store_error)
         self._rooms = RoomRegistry(self.server, self._history)
         self.server.call_later(0, self._apply_retention)
@@ -143,31 +148,31 @@ class Chat:
         if record is not None:
             peer.user_data = Handshaking(record)
 
-    def _on_request(self, peer: Peer, request: Request) -> Response:
+    def _on_request(self, peer: Peer, request: Request) -> Response | Acceptance:
         """Answer a WebSocket handshake with 101, and any other request with a page."""
         mode: Handshaking = peer.user_data
         self._access_log.on_request(mode.record, peer, request)
-        if request.path == HEALTH:
-            return health(request, draining=self._access_log.draining)
-        if request.path == METRICS:
-            self._authorizer.check_origin(request)
-            check_reader(request, peer.address, self._metrics_readers)
+        if request.path == HEALTH_PATH:
+            return health_response(request, draining=self._access_log.draining)
+        if request.path == METRICS_PATH:
+            self._origins.check(request)
+            check_metrics_reader(request, peer.address, self._metrics_readers)
             return self._metrics_page()
         self._access_log.admit(mode.record, peer)
-        self._authorizer.check_origin(request)
+        self._origins.check(request)
         room = room_of(request)
         if not request.wants_websocket:
             return self._page
-        response = accept(
+        acceptance = accept(
             request, subprotocols=(protocol.SUBPROTOCOL,), compression=self._compression
         )
-        if ("Sec-WebSocket-Protocol", protocol.SUBPROTOCOL) in response.headers:
+        if acceptance.options.subprotocol == protocol.SUBPROTOCOL:
             peer.user_data = ChatMode(mode.record)
         else:
             invitation, token = self._authorize_request(request, room)
             name = None if invitation is None else invitation.name
             peer.user_data = PlainMode(mode.record, self._rooms.open(room), name, token)
-        return response
+        return acceptance
 
     def _authorize_request(
         self, request: Request, room: str
@@ -207,7 +212,7 @@ class Chat:
         kinds = Counter(type(peer.user_data) for peer in self.server.peers if peer.is_open)
         modes = {"chat": kinds[ChatMode], "plain": kinds[PlainMode]}
         rooms = sum(not room.is_empty for room in self._rooms)
-        return metrics_page(self.server, self._metrics, modes, rooms)
+        return metrics_response(self.server, self._metrics, modes, rooms)
 
     # Messages of peers.
 
@@ -273,7 +278,7 @@ class Chat:
     # Delivery.
 
     def _on_before_flush(self) -> None:
-        self._metrics.received += self._batcher.flush()
+        self._metrics.messages_received += self._batcher.flush()
         self._rooms.broadcast_presence()
 
     def _deliver(self, batch: Batch, result: Sequence[StoredMessage] | StoreError) -> None:
@@ -299,7 +304,7 @@ class Chat:
             if room.plain_peers:
                 room.plain_peers.send(new.text, sender=peer)
             # A sender in plain mode receives nothing, one in chat mode its acknowledgement.
-            self._metrics.delivered += (
+            self._metrics.messages_delivered += (
                 len(room.chat_peers) + len(room.plain_peers) - (peer in room.plain_peers)
             )
 
@@ -315,7 +320,7 @@ class Chat:
     # Timers.
 
     def _recheck(self) -> None:
-        """Close the peers whose invitations have expired or were revoked."""
+        """Close the peers with an expired or revoked invitation."""
         self.server.call_later(RECHECK_INTERVAL, self._recheck)  # first, in case of an exception
         for peer in self.server.peers:
             if peer.is_open:
@@ -342,5 +347,5 @@ class Chat:
         self.server.call_later(pause, self._apply_retention)
 
     def _on_store_error(self, error: StoreError) -> None:
-        self._metrics.log_failures += 1
+        self._metrics.store_failures += 1
         logger.error("%s", error)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from chatd.access.connection_limits import DEFAULT_MAX_PEERS, DEFAULT_MAX_PER_ADDRESS
-from chatd.access.trusted_networks import TrustedNetwork, parse_proxy
+from chatd.access.trusted_networks import TrustedNetwork, parse_network
 from chatd.model import MAX_ID, InvalidName, is_room_name, normalize_name
-from chatd.ops.log_handler import FORMATS
+from chatd.ops.log_handler import FORMATTERS
 from chatd.storage.sqlite import MEMORY
 
 # A hundred years, for what counts in days.
@@ -138,7 +138,7 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--log-format",
-        choices=tuple(FORMATS),
+        choices=tuple(FORMATTERS),
         default="text",
         help="how connections and troubles are noted on standard error (default: %(default)s)",
     )
@@ -253,6 +253,6 @@ def _room(text: str) -> str:
 
 def _proxy(text: str) -> TrustedNetwork:
     try:
-        return parse_proxy(text)
+        return parse_network(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{error}; write ADDRESS, ADDRESS/BITS or unix") from None

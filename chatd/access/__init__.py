@@ -1,1 +1,1 @@
-"""Access control: who may connect, join and speak."""
+"""Access control: origins, invitations, trusted proxies and limits."""

@@ -1,9 +1,8 @@
-"""Who is let in: the origin of a request, and its invitation if one is asked for."""
+"""Authorization of joins and requests by invitation."""
 
 from __future__ import annotations
 
 import time
-from http import HTTPStatus
 
 from chatd.access.invitations import (
     Invitation,
@@ -11,70 +10,70 @@ from chatd.access.invitations import (
     RevocationListUnavailable,
     Unauthorized,
 )
-from chatd.access.origin import OriginPolicy
-from chatd.protocol import ChatError
-from wsproto_min import HandshakeError, Request
+from wsproto_min import Request
 
 
 class Authorizer:
-    """Judges requests and joins; without `invitations` anybody may join."""
+    """Decides which rooms a client may join.
 
-    def __init__(self, origins: OriginPolicy, invitations: Invitations | None) -> None:
-        self._origins = origins
+    Args:
+        invitations: Invitations to check; None if the chat is open to everybody.
+    """
+
+    def __init__(self, invitations: Invitations | None) -> None:
         self._invitations = invitations
 
     @property
     def requires_invitation(self) -> bool:
-        """Whether an invitation is asked for."""
+        """Whether a join needs an invitation."""
         return self._invitations is not None
 
-    def check_origin(self, request: Request) -> None:
-        """Raise `HandshakeError` unless the request comes from where it may."""
-        self._origins.check(request)
-
     def authorize(self, token: str | None, room: str) -> Invitation | None:
-        """Return the invitation to a room, None if none is asked for.
+        """Return the invitation to a room, None if the chat is open to everybody.
 
-        Raises `ChatError` `unauthorized`.
+        Args:
+            token: The client's token, None if it sent none.
+            room: Name of the room.
+
+        Raises:
+            Unauthorized: The token grants no access to the room.
         """
         if self._invitations is None:
             return None
-        try:
-            invitation = self._invitations.check(token, time.time())
-        except Unauthorized as reason:
-            raise ChatError("unauthorized", str(reason), room=room) from None
+        invitation = self._invitations.check(token, time.time())
         if not invitation.admits(room):
-            raise ChatError(
-                "unauthorized", f"your invitation is not for the room {room}", room=room
-            )
+            raise Unauthorized(f"your invitation is not for the room {room}")
         return invitation
 
     def authorize_request(
         self, request: Request, room: str
     ) -> tuple[Invitation | None, str | None]:
-        """Return the invitation to a room that a request carries, and its token.
+        """Return the invitation and the token of a request's Authorization header.
 
-        Raises `HandshakeError` 401.
+        Raises:
+            Unauthorized: The header is missing, or its token grants no access to the room.
         """
-        scheme, _, given = (request.headers.get("Authorization") or "").partition(" ")
-        token = given.strip() if scheme.lower() == "bearer" else None
+        scheme, _, credentials = (request.headers.get("Authorization") or "").partition(" ")
+        token = credentials.strip() if scheme.lower() == "bearer" else None
         try:
             return self.authorize(token, room), token
-        except ChatError as wrong:
-            how = "" if token else "; send its token as 'Authorization: Bearer TOKEN'"
-            raise HandshakeError(
-                HTTPStatus.UNAUTHORIZED,
-                f"{wrong.message}{how}",
-                [("WWW-Authenticate", 'Bearer realm="chatd"')],
-            ) from None
+        except Unauthorized as error:
+            if token:
+                raise
+            hint = "send its token as 'Authorization: Bearer TOKEN'"
+            raise Unauthorized(f"{error}; {hint}") from None
 
     def recheck(self, token: str | None) -> str | None:
-        """Return why an invitation does not hold any more, None if it does."""
+        """Return the reason for which an earlier token is invalid, None if it is valid.
+
+        A token stays valid while the revocation list is unavailable. Otherwise a
+        damaged file would close every connection.
+        """
         assert self._invitations is not None
         try:
             self._invitations.check(token, time.time())
         except RevocationListUnavailable:
-            return None  # who is in stays until that can be said again
-        except Unauthorized as reason:
-            return str(reason)
+            return None
+        except Unauthorized as error:
+            return str(error)
         return None

@@ -1,10 +1,9 @@
-"""How many connections there may be, from one address and in all.
+"""Limits on the number of connections, per address and in total.
 
-They are counted from the moment at which they are accepted: those that never
-finish their handshake take a descriptor, too. A few that are over a cap are
-heard all the same, for two reasons: each is told in an HTTP answer why it may
-not stay, and `/healthz` and `/metrics` can be read when the server is full.
-Whoever comes when these few places are taken is cut at once.
+A connection counts from accept() on, because a connection without a handshake also takes
+a file descriptor. Connections over a limit get one of a few overflow slots, for two
+reasons: the server can explain the refusal in an HTTP response, and `/healthz` and
+`/metrics` stay readable while the server is full. Further connections are closed at once.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ from collections.abc import Sequence
 from functools import lru_cache
 from http import HTTPStatus
 
-from chatd.access.trusted_networks import TrustedNetwork, host_of, host_part, is_trusted
+from chatd.access.trusted_networks import TrustedNetwork, is_trusted, parse_host, strip_port
 from wsproto_min import HandshakeError
 
 DEFAULT_MAX_PEERS = 10_000
-# A household or a small office behind one address, with several tabs each.
+# Enough for a household or a small office behind one address, with several tabs each.
 DEFAULT_MAX_PER_ADDRESS = 200
-# Connections over a cap that are answered at the same time.
-SPARE_PLACES = 64
-# Descriptors for what is no connection: the log, the listener and the like.
-OWN_DESCRIPTORS = 64
-# Seconds after which whoever was refused may try again.
+# Connections over a limit that the server answers at the same time.
+OVERFLOW_SLOTS = 64
+# File descriptors for the store, the listener and other files.
+RESERVED_DESCRIPTORS = 64
+# Seconds, for the Retry-After header (RFC 9110, 10.2.3).
 RETRY_AFTER = 10
 
 
-class Refused(HandshakeError):
-    """There is no place for a connection; `cause` is a word for the metrics."""
+class ServiceUnavailable(HandshakeError):
+    """Refusal with status 503 and Retry-After; `cause` is its label in the metrics."""
 
     def __init__(self, cause: str, reason: str) -> None:
         headers = [("Retry-After", str(RETRY_AFTER))]
@@ -39,25 +38,31 @@ class Refused(HandshakeError):
 
 
 class Slot:
-    """Where a connection counts: for its address, unless that is None, and in all.
+    """One connection in the counts of a `ConnectionLimiter`.
 
-    `refused` is why it has only a spare place, None if it has a place of its own.
+    `key` identifies the address, None for an address without a limit. `refusal` is None
+    in a regular slot. In an overflow slot it is the reason for the refusal.
     """
 
-    __slots__ = ("key", "refused")
+    __slots__ = ("key", "refusal")
 
-    def __init__(self, key: bytes | None, refused: Refused | None) -> None:
+    def __init__(self, key: bytes | None, refusal: ServiceUnavailable | None) -> None:
         self.key = key
-        self.refused = refused
+        self.refusal = refusal
 
 
 class ConnectionLimiter:
-    """Counts connections; `max_peers` and `max_per_address` are its limits, 0 for none.
+    """Counts connections and limits them, per address and in total.
 
-    Without `max_per_address` 200 may come from one address, and any number from
-    this machine itself. An IPv6 address counts with all of its /64, which is
-    what one subscriber gets. A trusted proxy, or a Unix socket, is no client:
-    the addresses that they pass on are what counts.
+    An IPv6 address counts with its whole /64 network, because one subscriber gets that
+    much. Trusted proxies and the Unix socket have no limit of their own: the addresses
+    that they forward count instead.
+
+    Args:
+        max_peers: Limit in total; 0 for none.
+        max_per_address: Limit for each address; 0 for none. None stands for
+            `DEFAULT_MAX_PER_ADDRESS`, and for no limit on loopback addresses.
+        trusted: Networks of the trusted proxies.
     """
 
     def __init__(
@@ -67,90 +72,99 @@ class ConnectionLimiter:
         self._max_per_address = (
             DEFAULT_MAX_PER_ADDRESS if max_per_address is None else max_per_address
         )
-        self._spares_loopback = max_per_address is None
+        self._exempts_loopback = max_per_address is None
         self._trusted = trusted
         self._key_of_host = lru_cache(1024)(self._find_key)
-        self._all = 0
+        self._total = 0
         self._by_key: Counter[bytes] = Counter()
-        self._spare = 0
+        self._overflow = 0
 
     def acquire(self, address: str) -> Slot | None:
-        """Return a place for a connection just accepted, None if there is not even a spare one."""
-        place = self._take(address)
-        if place.refused is not None and self.overflow_full:
-            self.release(place)
+        """Return a slot for an accepted connection, None if the overflow slots are full too."""
+        slot = self._take(address)
+        if slot.refusal is not None and self.overflow_full:
+            self.release(slot)
             return None
-        return place
+        return slot
 
     @property
     def overflow_full(self) -> bool:
-        """Whether more are over a cap than there are spare places."""
-        return self._spare > SPARE_PLACES
+        """Whether more connections than overflow slots are over a limit."""
+        return self._overflow > OVERFLOW_SLOTS
 
-    def rekey(self, place: Slot, address: str) -> Slot:
-        """Return the place instead, where the request has told the client's address."""
-        if place.refused is None and place.key == self._key(address):
-            return place
-        self.release(place)
+    def rekey(self, slot: Slot, address: str) -> Slot:
+        """Return the slot of a connection after the request has named its client.
+
+        Args:
+            slot: Slot of the connection so far. It must not be used again.
+            address: Address of the client.
+        """
+        if slot.refusal is None and slot.key == self._key(address):
+            return slot
+        self.release(slot)
         return self._take(address)
 
-    def release(self, place: Slot) -> None:
-        """Free a place."""
-        if place.refused is not None:
-            self._spare -= 1
+    def release(self, slot: Slot) -> None:
+        """Free the slot of a closed connection."""
+        if slot.refusal is not None:
+            self._overflow -= 1
             return
-        self._all -= 1
-        if place.key is not None:
-            self._by_key[place.key] -= 1
-            if not self._by_key[place.key]:
-                del self._by_key[place.key]
+        self._total -= 1
+        if slot.key is not None:
+            self._by_key[slot.key] -= 1
+            if not self._by_key[slot.key]:
+                del self._by_key[slot.key]
 
     def _take(self, address: str) -> Slot:
         key = self._key(address)
-        refused = self._refuse(key)
-        if refused is not None:
-            self._spare += 1
+        refusal = self._check(key)
+        if refusal is not None:
+            self._overflow += 1
         else:
-            self._all += 1
+            self._total += 1
             if key is not None:
                 self._by_key[key] += 1
-        return Slot(key, refused)
+        return Slot(key, refusal)
 
-    def _refuse(self, key: bytes | None) -> Refused | None:
-        if self._max_peers and self._all >= self._max_peers:
-            return Refused(
+    def _check(self, key: bytes | None) -> ServiceUnavailable | None:
+        if self._max_peers and self._total >= self._max_peers:
+            return ServiceUnavailable(
                 "max_peers",
-                f"this server has all the {self._max_peers} connections that it takes; try again"
-                f" in {RETRY_AFTER} seconds, or ask whoever runs it to raise --max-peers",
+                f"server full: its limit is {self._max_peers} connections; try again in"
+                f" {RETRY_AFTER} seconds, or ask the operator to raise --max-peers",
             )
         if key is not None and self._by_key[key] >= self._max_per_address:
-            return Refused(
+            return ServiceUnavailable(
                 "max_per_address",
-                f"there are {self._max_per_address} connections from your address already; close"
-                " some and try again, or ask whoever runs this server to raise"
+                f"too many connections: the limit is {self._max_per_address} connections from"
+                " one address; close some and try again, or ask the operator to raise"
                 " --max-per-address",
             )
         return None
 
     def _key(self, address: str) -> bytes | None:
-        """Return under what an address counts, None if it has no cap."""
-        return self._key_of_host(host_part(address)) if self._max_per_address else None
+        return self._key_of_host(strip_port(address)) if self._max_per_address else None
 
     def _find_key(self, text: str) -> bytes | None:
-        host = host_of(text)
+        host = parse_host(text)
         if host is None or isinstance(host, str) or is_trusted(host, self._trusted):
             return None
-        if self._spares_loopback and host.is_loopback:
+        if self._exempts_loopback and host.is_loopback:
             return None
         return host.packed if host.version == 4 else host.packed[:8]
 
 
-def descriptors_for(max_peers: int) -> int:
-    """Have the process allowed as many descriptors as peers need; return how many peers that is."""
-    needed = max_peers + SPARE_PLACES + OWN_DESCRIPTORS
+def raise_descriptor_limit(max_peers: int) -> int:
+    """Raise the soft limit on file descriptors for `max_peers` connections.
+
+    Returns:
+        The number of connections for which the descriptors suffice, at least 1. It is
+        below `max_peers` if the hard limit is too low.
+    """
+    needed = max_peers + OVERFLOW_SLOTS + RESERVED_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     allowed = needed if hard == unlimited else min(needed, hard)
     if soft != unlimited and soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    return max(1, allowed - SPARE_PLACES - OWN_DESCRIPTORS)
+    return max(1, allowed - OVERFLOW_SLOTS - RESERVED_DESCRIPTORS)

@@ -1,9 +1,9 @@
-"""Invitations: a name, rooms and an expiry, signed with HMAC-SHA256.
+"""Invitations: a name, rooms and an expiry time, signed with HMAC-SHA256.
 
-A token is `PAYLOAD.SIGNATURE`, both in base64url; the payload is JSON. The
-secret lies in a file of mode 0600, made at first use, and so does the list of
-names whose invitations were revoked, with the time: what was issued before
-then is void.
+A token is `PAYLOAD.SIGNATURE`, both in base64url. The payload is a JSON object. The
+secret is in a file of mode 0600, created at the first use. A second file, the
+revocation list, has the revoked names. For each name it has the time of the revocation,
+which makes every earlier invitation for this name invalid.
 """
 
 from __future__ import annotations
@@ -20,130 +20,151 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Of the files.
-SECRET_NAME = "secret"
-REVOKED_NAME = "revoked"
-NEW_REVOKED_NAME = "revoked.new"  # until it is written whole
-SECRET_SIZE = 32  # bytes: as many as the hash gives
+SECRET_FILE = "secret"
+REVOCATION_FILE = "revoked"
+# The revocation list until it is complete; a rename then replaces the list.
+TEMPORARY_REVOCATION_FILE = "revoked.new"
+SECRET_SIZE = 32  # bytes, the size of an HMAC-SHA256 digest
 DAY = 86400.0  # seconds
 
 logger = logging.getLogger("chatd")
 
 
 class Unauthorized(Exception):
-    """An invitation is missing, forged, expired or revoked; the text is for a person."""
+    """A missing, forged, expired or revoked invitation; the message is for the user."""
 
 
 class RevocationListUnavailable(Unauthorized):
-    """Nobody can say whether an invitation holds: the list of the revoked is not readable."""
+    """The revocation list cannot be read, so every invitation is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """Whom an invitation is for; no `rooms` stands for all of them."""
+    """The content of a token: the user's name and the rooms; empty `rooms` means all rooms."""
 
     name: str
     rooms: tuple[str, ...]
 
     def admits(self, room: str) -> bool:
-        """Return whether it is good for a room."""
+        """Return True if the invitation is valid for a room."""
         return not self.rooms or room in self.rooms
 
 
 class Invitations:
-    """Issues, checks and revokes invitations; `directory` holds its two files.
+    """Issues, checks and revokes invitations.
 
-    Raises `OSError` if the secret can be neither read nor made, or the list of the
-    revoked not read.
+    Args:
+        directory: Directory of the secret and of the revocation list.
+
+    Raises:
+        OSError: The secret cannot be read or created, or the revocation list not read.
     """
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._revoked_path = directory / REVOKED_NAME
-        self._secret_path = directory / SECRET_NAME
+        self._revocation_path = directory / REVOCATION_FILE
+        self._secret_path = directory / SECRET_FILE
         self._secret = _load_secret(self._secret_path)
-        self._revoked: dict[str, float] = {}
-        self._revoked_version: tuple[int, int] | None = None
-        self._trouble: str | None = None  # with that list, as was logged
-        self._revoked_names()
+        self._revocations: dict[str, float] = {}
+        self._revocation_version: tuple[int, int] | None = None
+        self._logged_error: str | None = None
+        self._load_revocations()
 
     def issue(self, name: str, rooms: Sequence[str], days: float, now: float) -> str:
-        """Return a token for `name`, good for some days from `now` (seconds of the epoch)."""
+        """Return the token of an invitation.
+
+        Args:
+            name: The user's name in the chat.
+            rooms: Rooms that the user may join; empty for all rooms.
+            days: Validity in days.
+            now: Current Unix time in seconds.
+        """
         fields = {"name": name, "rooms": list(rooms), "issued": now, "expires": now + days * DAY}
-        payload = _base64(json.dumps(fields, separators=(",", ":")).encode())
+        payload = _encode_base64(json.dumps(fields, separators=(",", ":")).encode())
         return f"{payload}.{self._sign(payload)}"
 
     def check(self, token: str | None, now: float) -> Invitation:
-        """Return what a token grants at `now`. Raises `Unauthorized`, perhaps `RevocationListUnavailable`."""
+        """Return the invitation of a token.
+
+        Args:
+            token: The token, None or empty if the client sent none.
+            now: Current Unix time in seconds.
+
+        Raises:
+            Unauthorized: The token is missing, forged, expired or revoked.
+            RevocationListUnavailable: The revocation list cannot be read.
+        """
         if not token:
             raise Unauthorized("this chat is by invitation only; open the link that you were sent")
         payload, _, signature = token.partition(".")
-        # The signature is that of the payload as it is spelled here: base64 has
-        # several spellings for the same bytes, an invitation has one.
+        # The signature covers the base64 text, so an invitation has exactly one token,
+        # although base64 has several spellings for the same bytes.
         if not hmac.compare_digest(signature.encode(), self._sign(payload).encode()):
             raise Unauthorized("the invitation is not genuine; ask for a new link")
-        fields = json.loads(_unbase64(payload))
+        fields = json.loads(_decode_base64(payload))
         if now >= fields["expires"]:
             raise Unauthorized("the invitation has expired; ask for a new link")
         try:
-            revoked = self._revoked_names().get(fields["name"].casefold())
+            revoked_at = self._load_revocations().get(fields["name"].casefold())
         except OSError as error:
-            if str(error) != self._trouble:
-                self._trouble = str(error)
-                logger.error("nobody with an invitation is let in: %s", error)
+            if str(error) != self._logged_error:
+                self._logged_error = str(error)
+                logger.error("every invitation is refused: %s", error)
             raise RevocationListUnavailable(
-                "invitations cannot be checked at the moment; tell whoever runs this chat"
+                "invitations cannot be checked at the moment; tell the operator of this chat"
             ) from None
-        if revoked is not None and fields["issued"] <= revoked:
-            raise Unauthorized("the invitation was revoked; ask whoever runs this chat")
+        if revoked_at is not None and fields["issued"] <= revoked_at:
+            raise Unauthorized("the invitation was revoked; ask the operator of this chat")
         return Invitation(fields["name"], tuple(fields["rooms"]))
 
     def revoke(self, name: str, now: float) -> None:
-        """Make all invitations void that were issued to `name` until `now`.
+        """Revoke all invitations that were issued for a name up to now.
 
-        Raises `OSError` if the list of the revoked cannot be read or written.
+        Args:
+            name: The name, in upper or lower case.
+            now: Current Unix time in seconds.
+
+        Raises:
+            OSError: The revocation list cannot be read or written.
         """
         with open(self._secret_path) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be at it, too
-            revoked = {**self._revoked_names(), name.casefold(): now}
-            temporary = self._revoked_path.with_name(NEW_REVOKED_NAME)
-            temporary.write_text(json.dumps(revoked))
-            # Whoever runs the server reads it, whoever revokes.
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another process may revoke at the same time
+            revocations = {**self._load_revocations(), name.casefold(): now}
+            temporary = self._revocation_path.with_name(TEMPORARY_REVOCATION_FILE)
+            temporary.write_text(json.dumps(revocations))
+            # The user that runs the server must be able to read the list.
             owner = os.fstat(lock.fileno())
             os.chown(temporary, owner.st_uid, owner.st_gid)
             temporary.chmod(owner.st_mode & 0o777)
-            temporary.replace(self._revoked_path)
+            temporary.replace(self._revocation_path)
 
     def _sign(self, payload: str) -> str:
-        return _base64(hmac.digest(self._secret, payload.encode(), hashlib.sha256))
+        return _encode_base64(hmac.digest(self._secret, payload.encode(), hashlib.sha256))
 
-    def _revoked_names(self) -> dict[str, float]:
-        """Return when names were revoked, read again if another process has written.
-
-        Raises `OSError`.
-        """
+    def _load_revocations(self) -> dict[str, float]:
+        """Return the time of revocation by name; read the file if it has changed."""
         try:
-            found = self._revoked_path.stat()
+            status = self._revocation_path.stat()
         except FileNotFoundError:
             return {}
-        version = (found.st_mtime_ns, found.st_ino)
-        if version != self._revoked_version:
-            self._revoked = _read_revoked(self._revoked_path)
-            self._revoked_version = version
-            self._trouble = None
-        return self._revoked
+        version = (status.st_mtime_ns, status.st_ino)
+        if version != self._revocation_version:
+            self._revocations = _read_revocations(self._revocation_path)
+            self._revocation_version = version
+            self._logged_error = None
+        return self._revocations
 
 
-def _read_revoked(path: Path) -> dict[str, float]:
+def _read_revocations(path: Path) -> dict[str, float]:
     try:
-        revoked = json.loads(path.read_text())
-        return {name: float(when) for name, when in revoked.items()}
+        revocations = json.loads(path.read_text())
+        return {name: float(time) for name, time in revocations.items()}
     except OSError as error:
-        raise OSError(f"cannot read {path}: {error.strerror}") from None
+        raise OSError(f"revocation list {path}: cannot read: {error.strerror}") from None
     except (ValueError, TypeError, AttributeError):
         raise OSError(
-            f"{path}, the list of the revoked, is damaged; put a backup in its place, or remove"
-            " it and revoke again whom it named"
+            f"revocation list {path}: the file is damaged; restore a backup, or remove the file"
+            " and revoke its names again"
         ) from None
 
 
@@ -153,7 +174,10 @@ def _load_secret(path: Path) -> bytes:
     except FileExistsError:
         secret = path.read_bytes()
         if len(secret) < SECRET_SIZE:
-            raise OSError(f"{path} holds no secret; remove it to have a new one made") from None
+            raise OSError(
+                f"secret {path}: shorter than {SECRET_SIZE} bytes; remove the file, and chatd"
+                " creates another"
+            ) from None
         return secret
     with open(descriptor, "wb") as file:
         secret = secrets.token_bytes(SECRET_SIZE)
@@ -161,9 +185,9 @@ def _load_secret(path: Path) -> bytes:
     return secret
 
 
-def _base64(data: bytes) -> str:
+def _encode_base64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
-def _unbase64(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "==")  # more than are due do not matter
+def _decode_base64(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "==")  # the decoder ignores excess padding

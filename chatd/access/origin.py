@@ -1,10 +1,10 @@
-"""Who may reach the chat through a browser.
+"""Origin policy: checks the Host and Origin headers of requests.
 
-Any web page can make its visitor's browser connect to a server on this machine
-(cross-site WebSocket hijacking), and by DNS rebinding under a name of its own.
-So a request must be addressed to a name that this server goes by, and a page
-that connects must come from this server, unless an option says otherwise.
-Clients that are no browser send no Origin and are not concerned.
+Any web page can make a browser connect to a server on the same machine (cross-site
+WebSocket hijacking), and DNS rebinding lets it do so under a host name of its own. So
+a request must name this server in its Host header, and a page that connects must come
+from this server, unless an option allows others. Clients other than browsers send no
+Origin header, and the policy does not restrict them.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ from wsproto_min import HandshakeError, Request
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
-# RFC 9110, section 7.2, as far as it is used: no name in DNS is longer.
+# RFC 9110, 7.2: host and port. A DNS name has at most 253 characters.
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{0,5})?")
-# An origin that an option can allow (RFC 6454, section 7).
+# RFC 6454, 7: an origin that --allow-origin accepts.
 _SITE = re.compile(r"https?://[A-Za-z0-9._:\[\]-]{1,300}", re.IGNORECASE)
 
 
 class OriginPolicy:
-    """Judges the Host and Origin of requests.
+    """Allow list for the Host and Origin headers.
 
-    `hosts` are names that the server goes by besides addresses, `localhost` and
-    this machine's name; `origins` are other sites whose pages may connect.
+    Args:
+        hosts: Names of this server besides IP addresses, `localhost` and the name of
+            the machine.
+        origins: Other sites with pages that may connect, such as `https://example.org`.
     """
 
     def __init__(self, *, hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
@@ -40,22 +42,25 @@ class OriginPolicy:
         self._origins = {_normalize(origin) for origin in origins}
 
     def check(self, request: Request) -> None:
-        """Raise `HandshakeError` 403, naming the option, for a Host or Origin not allowed.
+        """Check the Host header of a request, and the Origin header of a handshake.
 
-        400 for a Host that is none.
+        Raises:
+            HandshakeError: 400 for a missing or malformed Host header. 403 for a host
+                or origin that is not allowed; the reason names the option to allow it.
         """
         host = request.headers.get("Host")
         if host is None:
             raise HandshakeError(HTTPStatus.BAD_REQUEST, "header Host is missing")
         if not _HOST.fullmatch(host):
             raise HandshakeError(
-                HTTPStatus.BAD_REQUEST, "header Host is not a name or an address, with its port"
+                HTTPStatus.BAD_REQUEST,
+                "header Host must be a name or an address, with an optional port",
             )
         name = host_name(host)
         if not (_is_address(name) or name in self._hosts):
             raise HandshakeError(
                 HTTPStatus.FORBIDDEN,
-                f"this server does not go by the name {name!r}; if it should, start chatd"
+                f"header Host: {name!r} is not a name of this server; to allow it, start chatd"
                 f" with --allow-host {name}",
             )
         origin = request.headers.get("Origin")
@@ -66,25 +71,25 @@ class OriginPolicy:
         if not _SITE.fullmatch(origin):
             raise HandshakeError(
                 HTTPStatus.FORBIDDEN,
-                "pages that are no site's, such as files on a disk, may not connect;"
-                " open the page at this server's own address",
+                "header Origin: a page without a site, such as a local file, may not connect;"
+                " open the page at the address of this server",
             )
         raise HandshakeError(
             HTTPStatus.FORBIDDEN,
-            f"pages of {origin!r} may not connect; if they should, start chatd"
+            f"header Origin: pages of {origin!r} may not connect; to allow them, start chatd"
             f" with --allow-origin {origin}",
         )
 
 
 def host_name(host: str) -> str:
-    """Return a Host header's name without its port, in lower case."""
+    """Return the name in a Host header, without the port and in lower case."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].lower().rstrip(".")
 
 
 def _normalize(origin: str) -> str:
-    """Return an origin in lower case and, as browsers send it, without the usual port."""
+    """Return an origin as browsers send it: lower case, without the default port."""
     scheme, colon, rest = origin.lower().rstrip("/").partition("://")
     return f"{scheme}{colon}{rest.removesuffix(f':{_DEFAULT_PORTS.get(scheme)}')}"
 
@@ -99,17 +104,18 @@ def _is_address(name: str) -> bool:
 
 
 def _is_same_origin(origin: str, host: str) -> bool:
-    """Return whether a page's origin is the host that it connects to.
+    """Return True if a page's origin equals the host of its request.
 
-    The scheme is not compared: behind a proxy that ends TLS it is not known.
+    The comparison leaves out the scheme, which the server does not know behind a proxy
+    that terminates TLS.
     """
     try:
-        parts = urlsplit(origin.lower())
-        port = parts.port or _DEFAULT_PORTS[parts.scheme]
-        asked = urlsplit(f"{parts.scheme}://{host.lower()}")
-        return parts.hostname is not None and (parts.hostname, port) == (
-            asked.hostname,
-            asked.port or _DEFAULT_PORTS[parts.scheme],
+        page = urlsplit(origin.lower())
+        port = page.port or _DEFAULT_PORTS[page.scheme]
+        server = urlsplit(f"{page.scheme}://{host.lower()}")
+        return page.hostname is not None and (page.hostname, port) == (
+            server.hostname,
+            server.port or _DEFAULT_PORTS[page.scheme],
         )
-    except (ValueError, KeyError):  # "null", or no origin of the web at all
+    except (ValueError, KeyError):  # "null", or another scheme
         return False

@@ -1,9 +1,8 @@
-"""Who a request comes from, when proxies that are trusted have passed it on.
+"""Client addresses behind trusted proxies.
 
-Each proxy appends to `X-Forwarded-For` the address it was reached from, so the
-header is worth as much, counted from the right, as those who wrote it: what a
-trusted proxy appended is true, and all to the left of the first address that
-is not a trusted proxy's may be made up.
+Each proxy appends to `X-Forwarded-For` the address of its own client. Therefore only
+the entries that trusted proxies appended are true. The client is the first entry from
+the right that is not a trusted proxy; every entry to its left may be forged.
 """
 
 from __future__ import annotations
@@ -16,36 +15,46 @@ from typing import Literal
 from wsproto_min import Headers
 
 TrustedNetwork = IPv4Network | IPv6Network | Literal["unix"]
-"""A trusted network, or whoever may connect to the Unix socket."""
-
-# The longest form of an address, one of IPv4 in IPv6.
-MAX_ADDRESS = 45
+"""A network, or `unix` for every client of the Unix socket."""
 
 Host = IPv4Address | IPv6Address | Literal["unix"]
+"""The host of an address, or `unix` for a client of the Unix socket."""
+
+# Characters of the longest IP address, an IPv4 address embedded in IPv6.
+MAX_ADDRESS = 45
 
 
-def parse_proxy(text: str) -> TrustedNetwork:
-    """Read `ADDRESS`, `ADDRESS/BITS` or `unix`. Raises `ValueError`."""
+def parse_network(text: str) -> TrustedNetwork:
+    """Parse `ADDRESS`, `ADDRESS/BITS` or `unix`.
+
+    Raises:
+        ValueError: The text is none of them.
+    """
     return "unix" if text == "unix" else ip_network(text)
 
 
 def client_address(address: str, headers: Headers, trusted: Sequence[TrustedNetwork]) -> str:
-    """Return the address of the client behind the proxies.
+    """Return the address of the client behind the trusted proxies.
 
-    `address` is that of the socket, as `Peer.address` has it; it is returned
-    unless its host is trusted and names another. A forwarded address is a host
-    without a port, one of IPv6 in brackets. An entry that is no IP address, and
-    all to its left, count for nothing.
-
-    >>> entries = Headers([("X-Forwarded-For", "made up, 203.0.113.7, 10.0.0.2")])
-    >>> client_address("unix", entries, [parse_proxy("unix"), parse_proxy("10.0.0.0/8")])
+    >>> entries = Headers([("X-Forwarded-For", "forged, 203.0.113.7, 10.0.0.2")])
+    >>> client_address("unix", entries, [parse_network("unix"), parse_network("10.0.0.0/8")])
     '203.0.113.7'
-    >>> client_address("198.51.100.1:4321", entries, [parse_proxy("unix")])
+    >>> client_address("198.51.100.1:4321", entries, [parse_network("unix")])
     '198.51.100.1:4321'
+
+    Args:
+        address: Address of the socket, as in `Peer.address`.
+        headers: Headers of the request.
+        trusted: Networks of the trusted proxies.
+
+    Returns:
+        `address`, unless its host is trusted and has forwarded another address. A
+        forwarded address has no port; an IPv6 address is in brackets. An invalid
+        entry ends the search.
     """
     if not trusted:
         return address
-    host = host_of(address)
+    host = parse_host(address)
     entries = [
         entry.strip(" \t")
         for line in headers.values("X-Forwarded-For")
@@ -58,41 +67,37 @@ def client_address(address: str, headers: Headers, trusted: Sequence[TrustedNetw
     return address
 
 
-def host_of(address: str) -> Host | None:
-    """Return the host of an address, be it a socket's with a port or a forwarded one.
+def parse_host(address: str) -> Host | None:
+    """Return the host of an address with or without a port, None if it is invalid.
 
-    >>> host_of("[2001:db8::7]:4321"), host_of("203.0.113.7")
+    >>> parse_host("[2001:db8::7]:4321"), parse_host("203.0.113.7")
     (IPv6Address('2001:db8::7'), IPv4Address('203.0.113.7'))
     """
-    host = host_part(address)
-    return "unix" if host == "unix" else _parse_host(host.strip("[]"))
+    host = strip_port(address)
+    return "unix" if host == "unix" else _parse_ip(host.strip("[]"))
 
 
-def host_part(address: str) -> str:
-    """Return an address without its port, one of IPv6 still in brackets."""
+def strip_port(address: str) -> str:
+    """Return an address without its port; an IPv6 address stays in brackets."""
     bracket = address.rfind("]")
     return address[: bracket + 1] if bracket >= 0 else address.partition(":")[0]
 
 
 def is_trusted(host: Host, trusted: Sequence[TrustedNetwork]) -> bool:
-    """Return whether what a host forwards is believed."""
+    """Return True if a host is in one of the trusted networks."""
     if isinstance(host, str):
         return host in trusted
-    return any(not isinstance(proxy, str) and host in proxy for proxy in trusted)
+    return any(not isinstance(network, str) and host in network for network in trusted)
 
 
 def _parse_entry(text: str) -> IPv4Address | IPv6Address | None:
-    """Return the address that an entry is, None if it is none.
-
-    What stands behind a '%' would name an interface of another machine, in
-    whatever characters.
-    """
-    return None if "%" in text or len(text) > MAX_ADDRESS else _parse_host(text)
+    # A zone ("%eth0") names an interface of another machine and may hold any characters.
+    return None if "%" in text or len(text) > MAX_ADDRESS else _parse_ip(text)
 
 
 @lru_cache(1024)
-def _parse_host(text: str) -> IPv4Address | IPv6Address | None:
-    """Return an address, one of IPv4 in its own form even if it came in IPv6's."""
+def _parse_ip(text: str) -> IPv4Address | IPv6Address | None:
+    """Return an IP address, as IPv4 if it is an IPv4 address embedded in IPv6."""
     try:
         host = ip_address(text)
     except ValueError:

@@ -1,131 +1,151 @@
-"""Each connection from its socket's first moment to its last: admitted, counted, noted.
+"""Life of each connection, from accept to close: its slot, its counters and its log line.
 
-The log line of a connection says where it came from, what it used and how it
-ended; never what was said, nor anything that a token might stand in, such as
-the target of a request.
+The log line of a connection has its address, its mode, its rooms and its end. It
+contains no message and nothing that can hold a token, such as the target of a request.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from chatd.access.connection_limits import ConnectionLimiter, Refused, Slot
+from chatd.access.connection_limits import ConnectionLimiter, ServiceUnavailable, Slot
 from chatd.access.trusted_networks import TrustedNetwork, client_address
-from chatd.ops.log_handler import Note
 from chatd.ops.metrics import Metrics
-from wsproto_min import Close, CloseCode, Peer, Request
+from wsproto_min import Close, Connection, Peer, Request
 
-# Rooms that a line names, and characters of why a connection was refused.
-MAX_NAMED_ROOMS = 8
-MAX_WHY = 300
+# Limits on a log line: rooms, and characters of the reason of a refusal.
+MAX_LOGGED_ROOMS = 8
+MAX_LOGGED_REASON = 300
+
+logger = logging.getLogger("chatd")
 
 
 class ConnectionRecord:
-    """A connection as the caps and the log line know it."""
+    """A connection as the limiter and the access log see it."""
 
-    __slots__ = ("asked", "place", "since")
+    __slots__ = ("accepted_at", "request_received", "slot")
 
-    def __init__(self, place: Slot) -> None:
-        self.place = place
-        self.since = time.monotonic()
-        self.asked = False  # its request has come
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
+        self.accepted_at = time.monotonic()
+        self.request_received = False
 
 
 class AccessLog:
-    """Lets connections in as far as the caps allow, and notes how they end.
+    """Admits connections within the limits; counts and logs their ends.
 
-    While `draining`, nobody is let in. `note` is what writes the log line.
+    Set `draining` to True to refuse all requests that come later.
+
+    Args:
+        limiter: The limits on connections.
+        metrics: The counters for refusals and closes.
+        trusted_proxies: The proxies whose X-Forwarded-For header is believed.
     """
 
     def __init__(
         self,
-        caps: ConnectionLimiter,
+        limiter: ConnectionLimiter,
         metrics: Metrics,
-        trusted: Sequence[TrustedNetwork],
-        note: Note,
+        trusted_proxies: Sequence[TrustedNetwork],
     ) -> None:
         self.draining = False
-        self._note = note
-        self._limiter = caps
+        self._limiter = limiter
         self._metrics = metrics
-        self._trusted = trusted
+        self._trusted_proxies = trusted_proxies
 
     def on_accept(self, peer: Peer) -> ConnectionRecord | None:
-        """Return the visit of a peer just accepted; None if it was turned away."""
-        place = self._limiter.acquire(peer.address)
-        if place is None:
-            self._metrics.refused["none", "no_spare_place"] += 1
+        """Return the record of an accepted peer, or abort the peer and return None."""
+        slot = self._limiter.acquire(peer.address)
+        if slot is None:
+            self._metrics.refusals["none", "no_spare_place"] += 1
             peer.abort()
             return None
-        return ConnectionRecord(place)
+        return ConnectionRecord(slot)
 
-    def on_request(self, visit: ConnectionRecord, peer: Peer, request: Request) -> None:
-        """Note that a request has come, and the address of the client that it names."""
-        visit.asked = True
-        peer.address = client_address(peer.address, request.headers, self._trusted)
+    def on_request(self, record: ConnectionRecord, peer: Peer, request: Request) -> None:
+        """Set the peer's address to the client's if a trusted proxy forwards the request."""
+        record.request_received = True
+        peer.address = client_address(peer.address, request.headers, self._trusted_proxies)
 
-    def admit(self, visit: ConnectionRecord, peer: Peer) -> None:
-        """Give a peer a place of its own, where its address counts.
+    def admit(self, record: ConnectionRecord, peer: Peer) -> None:
+        """Move a peer to a regular slot of its address.
 
-        Raises `Refused`, and has cut the peer if all spare places are taken.
+        Raises:
+            ServiceUnavailable: No regular slot is free, or the server drains. If the overflow
+                slots are full too, the peer is aborted as well.
         """
         if self.draining:
-            raise Refused("draining", "the server is stopping; try again when it is back")
-        visit.place = self._limiter.rekey(visit.place, peer.address)
-        if visit.place.refused is not None:
+            reason = "the server is stopping; try again when it is back"
+            raise ServiceUnavailable("draining", reason)
+        record.slot = self._limiter.rekey(record.slot, peer.address)
+        if record.slot.refusal is not None:
             if self._limiter.overflow_full:
                 peer.abort()
-            raise visit.place.refused
+            raise record.slot.refusal
 
-    def on_join_refused(self, peer: Peer, room: str, why: str) -> None:
-        """Count and note that somebody was not let into a room in chat mode."""
-        self._metrics.refused["none", "unauthorized"] += 1
-        self._note("join refused", address=peer.address, room=room, why=why)
+    def on_join_refused(self, peer: Peer, room: str, reason: str) -> None:
+        """Count and log a join that was refused in chat mode."""
+        self._metrics.refusals["none", "unauthorized"] += 1
+        _log("join refused", address=peer.address, room=room, why=reason)
 
-    def on_close(self, visit: ConnectionRecord, peer: Peer, mode: str, rooms: Sequence[str]) -> None:
-        """Count and note how a connection has ended."""
-        self._limiter.release(visit.place)
+    def on_close(
+        self, record: ConnectionRecord, peer: Peer, mode: str, rooms: Sequence[str]
+    ) -> None:
+        """Release the slot of a connection; count and log its end.
+
+        Args:
+            record: The connection's record.
+            peer: The peer, whose socket is closed.
+            mode: `chat`, `plain`, or empty before the handshake's end.
+            rooms: The rooms that the peer was in.
+        """
+        self._limiter.release(record.slot)
         refusal = peer.refusal
         if peer.connection is not None:
-            code, by, why = how_it_ended(peer)
-            self._metrics.count_close(code, by)
-            more = ["..."] if len(rooms) > MAX_NAMED_ROOMS else []
-            self._note(
+            assert peer.close_code is not None
+            side = closing_side(peer.connection)
+            reason = peer.close_reason
+            if side == "lost":
+                reason = "the stream ended without a Close frame"
+            self._metrics.count_close(peer.close_code, side)
+            more = ["..."] if len(rooms) > MAX_LOGGED_ROOMS else []
+            _log(
                 "connection ended",
                 address=peer.address,
                 mode=mode,
-                room=",".join([*rooms[:MAX_NAMED_ROOMS], *more]),
-                seconds=round(time.monotonic() - visit.since, 3),
-                code=code,
-                by=by,
-                why=why,
+                room=",".join([*rooms[:MAX_LOGGED_ROOMS], *more]),
+                seconds=round(time.monotonic() - record.accepted_at, 3),
+                code=peer.close_code,
+                by=side,
+                why=reason,
             )
         elif refusal is not None:
-            reason = HTTPStatus(refusal.status).name.lower()
-            if isinstance(refusal, Refused):
-                reason = refusal.cause
-            self._metrics.refused[str(refusal.status), reason] += 1
-            self._note(
+            cause = HTTPStatus(refusal.status).name.lower()
+            if isinstance(refusal, ServiceUnavailable):
+                cause = refusal.cause
+            self._metrics.refusals[str(refusal.status), cause] += 1
+            _log(
                 "connection refused",
                 address=peer.address,
-                seconds=round(time.monotonic() - visit.since, 3),
+                seconds=round(time.monotonic() - record.accepted_at, 3),
                 status=int(refusal.status),
-                why=refusal.reason[:MAX_WHY],
+                why=refusal.reason[:MAX_LOGGED_REASON],
             )
-        elif not visit.asked:
-            self._metrics.refused["none", "no_request"] += 1
+        elif not record.request_received:
+            self._metrics.refusals["none", "no_request"] += 1
 
 
-def how_it_ended(peer: Peer) -> tuple[int, str, str]:
-    """Return the close code of a connection, who ended it (peer, server or lost) and why."""
-    connection = peer.connection
-    assert connection is not None
+def closing_side(connection: Connection) -> str:
+    """Return the side that ended a connection: `peer`, `server`, or `lost` without a Close."""
     sent, received = connection.close_sent, connection.close_received
-    # The answer to a Close repeats its code and gives no reason.
+    # RFC 6455, 5.5.1: the answer to a Close frame repeats its code. It has no reason.
     if received is not None and sent == Close(received.code):
-        return received.code, "peer", received.reason
-    if sent is not None:
-        return sent.code, "server", sent.reason
-    return CloseCode.ABNORMAL_CLOSURE, "lost", "the stream ended without a Close frame"
+        return "peer"
+    return "lost" if sent is None else "server"
+
+
+def _log(message: str, **fields: object) -> None:
+    logger.info(message, extra={"fields": fields})

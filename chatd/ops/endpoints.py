@@ -1,11 +1,10 @@
-"""`/healthz` and `/metrics`: how the chat is, for the programs that watch it.
+"""Endpoints for monitoring: `/healthz` and `/metrics`.
 
-Anybody may ask for its health, which is one word. Metrics tell more, as how
-many people are here at night, so they are for this machine: a proxy that passes
-on everything it gets must not show them to the world. That a request is not
-passed on is taken from three things together, as a proxy may be set up to leave
-out one: it comes from a loopback address, addresses this machine by one, and
-has no header that proxies add.
+Everybody may read the health, which is one word. Metrics reveal more, such as the
+number of people at night, so only programs on this machine may read them. A proxy on
+this machine must not publish them by accident, although it connects from a loopback
+address. So a local request must also have a loopback Host header and no header that
+proxies add. A proxy may omit one of these signs, but hardly all of them.
 """
 
 from __future__ import annotations
@@ -15,56 +14,64 @@ from http import HTTPStatus
 from ipaddress import ip_address
 
 from chatd.access.origin import host_name
-from chatd.access.trusted_networks import TrustedNetwork, host_of, is_trusted
-from chatd.ops.metrics import CONTENT_TYPE, Metrics, Value, exposition
+from chatd.access.trusted_networks import TrustedNetwork, is_trusted, parse_host
+from chatd.ops.metrics import CONTENT_TYPE, Metrics, Value, format_exposition
 from chatd.page import check_method
 from wsproto_min import HandshakeError, Request, Response, Server
 
-HEALTH = "/healthz"
-METRICS = "/metrics"
-# What proxies add, by any of which a request is known to be passed on.
-_FORWARDING = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
+HEALTH_PATH = "/healthz"
+METRICS_PATH = "/metrics"
+# Headers that proxies add; any of them marks a forwarded request.
+_PROXY_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
 
 
-def health(request: Request, *, draining: bool) -> Response:
-    """Return 200, or 503 while the server is about to end."""
+def health_response(request: Request, *, draining: bool) -> Response:
+    """Return the response to a health check: 200, or 503 while the server drains."""
     check_method(request)
     if draining:
-        return _answer(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", b"draining\n")
-    return _answer(HTTPStatus.OK, "text/plain", b"ok\n")
+        return _response(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", b"draining\n")
+    return _response(HTTPStatus.OK, "text/plain", b"ok\n")
 
 
-def check_reader(request: Request, address: str, allowed: Sequence[TrustedNetwork]) -> None:
-    """Raise `HandshakeError` 403 unless `address` may read the metrics.
+def check_metrics_reader(
+    request: Request, address: str, networks: Sequence[TrustedNetwork]
+) -> None:
+    """Check that a client may read the metrics.
 
-    May do so: this machine, and whoever is in the networks `allowed`, where
-    `unix` stands for programs that use the Unix socket themselves. They are
-    read only: 405 as `check_method` has it.
+    Args:
+        request: The request.
+        address: Address of the client, as in `Peer.address`.
+        networks: Networks that may read the metrics, besides this machine. `unix` stands
+            for direct clients of the Unix socket.
+
+    Raises:
+        HandshakeError: 403 if the client may not read them, 405 for another method than
+            GET and HEAD.
     """
     check_method(request)
-    host = host_of(address)
+    host = parse_host(address)
     if host is None:
-        may = False
+        allowed = False
     elif isinstance(host, str):
-        may = host in allowed and not _is_forwarded(request)
+        allowed = host in networks and not _is_forwarded(request)
     elif host.is_loopback:
-        told_apart = is_trusted(host, allowed) or _is_for_loopback(request)
-        may = told_apart and not _is_forwarded(request)
+        is_direct = is_trusted(host, networks) or _has_loopback_host(request)
+        allowed = is_direct and not _is_forwarded(request)
     else:
-        may = is_trusted(host, allowed)
-    if not may:
+        allowed = is_trusted(host, networks)
+    if not allowed:
         raise HandshakeError(
             HTTPStatus.FORBIDDEN,
-            "metrics are for programs on this machine; if others should read them, start"
+            "metrics: only programs on this machine may read them; to allow others, start"
             " chatd with --metrics-from and their address, or unix for the Unix socket",
         )
 
 
 def _is_forwarded(request: Request) -> bool:
-    return any(request.headers.values(name) for name in _FORWARDING)
+    return any(request.headers.values(name) for name in _PROXY_HEADERS)
 
 
-def _is_for_loopback(request: Request) -> bool:
+def _has_loopback_host(request: Request) -> bool:
     name = host_name(request.headers.get("Host") or "")
     try:
         return name == "localhost" or ip_address(name).is_loopback
@@ -72,63 +79,76 @@ def _is_for_loopback(request: Request) -> bool:
         return False
 
 
-def metrics_page(
-    server: Server, metrics: Metrics, modes: Mapping[str, int], rooms: int
+def metrics_response(
+    server: Server, metrics: Metrics, peers_by_mode: Mapping[str, int], rooms: int
 ) -> Response:
-    """Return the metrics; `modes` are the numbers of open peers in each mode."""
+    """Return the response with all metrics.
+
+    Args:
+        server: The server of the chat.
+        metrics: The counters of the chat.
+        peers_by_mode: Number of open peers in the modes `chat` and `plain`.
+        rooms: Number of rooms in use.
+    """
     peers = server.peers
-    families: dict[tuple[str, ...], tuple[str, Value]] = {
+    values: dict[tuple[str, ...], tuple[str, Value]] = {
         ("chatd_connections",): (
-            "Connections, those in a handshake or being refused included.",
+            "Connections, including those in a handshake or being refused.",
             len(peers),
         ),
         ("chatd_peers", "mode"): (
-            "Open WebSocket connections, in chat mode or in plain mode.",
-            {(mode,): number for mode, number in modes.items()},
+            "Open WebSocket connections by mode.",
+            {(mode,): number for mode, number in peers_by_mode.items()},
         ),
-        ("chatd_rooms",): ("Rooms where somebody is or a seat is kept.", rooms),
+        ("chatd_rooms",): ("Rooms with a member or a reserved name.", rooms),
         ("chatd_queue_bytes",): (
-            "Bytes that wait for peers who read slowly.",
+            "Bytes in the write buffers of all peers.",
             sum(peer.write_buffer_size for peer in peers),
         ),
-        ("chatd_messages_received_total",): ("Messages that peers have said.", metrics.received),
-        ("chatd_messages_delivered_total",): (
-            "Messages that peers were given, one for each peer.",
-            metrics.delivered,
+        ("chatd_messages_received_total",): (
+            "Messages received from peers.",
+            metrics.messages_received,
         ),
-        ("chatd_received_bytes_total",): ("Bytes from peers.", server.bytes_received),
+        ("chatd_messages_delivered_total",): (
+            "Messages delivered to peers, counted once for each receiver.",
+            metrics.messages_delivered,
+        ),
+        ("chatd_received_bytes_total",): (
+            "Bytes received from peers.",
+            server.bytes_received,
+        ),
         ("chatd_sent_bytes_total",): (
-            "Bytes for peers, those in queues included.",
+            "Bytes sent to peers, including bytes in write buffers.",
             server.bytes_sent,
         ),
         ("chatd_closes_total", "code", "by"): (
-            "Open connections that ended, by close code and who ended them.",
+            "Open connections that ended, by close code and closing side.",
             metrics.closes,
         ),
         ("chatd_refused_total", "status", "reason"): (
-            "Connections that were refused, by HTTP status and reason.",
-            metrics.refused,
+            "Refused connections, by HTTP status and reason.",
+            metrics.refusals,
         ),
         ("chatd_turn_seconds",): (
-            "How long turns of the loop take, without the time that they wait.",
-            metrics.turns,
+            "Duration of event loop iterations, without the time spent waiting.",
+            metrics.iteration_seconds,
         ),
         ("chatd_log_failures_total",): (
-            "What the log could not store, read or trim.",
-            metrics.log_failures,
+            "Failed operations of the message store.",
+            metrics.store_failures,
         ),
         ("chatd_log_commit_seconds",): (
-            "How long the log takes to store what was said in a turn.",
-            metrics.commits,
+            "Duration of appends to the message store, one for each iteration with messages.",
+            metrics.append_seconds,
         ),
     }
-    return _answer(HTTPStatus.OK, CONTENT_TYPE, exposition(families))
+    return _response(HTTPStatus.OK, CONTENT_TYPE, format_exposition(values))
 
 
-def _answer(status: HTTPStatus, content_type: str, body: bytes) -> Response:
-    fields = [
+def _response(status: HTTPStatus, content_type: str, body: bytes) -> Response:
+    headers = [
         ("Content-Type", content_type),
         ("Cache-Control", "no-store"),
         ("X-Content-Type-Options", "nosniff"),
     ]
-    return Response(status, fields, body)
+    return Response(status, headers, body)

@@ -1,202 +1,267 @@
-"""What the daemon writes about itself on standard error: a line an event.
+"""Log lines on standard error: their formats, and the thread that writes them.
 
-An event is only put aside where it is; a thread of its own makes it a line and
-writes it: who reads it, and how slowly, is not to be felt in the chat. When too many
-wait, some are left out, and a line says how many.
+The event loop only puts each `logging.LogRecord` into a queue. A `QueueListener`
+formats the records and writes the lines in its own thread, so a slow or stalled reader
+of standard error does not slow the chat. A full queue drops records, and one line says
+how many.
 
-Whatever came from the network stands in a line with its control characters
-escaped. Messages, and tokens, are not in any.
+Fields can hold text from the network, so the formats escape control characters.
+Callers keep chat messages and tokens out of records.
 """
 
 from __future__ import annotations
 
+import copy
+import io
 import json
 import logging
 import re
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
+from logging.handlers import QueueHandler, QueueListener
 from queue import SimpleQueue
-from typing import NamedTuple, Protocol, TextIO
+from typing import TextIO
 
-from wsproto_min.explain.style import printable
+MAX_QUEUED_RECORDS = 10_000
+# Seconds for which records gather in the queue before the listener writes them.
+GATHER_INTERVAL = 0.1
+# Lines formatted without a pause, 5 us each: a write lets the event loop's thread run.
+LINES_PER_WRITE = 8
+# Seconds for which the end of the process waits for the last lines.
+CLOSE_TIMEOUT = 1.0
 
-# Events that may wait to be written.
-MAX_WAITING = 10_000
-# Seconds for which events gather before they are written together.
-GATHER = 0.1
-# So many lines are made, 5 us each, before the chat may go on.
-LINES_AT_ONCE = 8
-# Seconds that the end of the process waits for the last lines to be read.
-LAST_LINES = 1.0
+# Values without quotation marks: printable ASCII except space, `"`, `=` and backslash.
+_BARE_VALUE = re.compile(r"[!#-<>-\[\]-~]+")
 
-# What needs no quotation marks: printable ASCII but space, quotation mark, = and backslash.
-_WORD = re.compile(r"[!#-<>-\[\]-~]+")
-
-
-class Event(NamedTuple):
-    """What one line tells; `moment` is in seconds since 1970."""
-
-    moment: float
-    level: str
-    message: str
-    fields: Mapping[str, object] = {}
-    traceback: str = ""
+_Queue = SimpleQueue[logging.LogRecord | None]
 
 
-class Note(Protocol):
-    """What is told of an event, with fields."""
+def escape_control_characters(text: str) -> str:
+    r"""Return `text` with an escape for each character that can steer a terminal.
 
-    def __call__(self, message: str, /, **fields: object) -> None:
-        """Tell it, at the level of information."""
-
-
-def note_in_log(message: str, /, **fields: object) -> None:
-    """Tell of an event as `logging` does, for whoever listens there."""
-    logging.getLogger("chatd").info(message, extra={"fields": fields})
-
-
-def text_line(event: Event) -> str:
-    """Return `2026-01-31T12:00:00.000Z info what happened key=value key="a value"`.
-
-    A traceback has more lines.
+    >>> escape_control_characters("red: \x1b[31m, right to left: \u202e")
+    'red: \\x1b[31m, right to left: \\u202e'
     """
-    words = [_time(event.moment), event.level, printable(event.message)]
-    words += [f"{name}={_quote(str(value))}" for name, value in event.fields.items()]
-    line = " ".join(words)
-    if event.traceback:
-        line = "\n".join([line, *map(printable, event.traceback.split("\n"))])
-    return line
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def json_line(event: Event) -> str:
-    """Return one JSON object: `time`, `level`, `message` and the fields."""
-    told = {
-        "time": _time(event.moment),
-        "level": event.level,
-        "message": event.message,
-        **event.fields,
-    }
-    if event.traceback:
-        told["traceback"] = event.traceback
-    return json.dumps(told, default=str)
+class TextFormatter(logging.Formatter):
+    """Format `2026-01-31T12:00:00.000Z info message key=value key="a value"`.
 
-
-FORMATS = {"text": text_line, "json": json_line}
-
-
-class LogHandler(logging.Handler):
-    """Writes events to a stream in a form of `FORMATS`, in a thread.
-
-    They come from `logging`, and quicker from `note`: to make a record and look up
-    which line of the code it is from would be a tenth of a connection's work.
-    `close` waits a little for the last to be written.
+    The keys and values come from the record's attribute `fields`, a mapping.
+    A traceback follows on lines of its own.
     """
 
-    def __init__(self, stream: TextIO, form: str) -> None:
-        super().__init__()
-        self._line = FORMATS[form]
-        self._stream = stream
-        self._events: SimpleQueue[Event | None] = SimpleQueue()
-        self._lost = 0
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
-        self._thread.start()
-
-    def note(self, message: str, /, **fields: object) -> None:
-        """Have an event written, at the level of information."""
-        self._put(Event(time.time(), "info", message, fields))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Have a record written."""
-        fields = getattr(record, "fields", None)
-        if not isinstance(fields, Mapping):  # another module's extra may have that name
-            fields = {}
-        traceback = _formatter.formatException(record.exc_info) if record.exc_info else ""
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
         level = record.levelname.lower()
-        self._put(Event(record.created, level, record.getMessage(), fields, traceback))
+        words = [_timestamp(record.created), level, escape_control_characters(record.getMessage())]
+        words += [f"{name}={_quote(str(value))}" for name, value in _fields(record).items()]
+        line = " ".join(words)
+        if record.exc_text:
+            line = "\n".join([line, *map(escape_control_characters, record.exc_text.split("\n"))])
+        return line
 
-    def close(self) -> None:
-        """Stop, once what waits is written or `LAST_LINES` seconds are over."""
-        if not self._closing.is_set():
-            self._tell_lost()
-            self._events.put(None)  # the last
-            self._closing.set()
-            self._thread.join(LAST_LINES)
-        super().close()
 
-    def _put(self, event: Event) -> None:
-        """Keep an event for the thread, or count it if too many wait."""
-        if self._events.qsize() >= MAX_WAITING:
-            self._lost += 1
+class JSONFormatter(logging.Formatter):
+    """Format of one JSON object: `time`, `level`, `message`, the fields, `traceback`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        values = {
+            "time": _timestamp(record.created),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_text:
+            values["traceback"] = record.exc_text
+        return json.dumps(values, default=str)
+
+
+FORMATTERS: Mapping[str, type[logging.Formatter]] = {"text": TextFormatter, "json": JSONFormatter}
+
+
+class BoundedQueueHandler(QueueHandler):
+    """Queue handler that never waits: it drops a record if the queue is full."""
+
+    queue: _Queue
+
+    def __init__(self, queue: _Queue) -> None:
+        super().__init__(queue)
+        self._dropped = 0
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Return a record that later changes of its arguments do not affect.
+
+        Only arguments and a traceback become text here. The listener does the rest.
+        """
+        if record.args or record.exc_info:
+            record = copy.copy(record)  # other handlers see the original
+            with suppress(Exception):  # the listener meets the same error and reports it
+                record.msg, record.args = record.getMessage(), None
+            if record.exc_info:
+                record.exc_text = _traceback_formatter.formatException(record.exc_info)
+                record.exc_info = None
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Queue a record, or count it as dropped."""
+        if self.queue.qsize() >= MAX_QUEUED_RECORDS:
+            self._dropped += 1
             return
-        self._tell_lost()
-        self._events.put(event)
+        if self._dropped:
+            self.report_dropped()
+        self.queue.put(record)
 
-    def _tell_lost(self) -> None:
-        """Say in their place how many lines are missing."""
-        if self._lost:
-            about = f"{self._lost} lines were left out: nobody read those before them"
-            self._events.put(Event(time.time(), "warning", about))
-            self._lost = 0
+    def report_dropped(self) -> None:
+        """Queue a warning with the number of records dropped since the last warning."""
+        if self._dropped:
+            message = f"log queue: full, {self._dropped} lines dropped; read standard error faster"
+            self.queue.put(logging.makeLogRecord({"msg": message, "levelname": "WARNING"}))
+            self._dropped = 0
 
-    def _run(self) -> None:
-        events: list[Event | None] = []
-        while None not in events:
-            events = [self._events.get()]
-            # To take turns with this thread for each of many lines would slow the loop.
-            self._closing.wait(GATHER)
-            events += [self._events.get_nowait() for _ in range(self._events.qsize())]
-            lines = []
-            for number, event in enumerate(events):
-                if number % LINES_AT_ONCE == 0:
-                    time.sleep(0)
-                if event is not None:
-                    lines.append(self._make_line(event))
-            with suppress(OSError, ValueError):  # whoever read them has gone
-                self._stream.write("".join(lines))
-                self._stream.flush()
 
-    def _make_line(self, event: Event) -> str:
+class LineListener(QueueListener):
+    """Queue listener that writes lines to a stream itself, without a handler.
+
+    A handler holds its lock during a stalled write, and `logging.shutdown` waits for
+    the locks of all handlers.
+    """
+
+    queue: _Queue
+
+    def __init__(self, queue: _Queue, formatter: logging.Formatter, stream: TextIO) -> None:
+        super().__init__(queue)
+        self._formatter = formatter
+        self._stream = stream
+        self._lines: list[str] = []
+        self._stopping = threading.Event()
+
+    def dequeue(self, block: bool) -> logging.LogRecord:
+        """Return the next record; if the queue is empty, let records gather first.
+
+        A thread that wakes up for every record slows the event loop.
+        """
+        if not self.queue.empty():
+            return super().dequeue(block)
+        self._write_lines()
+        record = super().dequeue(block)
+        self._stopping.wait(GATHER_INTERVAL)
+        return record
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Format a record."""
+        with suppress(Exception):  # an exception would end the thread
+            self._lines.append(f"{self._format(record)}\n")
+        if len(self._lines) >= LINES_PER_WRITE:
+            self._write_lines()
+
+    def stop(self) -> None:
+        """Wait until the lines of all queued records are written."""
+        self._stopping.set()
+        super().stop()
+        self._write_lines()
+
+    def _format(self, record: logging.LogRecord) -> str:
         try:
-            return f"{self._line(event)}\n"
-        except Exception as error:  # a field's; one odd event must not silence the others
-            odd = f"no line can be made of {event.message!r}: {error!r}"
-            return f"{self._line(Event(event.moment, 'error', odd))}\n"
+            return self._formatter.format(record)
+        except Exception as error:  # raised by a field or an argument
+            problem = f"log record {record.msg!r}: cannot be formatted: {error!r}"
+            values = {"created": record.created, "levelname": "ERROR", "msg": problem}
+            return self._formatter.format(logging.makeLogRecord(values))
+
+    def _write_lines(self) -> None:
+        if self._lines:
+            with suppress(OSError, ValueError):  # the reader has closed the stream
+                self._stream.write("".join(self._lines))
+            self._lines.clear()
 
 
 @contextmanager
-def writing(stream: TextIO, form: str) -> Iterator[LogHandler]:
-    """Write what is logged or noted to a stream, in a form of `FORMATS`, while the block runs."""
+def log_to(stream: TextIO, log_format: str) -> Iterator[None]:
+    """Write all log records of level `info` and above to a stream while the block runs.
+
+    Args:
+        stream: The destination. Nothing is closed at the end.
+        log_format: A key of `FORMATTERS`.
+    """
+    queue: _Queue = SimpleQueue()
+    handler = BoundedQueueHandler(queue)
+    listener = LineListener(queue, FORMATTERS[log_format](), _unbuffered(stream))
     root = logging.getLogger()
-    journal = LogHandler(stream, form)
-    before = root.level
-    root.addHandler(journal)
+    level = root.level
+    listener.start()
+    root.addHandler(handler)
     root.setLevel(logging.INFO)
     try:
-        yield journal
+        with _lean_records():
+            yield
     finally:
-        root.setLevel(before)
-        root.removeHandler(journal)
-        journal.close()
+        root.setLevel(level)
+        root.removeHandler(handler)
+        handler.report_dropped()
+        # stop() waits for the last write, which can stall, so a daemon thread calls stop().
+        stopper = threading.Thread(target=listener.stop, daemon=True)
+        stopper.start()
+        stopper.join(CLOSE_TIMEOUT)
 
 
-_formatter = logging.Formatter()
+@contextmanager
+def _lean_records() -> Iterator[None]:
+    """Leave out of log records the place in the code, the thread and the process.
+
+    No line shows these values. They take 40% of the time of a record; see
+    "Optimization" in the logging HOWTO of Python.
+    """
+    switches = ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing")
+    values = {name: getattr(logging, name) for name in switches}
+    for name in switches:
+        setattr(logging, name, None)
+    try:
+        yield
+    finally:
+        for name, value in values.items():
+            setattr(logging, name, value)
 
 
-@lru_cache(1024)  # most are the same over and over
+def _unbuffered(stream: TextIO) -> TextIO:
+    """Return a stream to the same file without a buffer.
+
+    A buffer holds its lock during a stalled write, and the interpreter flushes the
+    buffers of standard streams at its end.
+    """
+    try:
+        file = io.FileIO(stream.fileno(), "w", closefd=False)
+    except OSError:  # a stream in memory
+        return stream
+    return io.TextIOWrapper(file, stream.encoding, "backslashreplace", write_through=True)
+
+
+_traceback_formatter = logging.Formatter()
+
+
+def _fields(record: logging.LogRecord) -> Mapping[str, object]:
+    fields = getattr(record, "fields", None)
+    return fields if isinstance(fields, dict) else {}  # another library can use the name
+
+
+@lru_cache(1024)
 def _quote(text: str) -> str:
-    """Return a value as it stands behind `=`: in quotation marks unless it is a word."""
-    return text if _WORD.fullmatch(text) else json.dumps(text)
+    """Return a value in quotation marks unless it is a bare value."""
+    return text if _BARE_VALUE.fullmatch(text) else json.dumps(text)
 
 
-def _time(moment: float) -> str:
-    return f"{_second(int(moment))}.{int(moment % 1 * 1000):03}Z"
+def _timestamp(seconds: float) -> str:
+    """Return a time of the Unix epoch in RFC 3339 with milliseconds."""
+    return f"{_format_second(int(seconds))}.{int(seconds % 1 * 1000):03}Z"
 
 
-@lru_cache(1)  # many events are of the same
-def _second(moment: int) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+@lru_cache(1)
+def _format_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -13,7 +13,8 @@ from typing import IO
 
 import pytest
 
-from chatd.__main__ import MAX_TOLD, main
+from chatd.__main__ import main
+from chatd.commands import MAX_PROBLEMS
 from chatd.storage.sqlite import SQLiteStore
 from chatd.storage.store import NewMessage
 from tests.chat import ChatClient
@@ -82,7 +83,7 @@ def test_check_reports_an_invalid_message_with_id_and_advice(
     output, errors = capsys.readouterr()
     assert words in output
     assert output.count("\n") == 1, output
-    assert "not sound, in 1 places" in errors
+    assert "problems found: 1;" in errors
     assert "backup" in errors
 
 
@@ -93,8 +94,8 @@ def test_check_limits_the_number_of_problems_in_its_report(
     damage(path, f"INSERT INTO messages VALUES {rows}")
     assert main(["check", "--db", path]) == 1
     output, errors = capsys.readouterr()
-    assert output.count("\n") == MAX_TOLD
-    assert f"in at least {MAX_TOLD} places" in errors
+    assert output.count("\n") == MAX_PROBLEMS
+    assert f"problems found: at least {MAX_PROBLEMS};" in errors
 
 
 def test_check_reports_damaged_pages(path: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,7 +238,7 @@ def run_chatd(stdout: IO[str], *arguments: str) -> tuple[int, str]:
 def test_full_standard_output_is_reported_in_one_line(path: str, words: list[str]) -> None:
     with open("/dev/full", "w") as full:
         status, errors = run_chatd(full, *words, "--db", path)
-    expected = "chatd: cannot write to standard output: No space left on device\n"
+    expected = "chatd: standard output: cannot write: No space left on device\n"
     assert (status, errors) == (2, expected)
 
 
@@ -246,7 +247,7 @@ def test_server_with_closed_standard_output_reports_it_and_exits(path: str) -> N
     os.close(reader)
     with os.fdopen(writer, "w") as closed:
         status, errors = run_chatd(closed, "--port", "0", "--db", path)
-    assert (status, errors) == (2, "chatd: cannot write to standard output: Broken pipe\n")
+    assert (status, errors) == (2, "chatd: standard output: cannot write: Broken pipe\n")
 
 
 def test_error_is_escaped_for_an_ascii_terminal(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The chat daemon from end to end: a real process, real sockets on 127.0.0.1."""
+"""The chat server from end to end: a process, and sockets on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from wsproto_min.connection import Close
 from wsproto_min.frames import encode_close, encode_frame
 
 MASK = bytes.fromhex("37fa213d")
-# Nothing on disk, and no limit on how fast the tests talk.
+# No files and no limit on the message rate.
 ALONE = ("--db", ":memory:", "--rate-limit", "0")
 GET_PAGE = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-# Seconds that chatd may take for its end when its peers have one of them.
+# Seconds within which chatd must end.
 STOPS_WITHIN = 2.0
 
 SIGNALS = pytest.mark.parametrize(
@@ -40,15 +40,15 @@ SIGNALS = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def shared_chat() -> Iterator[Daemon]:
-    """One daemon for all tests that use rooms of their own; it must not say a word."""
+    """Run one server for all tests with rooms of their own; it must log no error."""
     with daemon("chatd", "--port", "0", *ALONE) as running:
         yield running
-        assert running.stop(within=PATIENCE) == (0, ""), "something went wrong in some test above"
+        assert running.stop(within=PATIENCE) == (0, ""), "an earlier test caused a log line"
 
 
 @pytest.fixture
 def chat(shared_chat: Daemon) -> Daemon:
-    assert shared_chat.process.poll() is None, "a test above has ended the daemon"
+    assert shared_chat.process.poll() is None, "an earlier test has ended the server"
     return shared_chat
 
 
@@ -58,7 +58,7 @@ def text(message: str) -> bytes:
 
 
 def welcome(newcomer: Client, host: Client) -> None:
-    """Let `host` say a word that `newcomer` must hear."""
+    """Send a message from `host` that `newcomer` must receive."""
     host.send("welcome")
     assert newcomer.receive() == "welcome"
 
@@ -66,10 +66,10 @@ def welcome(newcomer: Client, host: Client) -> None:
 # Messages.
 
 
-def test_in_a_room_of_fifty_each_gets_all_that_the_others_say_in_their_order_and_unchanged(
+def test_fifty_peers_receive_all_messages_in_order_and_unchanged(
     chat: Daemon,
 ) -> None:
-    sayings = [
+    texts = [
         "hello",
         "",
         " spaces and\nlines\r\n\t",
@@ -82,31 +82,31 @@ def test_in_a_room_of_fifty_each_gets_all_that_the_others_say_in_their_order_and
         "repeated",
     ]
 
-    def said_by(who: int) -> list[str]:
-        # One long message is enough for all.
-        return [f"{who} {saying if who == 0 else saying[:200]}" for saying in sayings]
+    def texts_of(sender: int) -> list[str]:
+        # Long messages of one sender are enough.
+        return [f"{sender} {text if sender == 0 else text[:200]}" for text in texts]
 
     with ExitStack() as stack:
         peers = [stack.enter_context(Client(chat.address, "/r/fifty")) for _ in range(50)]
-        for number in range(len(sayings)):
-            for who, peer in enumerate(peers):
-                peer.send(said_by(who)[number])
-        for who, peer in enumerate(peers):
-            heard: dict[str, list[str]] = {}
-            for _ in range(49 * len(sayings)):
+        for number in range(len(texts)):
+            for sender, peer in enumerate(peers):
+                peer.send(texts_of(sender)[number])
+        for receiver, peer in enumerate(peers):
+            received: dict[str, list[str]] = {}
+            for _ in range(49 * len(texts)):
                 message = peer.receive()
                 assert isinstance(message, str)
-                heard.setdefault(message.partition(" ")[0], []).append(message)
-            for speaker in range(50):
-                expected = [] if speaker == who else said_by(speaker)
-                assert heard.get(str(speaker), []) == expected, f"{who} of {speaker}"
+                received.setdefault(message.partition(" ")[0], []).append(message)
+            for sender in range(50):
+                expected = [] if sender == receiver else texts_of(sender)
+                assert received.get(str(sender), []) == expected, f"from {sender} to {receiver}"
 
 
-def test_the_bytes_of_a_message_arrive_as_they_were_sent(chat: Daemon) -> None:
+def test_fragmented_message_arrives_unchanged(chat: Daemon) -> None:
     message = bytes(range(0x20)) + "\x7f é e\u0301 \ufeff 😀 \U0010ffff".encode()
     with Client(chat.address, "/r/bytes") as listener, Client(chat.address, "/r/bytes") as speaker:
         speaker.sock.sendall(
-            # Three fragments, cut within a character, with a Ping between them.
+            # Three fragments, split within a character, with a Ping between them.
             encode_frame(Opcode.TEXT, message[:-2], fin=False, mask=MASK)
             + encode_frame(Opcode.PING, b"", mask=MASK)
             + encode_frame(Opcode.CONTINUATION, b"", fin=False, mask=MASK)
@@ -119,7 +119,7 @@ def test_the_bytes_of_a_message_arrive_as_they_were_sent(chat: Daemon) -> None:
         assert received.hex(" ") == expected.hex(" ")
 
 
-def test_rooms_are_separate_and_the_bare_path_is_the_lobby(chat: Daemon) -> None:
+def test_rooms_are_separate_and_root_path_is_the_lobby(chat: Daemon) -> None:
     with ExitStack() as stack:
         lobby, by_name, one, other = (
             stack.enter_context(Client(chat.address, target))
@@ -131,10 +131,10 @@ def test_rooms_are_separate_and_the_bare_path_is_the_lobby(chat: Daemon) -> None
         assert by_name.receive() == "to the lobby"
         for client in (one, other, lobby):
             client.close()
-            assert client.receive_all() == [Close(1000)], "somebody else's message came"
+            assert client.receive_all() == [Close(1000)], "a message of another room arrived"
 
 
-def test_a_room_is_as_new_after_the_last_one_has_left(chat: Daemon) -> None:
+def test_room_works_again_after_all_peers_have_left(chat: Daemon) -> None:
     for _ in range(3):
         with (
             Client(chat.address, "/r/visited") as first,
@@ -146,7 +146,7 @@ def test_a_room_is_as_new_after_the_last_one_has_left(chat: Daemon) -> None:
                 assert client.receive_all() == [Close(1000)]
 
 
-def test_a_message_and_a_close_in_one_segment_both_have_their_effect(chat: Daemon) -> None:
+def test_message_and_close_in_one_segment_both_take_effect(chat: Daemon) -> None:
     with Client(chat.address, "/r/parting") as listener:
         with Client(chat.address, "/r/parting") as speaker:
             speaker.sock.sendall(
@@ -156,7 +156,7 @@ def test_a_message_and_a_close_in_one_segment_both_have_their_effect(chat: Daemo
         assert listener.receive() == "good bye"
 
 
-def test_a_binary_message_is_refused_with_1003_and_the_others_talk_on(chat: Daemon) -> None:
+def test_binary_message_closes_its_sender_with_1003_only(chat: Daemon) -> None:
     with (
         Client(chat.address, "/r/text") as first,
         Client(chat.address, "/r/text") as second,
@@ -167,7 +167,7 @@ def test_a_binary_message_is_refused_with_1003_and_the_others_talk_on(chat: Daem
         offender.sock.sendall(
             text("before")
             + encode_frame(Opcode.BINARY, b"\x00\x01", mask=MASK)
-            + text("after, and not to be heard")
+            + text("after the violation")
         )
         assert offender.receive_all() == [
             Close(CloseCode.UNSUPPORTED_DATA, "this chat takes text messages only")
@@ -179,21 +179,21 @@ def test_a_binary_message_is_refused_with_1003_and_the_others_talk_on(chat: Daem
 
 
 @pytest.mark.parametrize("sender_resets", [False, True])
-def test_a_peer_that_vanishes_disturbs_nobody(chat: Daemon, sender_resets: bool) -> None:
+def test_peer_that_resets_does_not_disturb_others(chat: Daemon, sender_resets: bool) -> None:
     room = f"/r/vanish-{sender_resets}"
     with Client(chat.address, room) as first, Client(chat.address, room) as second:
         for number in range(20):
-            ghost = Client(chat.address, room)
-            with ghost:
+            resetting = Client(chat.address, room)
+            with resetting:
                 if sender_resets:
-                    ghost.send(f"last words {number}")
-                    assert first.receive() == second.receive() == f"last words {number}"
-                reset(ghost.sock)
+                    resetting.send(f"before the reset {number}")
+                    assert first.receive() == second.receive() == f"before the reset {number}"
+                reset(resetting.sock)
             first.send(f"message {number}")
             assert second.receive() == f"message {number}"
 
 
-def test_frames_in_the_segment_of_the_upgrade_request_are_heard(chat: Daemon) -> None:
+def test_frames_in_the_segment_of_the_handshake_are_delivered(chat: Daemon) -> None:
     with (
         Client(chat.address, "/r/early") as listener,
         Client(chat.address, "/r/early", early=text("one") + text("two")) as speaker,
@@ -203,7 +203,7 @@ def test_frames_in_the_segment_of_the_upgrade_request_are_heard(chat: Daemon) ->
         assert speaker.receive() == "heard"
 
 
-def test_a_handshake_may_come_byte_by_byte(chat: Daemon) -> None:
+def test_handshake_byte_by_byte_succeeds(chat: Daemon) -> None:
     with connect(chat.address) as sock:
         for byte in handshake("/r/bytewise"):
             sock.send(bytes((byte,)))
@@ -217,40 +217,38 @@ def test_a_handshake_may_come_byte_by_byte(chat: Daemon) -> None:
 
 
 @pytest.mark.parametrize("target", ["/", "/?x=y", "/r/kitchen"])
-def test_a_browser_gets_the_page(chat: Daemon, target: str) -> None:
-    answer = exchange(chat.address, f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-    head, _, body = answer.partition(b"\r\n\r\n")
+def test_get_returns_the_page(chat: Daemon, target: str) -> None:
+    response = exchange(chat.address, f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    head, _, body = response.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"\r\nContent-Type: text/html; charset=utf-8\r\n" in head
     assert body == (ROOT / "client.html").read_bytes()
 
 
-def test_head_gets_the_same_headers_and_no_body(chat: Daemon) -> None:
+def test_head_returns_the_headers_of_get(chat: Daemon) -> None:
     page = exchange(chat.address, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
     head = exchange(chat.address, b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert head == page.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 
 
 @pytest.mark.parametrize("target", ["/nope", "/r/", "/r/a/b", "/r/" + "x" * 65, "/r/%20", "*"])
-def test_there_is_nothing_at_any_other_path_with_or_without_upgrade(
-    chat: Daemon, target: str
-) -> None:
+def test_other_paths_get_404_with_and_without_upgrade(chat: Daemon, target: str) -> None:
     plainly = f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     for request in (plainly, handshake(target)):
-        answer = exchange(chat.address, request)
-        assert answer.startswith(b"HTTP/1.1 404 Not Found\r\n"), answer
-        assert b"/r/ROOM" in answer.partition(b"\r\n\r\n")[2]
+        response = exchange(chat.address, request)
+        assert response.startswith(b"HTTP/1.1 404 Not Found\r\n"), response
+        assert b"/r/ROOM" in response.partition(b"\r\n\r\n")[2]
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
-def test_any_other_method_is_refused_with_the_ones_allowed(chat: Daemon, method: str) -> None:
+def test_other_methods_get_405_and_the_allowed_ones(chat: Daemon, method: str) -> None:
     request = f"{method} / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody"
-    answer = exchange(chat.address, request.encode())
-    assert answer.startswith(b"HTTP/1.1 405 Method Not Allowed\r\n"), answer
-    assert b"\r\nAllow: GET, HEAD\r\n" in answer
+    response = exchange(chat.address, request.encode())
+    assert response.startswith(b"HTTP/1.1 405 Method Not Allowed\r\n"), response
+    assert b"\r\nAllow: GET, HEAD\r\n" in response
 
 
-# A handshake that breaks no rule, in its least usual form.
+# A valid handshake with unusual header values.
 GOOD = {
     "Host": "localhost",
     "Upgrade": "h2c, WebSocket",
@@ -262,10 +260,10 @@ GOOD = {
 
 def request_with(headers: dict[str, str | None]) -> bytes:
     fields = [f"{name}: {value}" for name, value in headers.items() if value is not None]
-    return "\r\n".join(["GET /r/faulty HTTP/1.1", *fields, "", ""]).encode()
+    return "\r\n".join(["GET /r/invalid HTTP/1.1", *fields, "", ""]).encode()
 
 
-def test_a_handshake_that_breaks_no_rule_is_accepted(chat: Daemon) -> None:
+def test_handshake_with_unusual_headers_is_accepted(chat: Daemon) -> None:
     with connect(chat.address) as sock:
         sock.sendall(request_with({**GOOD}))
         head = sock.recv(4096)
@@ -273,10 +271,9 @@ def test_a_handshake_that_breaks_no_rule_is_accepted(chat: Daemon) -> None:
         assert b"\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in head
 
 
-# What is changed in it (None takes the header out), the status due, and words
-# of the sentence that names the broken rule.
+# The changed header (None removes it), the status and a part of the reason.
 @pytest.mark.parametrize(
-    ("header", "value", "status", "rule"),
+    ("header", "value", "status", "reason"),
     [
         ("Host", None, 400, "header Host is missing"),
         ("Upgrade", None, 400, "header Upgrade must include 'websocket'"),
@@ -292,13 +289,13 @@ def test_a_handshake_that_breaks_no_rule_is_accepted(chat: Daemon) -> None:
         ("Sec-WebSocket-Version", "13, 8", 426, "Sec-WebSocket-Version must be 13"),
     ],
 )
-def test_a_faulty_handshake_is_answered_with_the_rule_that_it_breaks(
-    chat: Daemon, header: str, value: str | None, status: int, rule: str
+def test_invalid_handshake_gets_the_violated_rule(
+    chat: Daemon, header: str, value: str | None, status: int, reason: str
 ) -> None:
-    answer = exchange(chat.address, request_with({**GOOD, header: value})).decode()
-    head, _, body = answer.partition("\r\n\r\n")
+    response = exchange(chat.address, request_with({**GOOD, header: value})).decode()
+    head, _, body = response.partition("\r\n\r\n")
     assert head.startswith(f"HTTP/1.1 {status} "), head
-    assert rule in body
+    assert reason in body
     assert body.count("\n") == 1
     if status == 426:
         assert "\r\nSec-WebSocket-Version: 13\r\n" in head
@@ -315,17 +312,17 @@ def test_a_faulty_handshake_is_answered_with_the_rule_that_it_breaks(
         pytest.param(b"GET / HTTP/1.1\r\n" + b"X: x\r\n" * 101 + b"\r\n", 431, id="too many"),
     ],
 )
-def test_what_is_no_sound_http_gets_an_answer_and_no_reset(
+def test_malformed_http_gets_a_response_and_no_reset(
     chat: Daemon, request_bytes: bytes, status: int
 ) -> None:
-    answer = exchange(chat.address, request_bytes)
-    assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
+    response = exchange(chat.address, request_bytes)
+    assert response.startswith(f"HTTP/1.1 {status} ".encode()), response
 
 
-# The process.
+# Start and end of the process.
 
 
-def test_its_one_line_of_output_names_the_url_that_serves_the_page() -> None:
+def test_ready_line_is_the_only_output_and_has_the_url() -> None:
     with daemon("chatd", "--port", "0", *ALONE) as running:
         assert f" http://127.0.0.1:{running.address[1]}/ " in running.line
         assert exchange(running.address, GET_PAGE).startswith(b"HTTP/1.1 200 ")
@@ -335,7 +332,7 @@ def test_its_one_line_of_output_names_the_url_that_serves_the_page() -> None:
 
 
 @SIGNALS
-def test_at_a_signal_peers_are_told_1001_and_the_process_ends_in_good_order(
+def test_signal_closes_peers_with_1001_and_exits_with_0(
     number: signal.Signals,
 ) -> None:
     with daemon("chatd", "--port", "0", *ALONE) as running, ExitStack() as stack:
@@ -347,9 +344,9 @@ def test_at_a_signal_peers_are_told_1001_and_the_process_ends_in_good_order(
 
 
 @SIGNALS
-def test_at_a_signal_it_does_not_wait_for_those_who_never_answer(number: signal.Signals) -> None:
+def test_signal_ends_silent_peers_after_the_drain_timeout(number: signal.Signals) -> None:
     with (
-        daemon("chatd", "--port", "0", "--drain-timeout", "1", *ALONE) as running,
+        daemon("chatd", "--port", "0", "--drain-timeout", "0.3", *ALONE) as running,
         Client(running.address) as silent,
         connect(running.address) as in_handshake,
         connect(running.address),
@@ -362,7 +359,7 @@ def test_at_a_signal_it_does_not_wait_for_those_who_never_answer(number: signal.
         assert in_handshake.recv(1) == b""
 
 
-def test_a_second_signal_ends_it_at_once_and_in_good_order() -> None:
+def test_second_signal_stops_at_once_and_exits_with_0() -> None:
     slow = ("--drain-timeout", "600")
     with daemon("chatd", "--port", "0", *slow, *ALONE) as running, Client(running.address) as peer:
         running.process.send_signal(signal.SIGINT)
@@ -371,7 +368,7 @@ def test_a_second_signal_ends_it_at_once_and_in_good_order() -> None:
 
 
 def fails_to_start(*arguments: str) -> str:
-    """Return the one line that chatd says when it cannot start."""
+    """Start chatd, which must fail; return its one line on standard error."""
     result = subprocess.run(
         command("chatd", "--db", ":memory:", *arguments),
         cwd=ROOT,
@@ -386,7 +383,7 @@ def fails_to_start(*arguments: str) -> str:
     return result.stderr
 
 
-def test_a_taken_port_is_told_in_one_line_with_what_to_do(chat: Daemon) -> None:
+def test_used_port_fails_with_one_line_and_the_remedy(chat: Daemon) -> None:
     port = str(chat.address[1])
     line = fails_to_start("--port", port)
     assert port in line
@@ -394,23 +391,23 @@ def test_a_taken_port_is_told_in_one_line_with_what_to_do(chat: Daemon) -> None:
 
 
 @pytest.mark.parametrize("port", ["65536", "-1", "http", "", "80.5", "9" * 5000, "٣"])
-def test_a_bad_port_is_told_in_one_line(port: str) -> None:
+def test_invalid_port_fails_with_one_line(port: str) -> None:
     assert "port" in fails_to_start(f"--port={port}")
 
 
 @pytest.mark.parametrize("host", ["256.1.1.1", "a..b", "x" * 64, "192.0.2.1"])
-def test_a_bad_host_is_told_in_one_line(host: str) -> None:
+def test_invalid_host_fails_with_one_line(host: str) -> None:
     line = fails_to_start("--host", host, "--port", "0")
     assert host in line
     assert "--host" in line
 
 
 @pytest.mark.parametrize("arguments", [["--loud"], ["extra"], ["--port"]], ids=" ".join)
-def test_an_unknown_option_is_told_in_one_line(arguments: list[str]) -> None:
+def test_unknown_option_fails_with_one_line(arguments: list[str]) -> None:
     assert arguments[0] in fails_to_start(*arguments)
 
 
-def test_it_listens_on_the_address_it_is_given_and_prints_it_as_a_url_has_it() -> None:
+def test_ipv6_host_is_used_and_bracketed_in_the_url() -> None:
     need_ipv6()
     with daemon("chatd", "--host", "::1", "--port", "0", *ALONE) as running:
         assert f" http://[::1]:{running.address[1]}/ " in running.line

@@ -1,4 +1,4 @@
-"""Invitations: what a token grants, what makes it void, and that none can be forged."""
+"""Invitations: tokens, revocation, files, and a server that requires invitations."""
 
 from __future__ import annotations
 
@@ -17,8 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd import app
-from chatd.access import invitations as auth
-from chatd.access.invitations import DAY, Invitation, Invitations, Unauthorized
+from chatd.access.invitations import (
+    DAY,
+    SECRET_SIZE,
+    Invitation,
+    Invitations,
+    Unauthorized,
+)
 from tests.chat import ChatClient, open_client, serve_chat
 from tests.chatd.test_options import fails
 from tests.support import PATIENCE, ROOT, command, connect, daemon, handshake, poll
@@ -34,7 +39,7 @@ def invitations(tmp_path: Path) -> Invitations:
 
 
 def reason(invitations: Invitations, token: str | None, now: float = NOW) -> str:
-    """Return why a token grants nothing."""
+    """Return the reason for which a token is refused."""
     with pytest.raises(Unauthorized) as caught:
         invitations.check(token, now)
     return str(caught.value)
@@ -49,28 +54,28 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Invitations:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.lists(st.text("ab-_.")))
-def test_a_token_grants_what_it_was_issued_for(
+def test_check_returns_name_and_rooms_of_an_issued_token(
     shared: Invitations, name: str, rooms: list[str]
 ) -> None:
     token = shared.issue(name, rooms, 1.0, NOW)
-    assert re.fullmatch(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{43}", token), "it must fit a URL as it is"
+    assert re.fullmatch(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{43}", token), "a URL must escape this token"
     assert shared.check(token, NOW) == Invitation(name, tuple(rooms))
 
 
-def test_a_token_is_as_short_as_its_fields_allow(invitations: Invitations) -> None:
+def test_token_has_no_spaces_and_no_padding(invitations: Invitations) -> None:
     payload, _, _ = invitations.issue("Ann", ["a", "b"], 1.0, NOW).partition(".")
     fields = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
     assert b" " not in fields
     assert b"=" not in payload.encode()
 
 
-def test_rooms_limit_an_invitation_and_none_stands_for_all() -> None:
+def test_invitation_admits_its_rooms_or_all_rooms() -> None:
     assert Invitation("Ann", ("a", "b")).admits("a")
     assert not Invitation("Ann", ("a", "b")).admits("A")
     assert Invitation("Ann", ()).admits("anywhere")
 
 
-def test_with_any_bit_flipped_or_any_character_lost_it_is_refused(
+def test_token_with_any_changed_character_is_refused(
     invitations: Invitations,
 ) -> None:
     token = invitations.issue("Ann", ["lobby"], 7, NOW)
@@ -85,26 +90,26 @@ def test_with_any_bit_flipped_or_any_character_lost_it_is_refused(
 
 
 @pytest.mark.parametrize("token", [".", "x", "a.b", "....", "é.é", "\0", "e30.", "\xff" * 100])
-def test_what_is_no_token_is_refused(invitations: Invitations, token: str) -> None:
+def test_malformed_token_is_refused(invitations: Invitations, token: str) -> None:
     assert "not genuine" in reason(invitations, token)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
-def test_any_text_is_refused_and_nothing_else_happens(shared: Invitations, text: str) -> None:
+def test_arbitrary_text_is_refused_as_a_token(shared: Invitations, text: str) -> None:
     assert "not genuine" in reason(shared, text)
 
 
-def test_without_a_token_one_is_told_to_open_the_link(invitations: Invitations) -> None:
+def test_missing_token_is_refused_with_a_hint(invitations: Invitations) -> None:
     for token in (None, ""):
         assert "by invitation only" in reason(invitations, token)
 
 
-def test_a_token_of_another_secret_is_refused(invitations: Invitations, tmp_path: Path) -> None:
+def test_token_of_another_secret_is_refused(invitations: Invitations, tmp_path: Path) -> None:
     token = Invitations(tmp_path / "elsewhere").issue("Ann", [], 7, NOW)
     assert "not genuine" in reason(invitations, token)
 
 
-def test_the_reasons_say_what_to_do(invitations: Invitations) -> None:
+def test_reasons_of_refusal_name_the_remedy(invitations: Invitations) -> None:
     token = invitations.issue("Ann", [], 1, NOW)
     asked = [(None, NOW), ("x", NOW), (token, NOW + DAY), (token, NOW)]
     invitations.revoke("Ann", NOW)
@@ -112,21 +117,21 @@ def test_the_reasons_say_what_to_do(invitations: Invitations) -> None:
         "this chat is by invitation only; open the link that you were sent",
         "the invitation is not genuine; ask for a new link",
         "the invitation has expired; ask for a new link",
-        "the invitation was revoked; ask whoever runs this chat",
+        "the invitation was revoked; ask the operator of this chat",
     ]
 
 
-def test_it_expires_at_its_second(invitations: Invitations) -> None:
+def test_token_expires_exactly_after_its_days(invitations: Invitations) -> None:
     token = invitations.issue("Ann", [], 2, NOW)
     invitations.check(token, NOW + 2 * DAY - 0.001)
-    invitations.check(invitations.issue("Ann", [], 2, 0.0), 1.0)  # where no clock was set
+    invitations.check(invitations.issue("Ann", [], 2, 0.0), 1.0)  # a machine without a clock
     assert "expired" in reason(invitations, token, NOW + 2 * DAY)
 
 
 # Revoking.
 
 
-def test_what_was_issued_until_then_is_void_for_the_name_in_any_case_and_for_nobody_else(
+def test_revoke_voids_earlier_tokens_of_the_name_in_any_case(
     invitations: Invitations,
 ) -> None:
     ann, ben = (invitations.issue(name, [], 7, NOW) for name in ("Ann", "Ben"))
@@ -136,11 +141,11 @@ def test_what_was_issued_until_then_is_void_for_the_name_in_any_case_and_for_nob
     new = invitations.issue("ann", [], 7, NOW + 0.001)
     assert invitations.check(new, NOW + 1).name == "ann"
     invitations.revoke("Ben", NOW + 5)
-    assert "revoked" in reason(invitations, ann, NOW + 6), "the second undid the first"
+    assert "revoked" in reason(invitations, ann, NOW + 6), "the second revocation undid the first"
     assert "revoked" in reason(invitations, ben, NOW + 6)
 
 
-def test_the_list_of_the_revoked_is_read_again_only_when_it_has_changed(
+def test_revocation_list_is_read_again_only_after_a_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     invitations = Invitations(tmp_path)
@@ -161,13 +166,14 @@ def test_the_list_of_the_revoked_is_read_again_only_when_it_has_changed(
         assert len(reads) == 1
 
 
-def test_what_another_process_revokes_is_seen_at_once(tmp_path: Path) -> None:
+def test_revocation_by_another_process_takes_effect_at_once(tmp_path: Path) -> None:
     serving = Invitations(tmp_path)
     tokens = [serving.issue(f"n{number}", [], 7, NOW) for number in range(3)]
     for number, token in enumerate(tokens):
         serving.check(token, NOW)
         script = (
-            "import sys; from pathlib import Path; from chatd.access.invitations import Invitations;"
+            "import sys; from pathlib import Path\n"
+            "from chatd.access.invitations import Invitations\n"
             f"Invitations(Path(sys.argv[1])).revoke('n{number}', {NOW})"
         )
         subprocess.run(
@@ -176,7 +182,7 @@ def test_what_another_process_revokes_is_seen_at_once(tmp_path: Path) -> None:
         assert "revoked" in reason(serving, token)
 
 
-def test_many_who_revoke_at_once_undo_nothing(tmp_path: Path) -> None:
+def test_concurrent_revocations_all_take_effect(tmp_path: Path) -> None:
     invitations = Invitations(tmp_path)
     tokens = [invitations.issue(f"n{number}", [], 7, NOW) for number in range(40)]
     script = (
@@ -203,7 +209,7 @@ def test_many_who_revoke_at_once_undo_nothing(tmp_path: Path) -> None:
 # The secret.
 
 
-def test_the_secret_is_made_once_and_readable_by_its_owner_alone(tmp_path: Path) -> None:
+def test_secret_is_created_once_and_private_to_its_owner(tmp_path: Path) -> None:
     mask = os.umask(0)
     try:
         token = Invitations(tmp_path / "new" / "directory").issue("Ann", [], 7, NOW)
@@ -212,24 +218,24 @@ def test_the_secret_is_made_once_and_readable_by_its_owner_alone(tmp_path: Path)
     path = tmp_path / "new" / "directory" / "secret"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     secret = path.read_bytes()
-    assert len(secret) == auth.SECRET_SIZE == 32
+    assert len(secret) == SECRET_SIZE == 32
     assert Invitations(path.parent).check(token, NOW).name == "Ann"
     assert path.read_bytes() == secret
     assert Invitations(tmp_path) is not None
     assert (tmp_path / "secret").read_bytes() != secret
 
 
-def test_a_file_too_short_to_be_a_secret_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_short_secret_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
     for size in (0, 31):
         (tmp_path / "secret").write_bytes(b"x" * size)
-        with pytest.raises(OSError, match="holds no secret; remove it"):
+        with pytest.raises(OSError, match="shorter than 32 bytes; remove the file"):
             Invitations(tmp_path)
 
 
-# By invitation only, from end to end.
+# A server that requires invitations.
 
 
-def test_with_a_token_one_joins_under_its_name_and_without_one_not(
+def test_join_uses_the_name_of_the_token_and_needs_one(
     invitations: Invitations,
 ) -> None:
     now = time.time()
@@ -256,7 +262,7 @@ def test_with_a_token_one_joins_under_its_name_and_without_one_not(
                 assert refused["code"] == "name_taken"
 
 
-def test_whoever_holds_the_invitation_gets_the_name_back_without_the_session(
+def test_token_regains_a_reserved_name_without_the_session(
     invitations: Invitations,
 ) -> None:
     token = invitations.issue("Ann", [], 7, time.time())
@@ -274,19 +280,19 @@ def bearer(token: str, scheme: str = "Bearer") -> list[tuple[str, str]]:
     return [("Authorization", f"{scheme} {token}")]
 
 
-def test_plain_mode_takes_the_token_from_the_authorization_header(
+def test_plain_mode_reads_the_token_from_authorization_header(
     invitations: Invitations,
 ) -> None:
     now = time.time()
     token = invitations.issue("Ann", ["lobby"], 7, now)
     with serve_chat(invitations=invitations) as chat, ChatClient(chat.address) as ben:
         ben.join("lobby", "Ben", token=invitations.issue("Ben", [], 7, now))
-        how = "by invitation only.*Authorization: Bearer TOKEN"
+        hint = "by invitation only.*Authorization: Bearer TOKEN"
         for headers, reason in (
-            ([], how),
-            (bearer(""), how),
-            (bearer(token, "Basic"), how),
-            ([("Authorization", token)], how),
+            ([], hint),
+            (bearer(""), hint),
+            (bearer(token, "Basic"), hint),
+            ([("Authorization", token)], hint),
             (bearer(token[:-1]), "not genuine; ask for a new link$"),
             (bearer(invitations.issue("Ann", ["cellar"], 7, now)), "not for the room lobby$"),
             (bearer(invitations.issue("Ann", [], 1, now - 2 * DAY)), "expired"),
@@ -310,7 +316,7 @@ def test_plain_mode_takes_the_token_from_the_authorization_header(
             open_client(chat.address, "/r/cellar", headers=bearer(token))
 
 
-def test_who_goes_before_joining_is_not_minded(
+def test_peer_that_leaves_before_joining_causes_no_log_record(
     invitations: Invitations, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(app, "JOIN_TIMEOUT", 0.05)
@@ -327,7 +333,7 @@ def end_of(plain: Client) -> tuple[int, str]:
     return caught.value.code, caught.value.reason
 
 
-def test_whose_invitation_is_revoked_is_shown_out_of_both_modes_and_the_others_stay(
+def test_revocation_closes_the_peers_of_the_name_in_both_modes(
     invitations: Invitations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app, "RECHECK_INTERVAL", 0.02)
@@ -341,7 +347,7 @@ def test_whose_invitation_is_revoked_is_shown_out_of_both_modes_and_the_others_s
     ):
         ben.join("lobby", "Ben", token=bens)
         ann.join("lobby", "Ann", token=anns)
-        # What she joined with last is not all that counts.
+        # A later join with another token does not protect the connection.
         ann.join("cellar", "Ben", token=bens)
         invitations.revoke("ann", time.time())
         banned = ann.receive_type("error")
@@ -352,7 +358,7 @@ def test_whose_invitation_is_revoked_is_shown_out_of_both_modes_and_the_others_s
         ben.say("lobby", "I may stay")
 
 
-def test_a_token_of_a_room_that_one_has_left_is_not_asked_for_any_more(
+def test_revocation_ignores_the_token_of_a_room_left_before(
     invitations: Invitations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app, "RECHECK_INTERVAL", 0.02)
@@ -370,12 +376,12 @@ def test_a_token_of_a_room_that_one_has_left_is_not_asked_for_any_more(
         ann.receive_pending()
         for name in ("Ann", "Cem"):
             invitations.revoke(name, time.time())
-        assert cem.receive_type("error")["code"] == "banned"  # so the look was taken
+        assert cem.receive_type("error")["code"] == "banned"  # so the recheck has run
         ann.say("cellar", "still here")
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"ann": null}', "null", '{"ann": "x"}'])
-def test_a_list_of_the_revoked_that_cannot_be_read_lets_nobody_in_and_the_look_goes_on(
+def test_damaged_revocation_list_refuses_joins_until_repaired(
     damage: str,
     invitations: Invitations,
     tmp_path: Path,
@@ -387,42 +393,45 @@ def test_a_list_of_the_revoked_that_cannot_be_read_lets_nobody_in_and_the_look_g
     with serve_chat(invitations=invitations) as chat, ChatClient(chat.address) as ann:
         ann.join("lobby", "Ann", token=token)
         (tmp_path / "revoked").write_text(damage)
-        poll(lambda: len(caplog.records) >= 1, "a failed look is logged")
+        poll(lambda: len(caplog.records) >= 1, "the failed recheck is logged")
         with ChatClient(chat.address) as ben:
             refused = ben.error_for(type="join", room="lobby", name="Ann", token=token)
             assert refused["code"] == "unauthorized"
-            assert "cannot be checked at the moment; tell whoever runs" in refused["message"]
+            assert "cannot be checked at the moment; tell the operator" in refused["message"]
         ann.say("lobby", "still here")
-        (told,) = {record.getMessage() for record in caplog.records}
-        assert told.startswith("nobody with an invitation is let in: ")
-        assert "revoked, the list of the revoked, is damaged; put a backup in its place" in told
+        (line,) = {record.getMessage() for record in caplog.records}
+        assert line.startswith("every invitation is refused: ")
+        assert "revoked: the file is damaged; restore a backup, or remove the file" in line
         (tmp_path / "new").write_text(json.dumps({"ann": time.time()}))
         (tmp_path / "new").replace(tmp_path / "revoked")
         assert ann.receive_type("error")["code"] == "banned"
 
 
-def test_a_list_that_the_system_does_not_let_read_is_named_once(
+def test_unreadable_revocation_list_is_logged_once(
     invitations: Invitations, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     token = invitations.issue("Ann", [], 7, NOW)
     (tmp_path / "revoked").mkdir()
     for _ in range(3):
         assert reason(invitations, token) == (
-            "invitations cannot be checked at the moment; tell whoever runs this chat"
+            "invitations cannot be checked at the moment; tell the operator of this chat"
         )
     (record,) = caplog.records
-    assert f"cannot read {tmp_path / 'revoked'}: Is a directory" in record.getMessage()
+    assert (
+        f"revocation list {tmp_path / 'revoked'}: cannot read: Is a directory"
+        in record.getMessage()
+    )
     (tmp_path / "revoked").rmdir()
     assert invitations.check(token, NOW).name == "Ann"
 
 
-def test_with_a_damaged_list_neither_server_nor_revoke_starts(tmp_path: Path) -> None:
+def test_commands_fail_with_a_damaged_revocation_list(tmp_path: Path) -> None:
     (tmp_path / "chat.db").touch()
     invitations = Invitations(tmp_path)
     (tmp_path / "revoked").write_text("{")
     damaged = (
-        f"{tmp_path / 'revoked'}, the list of the revoked, is damaged; put a backup in its place,"
-        " or remove it and revoke again whom it named"
+        f"revocation list {tmp_path / 'revoked'}: the file is damaged; restore a backup, or remove"
+        " the file and revoke its names again"
     )
     for arguments in (["--invite-only", "--port", "0"], ["revoke", "Ann"], ["invite", "Ann"]):
         line = fails(*arguments, "--db", str(tmp_path / "chat.db"))
@@ -432,7 +441,7 @@ def test_with_a_damaged_list_neither_server_nor_revoke_starts(tmp_path: Path) ->
     assert str(caught.value) == damaged
 
 
-def test_whoever_runs_the_server_may_read_what_another_user_has_revoked(
+def test_revocation_list_keeps_owner_and_mode_of_the_secret(
     invitations: Invitations, tmp_path: Path
 ) -> None:
     secret = tmp_path / "secret"
@@ -451,7 +460,7 @@ def test_whoever_runs_the_server_may_read_what_another_user_has_revoked(
     )
 
 
-def test_who_is_still_in_the_handshake_is_not_asked_for_an_invitation(
+def test_recheck_ignores_connections_in_the_handshake(
     invitations: Invitations, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(app, "RECHECK_INTERVAL", 0.01)
@@ -466,17 +475,17 @@ def test_who_is_still_in_the_handshake_is_not_asked_for_an_invitation(
         chat.wait_for_peers(2)
         ann.join("lobby", "Ann", token=token)
         invitations.revoke("Ann", time.time())
-        assert ann.receive_type("error")["code"] == "banned"  # so the look was taken
+        assert ann.receive_type("error")["code"] == "banned"  # so the recheck has run
         sock.sendall(request[20:])
         assert sock.recv(4096).startswith(b"HTTP/1.1 401 ")
     assert caplog.records == []
 
 
-# At the command line.
+# Commands.
 
 
 def run(*arguments: str) -> str:
-    """Run a command that must go well; return what it prints."""
+    """Run a command that must succeed; return its output."""
     result = subprocess.run(
         command("chatd", *arguments), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
     )
@@ -484,10 +493,10 @@ def run(*arguments: str) -> str:
     return result.stdout
 
 
-def test_a_link_lets_in_until_the_name_is_revoked(tmp_path: Path) -> None:
+def test_invitation_link_is_valid_until_the_name_is_revoked(tmp_path: Path) -> None:
     db = ("--db", str(tmp_path / "chat.db"))
     options = ("--port", "0", "--drain-timeout", "0.1", "--invite-only", *db)
-    with daemon("chatd", *options) as running:
+    with daemon("tests.chatd.short_recheck", *options) as running:
         url = f"http://127.0.0.1:{running.address[1]}/"
         link = run("invite", "Ann", "--url", url, *db)
         found = re.fullmatch(re.escape(url) + r"#invite=([\w.-]+)\n", link)
@@ -495,7 +504,7 @@ def test_a_link_lets_in_until_the_name_is_revoked(tmp_path: Path) -> None:
         with ChatClient(running.address) as ann, ChatClient(running.address) as late:
             assert ann.join("lobby", "x", token=found[1])["name"] == "Ann"
             printed = run("revoke", "ANN", *db)
-            assert printed == "all invitations for ANN are void from now on\n"
+            assert printed == "all invitations for ANN are revoked\n"
             refused = late.error_for(type="join", room="x", name="x", token=found[1])
             assert refused["code"] == "unauthorized"
             assert ann.receive_type("error")["code"] == "banned"
@@ -503,12 +512,12 @@ def test_a_link_lets_in_until_the_name_is_revoked(tmp_path: Path) -> None:
         assert running.stop() == (0, "")
 
 
-def test_a_link_leads_to_the_first_of_its_rooms_and_holds_the_days(tmp_path: Path) -> None:
+def test_invite_prints_link_to_first_room_valid_for_the_days(tmp_path: Path) -> None:
     path = str(tmp_path / "chat.db")
     (tmp_path / "chat.db").touch()
     Invitations(tmp_path)
     before = time.time()
-    # The file counts wherever it stands.
+    # The option --db may precede the command.
     link = run(
         "--db", path, "invite", "  \uff21nn ", "--room", "a", "--room", "b.c", "--days", "0.5"
     )
@@ -520,7 +529,7 @@ def test_a_link_leads_to_the_first_of_its_rooms_and_holds_the_days(tmp_path: Pat
     assert "expired" in reason(invitations, token, time.time() + DAY / 2)
 
 
-def test_without_a_file_the_secret_lies_in_the_state_directory(
+def test_secret_is_in_the_state_directory_without_a_database_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))

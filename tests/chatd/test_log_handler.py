@@ -1,4 +1,4 @@
-"""What the daemon writes about itself: its form, and that it keeps nobody waiting."""
+"""Log lines: their formats, the bounded queue, and readers that are slow or gone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -16,33 +15,45 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.ops import log_handler as journal
-from chatd.ops.log_handler import LogHandler, note_in_log, writing
+from chatd.ops import log_handler
+from chatd.ops.log_handler import FORMATTERS, escape_control_characters, log_to
 from tests.support import PATIENCE, poll
 
 logger = logging.getLogger("chatd.test")
 
 
-def written(form: str, tell: Callable[[LogHandler], object]) -> str:
-    """Return what stands in the stream after `tell` has told something."""
+def lines_of(log_format: str, log: Callable[[], object]) -> str:
+    """Return the lines that `log` causes on a stream."""
     stream = io.StringIO()
-    with writing(stream, form) as opened:
-        tell(opened)
+    with log_to(stream, log_format):
+        log()
     return stream.getvalue()
 
 
-def trouble(_: LogHandler) -> None:
-    """Log an exception in whose text a terminal would see a colour, and a second line."""
+def log_fields(message: str, /, **fields: object) -> None:
+    logger.info(message, extra={"fields": fields})
+
+
+def log_traceback() -> None:
+    """Log an exception with a terminal's colour code and a line break in its text."""
     try:
         raise ValueError("\x1b[31mred\nline")
     except ValueError:
         logger.exception("that failed: %s", "a\nb")
 
 
-def test_a_text_line_has_time_level_message_and_fields() -> None:
-    why = 'say "no"\x1b[0m'
-    told = {"address": "127.0.0.1:5", "room": "", "seconds": 1.25, "why": why, "name": "Jürgen"}
-    line = written("text", lambda journal: journal.note("connection ended", **told))
+# Formats.
+
+
+def test_text_line_has_time_level_message_and_fields() -> None:
+    fields = {
+        "address": "127.0.0.1:5",
+        "room": "",
+        "seconds": 1.25,
+        "why": 'say "no"\x1b[0m',
+        "name": "Jürgen",
+    }
+    line = lines_of("text", lambda: log_fields("connection ended", **fields))
     assert re.fullmatch(
         r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z info connection ended address=127\.0\.0\.1:5"
         r' room="" seconds=1\.25 why="say \\"no\\"\\u001b\[0m" name="J\\u00fcrgen"\n',
@@ -50,85 +61,131 @@ def test_a_text_line_has_time_level_message_and_fields() -> None:
     ), line
 
 
-def test_a_json_line_has_the_same_as_one_object() -> None:
+def test_json_line_has_time_level_message_and_fields() -> None:
     extra = {"fields": {"code": 1000, "why": "\x1b"}}
-    told = json.loads(written("json", lambda _: logger.warning("that's %d", 5, extra=extra)))
-    time = told.pop("time")
+    line = lines_of("json", lambda: logger.warning("that's %d", 5, extra=extra))
+    values = json.loads(line)
+    time = values.pop("time")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time), time
-    assert told == {"level": "warning", "message": "that's 5", "code": 1000, "why": "\x1b"}
+    assert values == {"level": "warning", "message": "that's 5", "code": 1000, "why": "\x1b"}
 
 
-def test_a_traceback_follows_its_line_in_text_and_is_a_field_in_json() -> None:
-    first, *trace = written("text", trouble).splitlines()
+def test_traceback_follows_text_line_and_is_a_json_field() -> None:
+    first, *trace = lines_of("text", log_traceback).splitlines()
     assert first.endswith(r" error that failed: a\nb")
     assert trace[0] == "Traceback (most recent call last):"
     assert trace[-2:] == [r"ValueError: \x1b[31mred", "line"]
-    told = json.loads(written("json", trouble))
-    assert told["message"] == "that failed: a\nb"
-    assert told["traceback"].endswith("ValueError: \x1b[31mred\nline")
+    values = json.loads(lines_of("json", log_traceback))
+    assert values["message"] == "that failed: a\nb"
+    assert values["traceback"].endswith("ValueError: \x1b[31mred\nline")
 
 
 @given(st.text(st.characters(blacklist_categories=["Cs"])))
-def test_whatever_comes_from_the_network_stays_in_its_line_and_prints(text: str) -> None:
-    for form in ("text", "json"):
-        line = written(form, lambda journal: journal.note(f"said {text}", why=text))
+def test_text_from_the_network_stays_in_one_printable_line(text: str) -> None:
+    for log_format in FORMATTERS:
+        line = lines_of(log_format, lambda: log_fields(f"said {text}", why=text))
         assert line.endswith("\n")
         assert line[:-1].isprintable(), line
 
 
-def test_what_is_logged_and_what_is_noted_look_alike_and_keep_their_order(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    moment = 1793612345.9996
-    monkeypatch.setattr(time, "time", lambda: moment)
-    numbers = range(3 * journal.LINES_AT_ONCE)
+def test_time_is_rounded_down_to_milliseconds() -> None:
+    record = logging.makeLogRecord({"created": 1793612345.9996, "msg": "x", "levelname": "INFO"})
+    assert FORMATTERS["text"]().format(record) == "2026-11-02T09:39:05.999Z info x"
 
-    def tell(opened: LogHandler) -> None:
+
+def test_escape_keeps_printable_text_and_escapes_the_rest() -> None:
+    assert escape_control_characters("Grüße 😀") == "Grüße 😀"
+    assert escape_control_characters("\x1b[31m\u202e\n") == r"\x1b[31m\u202e\n"
+
+
+# Records.
+
+
+def test_lines_keep_the_order_of_records_and_all_field_names() -> None:
+    numbers = range(3 * log_handler.LINES_PER_WRITE)
+
+    def log() -> None:
         for number in numbers:
-            how = (opened.note, note_in_log)[number % 2]
-            how("number", it=number, message="in a field", self="")
+            log_fields("number", it=number, message="in a field", self="")
 
-    expected = [
-        f'2026-11-02T09:39:05.999Z info number it={number} message="in a field" self=""'
-        for number in numbers
-    ]
-    assert written("text", tell).splitlines() == expected
+    lines = [line.partition(" ")[2] for line in lines_of("text", log).splitlines()]
+    assert lines == [f'info number it={each} message="in a field" self=""' for each in numbers]
 
 
-class Odd:
-    """What no line can be made of."""
+def test_line_shows_arguments_as_they_were_when_logged() -> None:
+    names = ["Ann"]
+
+    def log() -> None:
+        logger.info("names: %s", names)
+        names.clear()
+
+    assert lines_of("text", log).endswith(" info names: ['Ann']\n")
+
+
+def test_other_handlers_receive_the_original_record(caplog: pytest.LogCaptureFixture) -> None:
+    lines_of("text", log_traceback)
+    (record,) = caplog.records
+    assert (record.msg, record.args) == ("that failed: %s", ("a\nb",))
+    assert record.exc_info is not None
+
+
+class Unprintable:
+    """A value that no format can turn into text."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
 
     def __str__(self) -> str:
-        raise ValueError("on purpose")
+        raise self.error
 
 
-def test_one_odd_event_does_not_silence_the_others() -> None:
-    def tell(opened: LogHandler) -> None:
-        logger.warning("of another module", extra={"fields": "are none"})
-        opened.note("odd", it=Odd())
-        opened.note("usual", it=1)
+class UnprintableError(Exception):
+    """An error that cannot be shown either."""
 
-    lines = [line.partition(" ")[2] for line in written("text", tell).splitlines()]
+    def __repr__(self) -> str:
+        raise self
+
+
+def test_unprintable_record_does_not_end_the_listener(capsys: pytest.CaptureFixture[str]) -> None:
+    def log() -> None:
+        logger.warning("of another module", extra={"fields": "not a mapping"})
+        log_fields("odd", it=Unprintable(ValueError("on purpose")))
+        log_fields("very odd", it=Unprintable(UnprintableError()))
+        # Only the handler under test gets this record, because pytest's handlers raise.
+        handler = logging.getLogger().handlers[-1]
+        values = {"msg": "argument %d", "args": ("x",), "levelname": "INFO"}
+        handler.handle(logging.makeLogRecord(values))
+        log_fields("usual", it=1)
+
+    lines = [line.partition(" ")[2] for line in lines_of("text", log).splitlines()]
     assert lines == [
         "warning of another module",
-        """error no line can be made of 'odd': ValueError('on purpose')""",
+        """error log record 'odd': cannot be formatted: ValueError('on purpose')""",
+        "error log record 'argument %d': cannot be formatted: TypeError("
+        "'%d format: a real number is required, not str')",
         "info usual it=1",
     ]
+    assert capsys.readouterr() == ("", ""), "logging reported the error on standard error"
 
 
-def test_what_is_below_information_is_not_written_and_afterwards_nothing() -> None:
+def test_debug_records_and_records_after_the_block_are_not_written() -> None:
     stream = io.StringIO()
     root = logging.getLogger()
     before = (root.level, list(root.handlers))
-    with writing(stream, "text"):
+    switches = (logging.logThreads, logging.logProcesses, logging.logMultiprocessing)
+    with log_to(stream, "text"):
         logger.debug("detail")
     logger.info("too late")
     assert stream.getvalue() == ""
     assert (root.level, root.handlers) == before
+    assert (logging.logThreads, logging.logProcesses, logging.logMultiprocessing) == switches
 
 
-class Stuck(io.StringIO):
-    """A stream that takes nothing until it is released."""
+# Slow, stalled and closed readers.
+
+
+class StalledStream(io.StringIO):
+    """A stream whose writes wait until it is released."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,20 +198,21 @@ class Stuck(io.StringIO):
         return super().write(text)
 
 
-@pytest.mark.parametrize("goes_on", [True, False])
-def test_who_does_not_read_keeps_nobody_waiting_and_is_told_what_it_missed(
-    goes_on: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("continues", [True, False])
+def test_full_queue_drops_records_and_reports_their_number(
+    continues: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "MAX_WAITING", 2)
-    stream = Stuck()
-    with writing(stream, "text"):
+    monkeypatch.setattr(log_handler, "MAX_QUEUED_RECORDS", 2)
+    monkeypatch.setattr(log_handler, "GATHER_INTERVAL", 0.01)
+    stream = StalledStream()
+    with log_to(stream, "text"):
         logger.info("line 0")
         assert stream.entered.wait(PATIENCE)
-        for number in range(1, 10):  # of which two wait
+        for number in range(1, 10):  # the queue holds two of them
             logger.info("line %d", number)
         stream.released.set()
-        poll(lambda: stream.getvalue().count("\n") == 3, "those that waited are written")
-        if goes_on:
+        poll(lambda: stream.getvalue().count("\n") == 3, "the queued lines are written")
+        if continues:
             logger.info("line 10")
     lines = [line.partition(" ")[2] for line in stream.getvalue().splitlines()]
     assert (
@@ -163,41 +221,33 @@ def test_who_does_not_read_keeps_nobody_waiting_and_is_told_what_it_missed(
             "info line 0",
             "info line 1",
             "info line 2",
-            "warning 7 lines were left out: nobody read those before them",
+            "warning log queue: full, 7 lines dropped; read standard error faster",
             "info line 10",
-        ][: 4 + goes_on]
+        ][: 4 + continues]
     )
 
 
-def test_a_reader_that_has_gone_or_stands_still_does_not_hold_up_the_end(
+def test_stalled_or_closed_reader_does_not_delay_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(journal, "LAST_LINES", 0.05)
-    monkeypatch.setattr(journal, "MAX_WAITING", 2)
+    monkeypatch.setattr(log_handler, "CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(log_handler, "MAX_QUEUED_RECORDS", 2)
+    before = threading.active_count()
     reader, writer = os.pipe()
     stream = os.fdopen(writer, "w")
     ended = threading.Event()
 
     def use() -> None:
-        with writing(stream, "text"):
+        with log_to(stream, "text"):
             for _ in range(200):
                 logger.info("%s", "x" * 1000)
         ended.set()
 
     thread = threading.Thread(target=use, daemon=True)
     thread.start()
-    assert ended.wait(PATIENCE), "it waits for a reader that never reads"
+    assert ended.wait(PATIENCE), "log_to waits for a reader that never reads"
     thread.join()
-    os.close(reader)  # what was being written fails, and nobody minds
-    poll(lambda: "journal" not in [each.name for each in threading.enumerate()], "its thread ends")
+    os.close(reader)  # the write fails, and the listener goes on
+    poll(lambda: threading.active_count() == before, "the threads end")
     with suppress(BrokenPipeError):
         stream.close()
-
-
-def test_a_writer_may_be_closed_twice() -> None:
-    stream = io.StringIO()
-    writer = LogHandler(stream, "text")
-    writer.emit(logging.makeLogRecord({"msg": "once", "levelname": "INFO"}))
-    writer.close()
-    writer.close()
-    assert stream.getvalue().count("once") == 1

@@ -1,4 +1,4 @@
-"""`/healthz` and `/metrics`: what they say, in which form, and to whom."""
+"""The endpoints `/healthz` and `/metrics`: format, values and access."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.access.invitations import Invitations
-from chatd.access.trusted_networks import parse_proxy
+from chatd.access.trusted_networks import parse_network
 from chatd.app import Chat
-from chatd.ops.endpoints import check_reader
-from chatd.ops.metrics import BOUNDS, Histogram, Metrics, exposition
+from chatd.ops.endpoints import check_metrics_reader
+from chatd.ops.metrics import BUCKET_BOUNDS, Histogram, Metrics, format_exposition
 from tests.chat import ChatClient, open_store, serve_chat
 from tests.chatd.test_app import FailingStore
 from tests.support import Address, Client, connect, exchange, poll, reset, serving
 from wsproto_min import CloseCode, HandshakeError, Request
 from wsproto_min.http import Headers
 
-# A line of the format: name, labels, value (a float as Go and Python have it).
+# A sample line: name, labels, value.
 SAMPLE = re.compile(
     r'([a-zA-Z_:][a-zA-Z0-9_:]*)(\{[a-z]+="[^"\\\n]*"(?:,[a-z]+="[^"\\\n]*")*\})? (\S+)'
 )
 
 
 def get(address: Address, path: str, host: str = "localhost") -> tuple[str, str]:
-    """Return the head and the body that a path is answered with."""
-    answer = exchange(address, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-    head, _, body = answer.decode().partition("\r\n\r\n")
+    """Return the head and the body of the response for a path."""
+    response = exchange(address, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    head, _, body = response.decode().partition("\r\n\r\n")
     return head, body
 
 
 def parse(text: str) -> dict[str, float]:
-    """Read an exposition as strictly as its description has it."""
+    """Parse an exposition strictly by the description of its format."""
     samples: dict[str, float] = {}
     announced: dict[str, str] = {}
     assert text.endswith("\n")
@@ -45,7 +45,7 @@ def parse(text: str) -> dict[str, float]:
             continue
         if line.startswith("# TYPE "):
             name, kind = line.removeprefix("# TYPE ").split(" ")
-            assert name not in announced, "a family is told in two places"
+            assert name not in announced, "a metric has two TYPE lines"
             announced[name] = kind
             continue
         found = SAMPLE.fullmatch(line)
@@ -69,22 +69,22 @@ def scrape(address: Address) -> dict[str, float]:
     return parse(body)
 
 
-# The form.
+# Format.
 
 
 @given(st.lists(st.floats(min_value=0, max_value=10)))
-def test_a_histogram_counts_each_duration_in_all_buckets_that_hold_it(times: list[float]) -> None:
+def test_histogram_buckets_are_cumulative(times: list[float]) -> None:
     histogram = Histogram()
     for seconds in times:
         histogram.observe(seconds)
-    samples = parse(exposition({("x",): ("Help.", histogram)}).decode())
-    for bound in BOUNDS:
+    samples = parse(format_exposition({("x",): ("Help.", histogram)}).decode())
+    for bound in BUCKET_BOUNDS:
         assert samples[f'x_bucket{{le="{bound}"}}'] == sum(each <= bound for each in times)
     assert samples['x_bucket{le="+Inf"}'] == samples["x_count"] == len(times)
     assert samples["x_sum"] == pytest.approx(sum(times))
 
 
-def test_whatever_codes_peers_close_with_there_are_few_time_series() -> None:
+def test_unregistered_close_codes_of_peers_share_one_label() -> None:
     metrics = Metrics()
     for code in range(3000, 5000):
         metrics.count_close(code, "peer")
@@ -99,25 +99,25 @@ def test_whatever_codes_peers_close_with_there_are_few_time_series() -> None:
     }
 
 
-# What they say.
+# Values.
 
 
 @pytest.mark.parametrize("request_line", ["GET /healthz HTTP/1.1", "GET /healthz?x HTTP/1.0"])
-def test_a_chat_that_serves_is_healthy_whatever_host_the_watcher_names(request_line: str) -> None:
+def test_health_is_ok_for_any_host_and_forwarded_requests(request_line: str) -> None:
     with serve_chat() as chat:
-        answer = exchange(chat.address, f"{request_line}\r\nX-Forwarded-For: ?\r\n\r\n".encode())
-        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-        assert answer.endswith(b"\r\n\r\nok\n")
+        response = exchange(chat.address, f"{request_line}\r\nX-Forwarded-For: ?\r\n\r\n".encode())
+        assert response.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert response.endswith(b"\r\n\r\nok\n")
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/metrics"])
-def test_they_are_read_only(path: str) -> None:
+def test_endpoints_refuse_post(path: str) -> None:
     with serve_chat() as chat:
         request = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"
         assert exchange(chat.address, request.encode()).startswith(b"HTTP/1.1 405 ")
 
 
-def test_messages_are_counted_as_they_come_and_once_for_each_who_gets_them() -> None:
+def test_messages_count_once_received_and_once_per_receiver() -> None:
     with (
         serve_chat() as chat,
         ChatClient(chat.address) as ann,
@@ -127,9 +127,9 @@ def test_messages_are_counted_as_they_come_and_once_for_each_who_gets_them() -> 
     ):
         ann.join("tea", "Ann")
         ben.join("tea", "Ben")
-        ann.say("tea", "one", key="a")  # to Ann, Ben and the two in plain mode
-        ann.say("tea", "one", key="a")  # again: to nobody but Ann
-        plain.send("two")  # to all others
+        ann.say("tea", "one", key="a")  # delivered to Ann, Ben and both plain peers
+        ann.say("tea", "one", key="a")  # a repeated key, acknowledged to Ann only
+        plain.send("two")  # delivered to the three other peers
         assert [told["text"] for told in ben.messages()] == ["one", "two"]
         samples = scrape(chat.address)
     assert samples["chatd_messages_received_total"] == 3
@@ -143,12 +143,16 @@ def test_messages_are_counted_as_they_come_and_once_for_each_who_gets_them() -> 
     assert samples["chatd_sent_bytes_total"] > 4 * 100
 
 
-def test_what_the_log_fails_at_is_counted_and_is_no_commit() -> None:
-    log = FailingStore()
-    with serve_chat(log) as chat, ChatClient(chat.address) as ann, ChatClient(chat.address) as ben:
+def test_store_failures_count_and_are_not_commits() -> None:
+    store = FailingStore()
+    with (
+        serve_chat(store) as chat,
+        ChatClient(chat.address) as ann,
+        ChatClient(chat.address) as ben,
+    ):
         ann.join("tea", "Ann")
         ann.say("tea", "one", key="a")
-        log.fails = True
+        store.fails = True
         assert ann.error_for(type="say", room="tea", text="two", key="b")["code"] == "log_failed"
         assert ben.error_for(type="join", room="tea", name="Ben")["code"] == "log_failed"
         samples = scrape(chat.address)
@@ -156,7 +160,7 @@ def test_what_the_log_fails_at_is_counted_and_is_no_commit() -> None:
     assert samples["chatd_log_commit_seconds_count"] == 1
 
 
-def test_a_join_without_an_invitation_is_counted(tmp_path: Path) -> None:
+def test_join_without_invitation_counts_as_refused(tmp_path: Path) -> None:
     with serve_chat(invitations=Invitations(tmp_path)) as chat, ChatClient(chat.address) as ann:
         for _ in range(2):
             assert ann.error_for(type="join", room="tea", name="Ann")["code"] == "unauthorized"
@@ -164,7 +168,7 @@ def test_a_join_without_an_invitation_is_counted(tmp_path: Path) -> None:
     assert samples['chatd_refused_total{status="none",reason="unauthorized"}'] == 2
 
 
-def test_ends_are_counted_by_code_and_by_who_ended_it() -> None:
+def test_closes_count_by_code_and_closing_side() -> None:
     with serve_chat() as chat:
         with Client(chat.address) as leaver:
             leaver.close(4321)
@@ -181,7 +185,7 @@ def test_ends_are_counted_by_code_and_by_who_ended_it() -> None:
     assert sum(value for key, value in samples.items() if key.startswith("chatd_closes")) == 3
 
 
-def test_refusals_are_counted_by_status_and_reason() -> None:
+def test_refusals_count_by_status_and_reason() -> None:
     with serve_chat(max_per_address=3) as chat:
         get(chat.address, "/nowhere")
         get(chat.address, "/", "evil.example")
@@ -191,7 +195,7 @@ def test_refusals_are_counted_by_status_and_reason() -> None:
         connect(chat.address).close()
         poll(
             lambda: 'reason="no_request"' in get(chat.address, "/metrics")[1],
-            "one who says nothing is counted",
+            "the silent connection is counted",
         )
         samples = scrape(chat.address)
     found = {key: value for key, value in samples.items() if key.startswith("chatd_refused")}
@@ -203,7 +207,7 @@ def test_refusals_are_counted_by_status_and_reason() -> None:
     }
 
 
-def test_what_slow_readers_have_not_taken_is_told() -> None:
+def test_queue_bytes_include_write_buffers_of_slow_readers() -> None:
     with serve_chat() as chat, Client(chat.address, receive_buffer=4096) as slow:
         with Client(chat.address) as speaker:
             while not scrape(chat.address)["chatd_queue_bytes"]:
@@ -212,20 +216,20 @@ def test_what_slow_readers_have_not_taken_is_told() -> None:
         assert isinstance(slow.receive(), str)
 
 
-# To whom.
+# Access.
 
 
 LOCAL = ["Host: localhost"]
 
 
 @pytest.mark.parametrize(
-    ("address", "headers", "allowed", "may"),
+    ("address", "headers", "networks", "allowed"),
     [
         ("127.0.0.1:5", LOCAL, [], True),
         ("127.0.0.1:5", ["Host: 127.0.0.1:8765"], [], True),
         ("[::1]:5", ["Host: [::1]:8765"], [], True),
         ("[::ffff:127.0.0.1]:5", LOCAL, [], True),
-        # What a proxy on this machine passes on, even one that is not known as one.
+        # Requests that a proxy on this machine forwards, configured or not.
         ("127.0.0.1:5", [*LOCAL, "X-Forwarded-For: 198.51.100.1"], [], False),
         ("127.0.0.1:5", [*LOCAL, "Forwarded: for=198.51.100.1"], [], False),
         ("127.0.0.1:5", [*LOCAL, "Via: 1.1 a"], [], False),
@@ -237,7 +241,7 @@ LOCAL = ["Host: localhost"]
         ("198.51.100.1:5", LOCAL, [], False),
         ("198.51.100.1", LOCAL, [], False),
         ("unix", LOCAL, [], False),
-        # Those whom the operator names.
+        # Networks that the operator allows.
         ("198.51.100.1:5", ["Host: chat.example"], ["198.51.100.0/24"], True),
         ("198.51.100.1", [*LOCAL, "X-Forwarded-For: 198.51.100.1"], ["198.51.100.1"], True),
         ("203.0.113.1:5", LOCAL, ["198.51.100.0/24"], False),
@@ -250,22 +254,22 @@ LOCAL = ["Host: localhost"]
         ("nowhere", LOCAL, ["unix"], False),
     ],
 )
-def test_metrics_are_for_this_machine_and_those_whom_the_operator_names(
-    address: str, headers: Sequence[str], allowed: Sequence[str], may: bool
+def test_metrics_are_readable_by_this_machine_and_allowed_networks(
+    address: str, headers: Sequence[str], networks: Sequence[str], allowed: bool
 ) -> None:
     fields = [(name, value) for name, _, value in (line.partition(": ") for line in headers)]
     request = Request("GET", "/metrics", "HTTP/1.1", Headers(fields))
-    networks = [parse_proxy(text) for text in allowed]
-    if may:
-        check_reader(request, address, networks)
+    readers = [parse_network(text) for text in networks]
+    if allowed:
+        check_metrics_reader(request, address, readers)
     else:
         with pytest.raises(HandshakeError, match="--metrics-from") as caught:
-            check_reader(request, address, networks)
+            check_metrics_reader(request, address, readers)
         assert caught.value.status == 403
 
 
-def test_who_comes_through_a_proxy_may_not_read_them_and_a_page_of_elsewhere_neither() -> None:
-    proxies = [parse_proxy("127.0.0.1")]
+def test_metrics_refuse_clients_of_proxies_and_foreign_hosts() -> None:
+    proxies = [parse_network("127.0.0.1")]
     with serve_chat(trusted_proxies=proxies) as chat:
         request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"
         assert exchange(chat.address, request).startswith(b"HTTP/1.1 403 ")
@@ -275,14 +279,14 @@ def test_who_comes_through_a_proxy_may_not_read_them_and_a_page_of_elsewhere_nei
         assert scrape(chat.address)
 
 
-def test_on_a_unix_socket_they_are_for_those_named_only(tmp_path: Path) -> None:
-    for readers, status in (([], b"403"), ([parse_proxy("unix")], b"200")):
-        log = open_store()
-        chat = Chat(log, metrics_readers=readers)
+def test_metrics_on_unix_socket_need_the_network_unix(tmp_path: Path) -> None:
+    for readers, status in (([], b"403"), ([parse_network("unix")], b"200")):
+        store = open_store()
+        chat = Chat(store, metrics_readers=readers)
         path = tmp_path / "socket"
         chat.server.listen_unix(str(path))
         with serving(server=chat.server), socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(path))
             sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert sock.recv(12) == b"HTTP/1.1 " + status
-        log.close()
+        store.close()

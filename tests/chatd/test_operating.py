@@ -1,4 +1,4 @@
-"""The daemon as its operator meets it: log lines, draining, and who is told what."""
+"""Operation of the server: log lines and draining."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from chatd.__main__ import main
 from chatd.access.invitations import Invitations
 from chatd.app import Chat
-from chatd.ops.access_log import MAX_NAMED_ROOMS
+from chatd.ops.access_log import MAX_LOGGED_ROOMS
 from tests.chat import ChatClient, open_client, open_store, serve_chat
 from tests.support import (
     PATIENCE,
@@ -36,12 +36,12 @@ TOKEN = "eyJzZWNyZXQ.token"
 
 
 def fields_of(line: str) -> dict[str, str]:
-    """Return what a text line has after its message."""
+    """Return the fields of a text line."""
     found = re.findall(r' ([a-z]+)=("(?:[^"\\]|\\.)*"|\S+)', line)
     return {name: json.loads(value) if value[0] == '"' else value for name, value in found}
 
 
-def test_each_connection_has_a_line_when_it_ends() -> None:
+def test_log_has_one_line_for_each_connection_that_ends() -> None:
     with daemon("chatd", *ALONE) as running:
         with ChatClient(running.address) as ann:
             ann.join("tea", "Ann")
@@ -59,7 +59,10 @@ def test_each_connection_has_a_line_when_it_ends() -> None:
         odd = handshake()[:-2] + b"Sec-WebSocket-Extensions: e\x85vil%s; =\r\n\r\n"
         exchange(running.address, odd % (b"\x85" * 10_000))
         exchange(running.address, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        poll(lambda: connections(running.address) == 1, "all but the one who asks have gone")
+        poll(
+            lambda: connections(running.address) == 1,
+            "every other connection has ended",
+        )
         status, errors = running.end()
     assert status == 0
     assert "secret" not in errors
@@ -91,29 +94,29 @@ def test_each_connection_has_a_line_when_it_ends() -> None:
     ]
     assert [each["status"] for each in refused] == ["404", "400"]
     assert "\\x85" in refused[1]["why"]
-    assert len(errors) < 3000, "lines grow with what clients send"
+    assert len(errors) < 3000, "the size of a line depends on the request"
     assert errors.isascii()
 
 
 def connections(address: tuple[str, int]) -> int:
-    answer = exchange(address, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    found = re.search(rb"^chatd_connections (\d+)$", answer, re.MULTILINE)
-    assert found, answer
+    response = exchange(address, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    found = re.search(rb"^chatd_connections (\d+)$", response, re.MULTILINE)
+    assert found, response
     return int(found[1])
 
 
-def test_in_json_a_line_is_an_object() -> None:
+def test_json_line_is_one_object_with_the_fields() -> None:
     with daemon("chatd", "--log-format", "json", *ALONE) as running:
         with Client(running.address, "/r/tea") as client:
             client.close()
             client.receive_all()
         status, errors = running.end()
     assert status == 0
-    told = json.loads(errors)
-    assert told.pop("time").endswith("Z")
-    assert told.pop("address").startswith("127.0.0.1:")
-    assert told.pop("seconds") >= 0
-    assert told == {
+    values = json.loads(errors)
+    assert values.pop("time").endswith("Z")
+    assert values.pop("address").startswith("127.0.0.1:")
+    assert values.pop("seconds") >= 0
+    assert values == {
         "level": "info",
         "message": "connection ended",
         "mode": "plain",
@@ -124,26 +127,26 @@ def test_in_json_a_line_is_an_object() -> None:
     }
 
 
-def test_a_line_names_the_address_that_a_trusted_proxy_passes_on_and_not_all_of_many_rooms(
+def test_log_line_names_a_limited_number_of_rooms(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "chatd")
     with serve_chat() as chat, ChatClient(chat.address) as ann:
-        for number in range(MAX_NAMED_ROOMS + 1):
+        for number in range(MAX_LOGGED_ROOMS + 1):
             ann.join(f"r{number}", "Ann")
         ann.client.close()
         chat.wait_for_peers(0)
     [record] = [each for each in caplog.records if each.name == "chatd"]
     rooms = record.__dict__["fields"]["room"]
-    assert rooms == ",".join([*(f"r{number}" for number in range(MAX_NAMED_ROOMS)), "..."])
+    assert rooms == ",".join([*(f"r{number}" for number in range(MAX_LOGGED_ROOMS)), "..."])
 
 
-def test_an_invitation_stands_in_no_line_whatever_becomes_of_it(
+def test_tokens_never_appear_in_log_records(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
     invitations = Invitations(tmp_path)
-    token = invitations.issue("Ann", ["tea"], 1, 0.0)  # long expired
+    token = invitations.issue("Ann", ["tea"], 1, 0.0)  # expired
     with serve_chat(invitations=invitations) as chat:
         request = handshake("/r/tea?token=" + token)[:-2]
         request += f"Authorization: Bearer {token}\r\n\r\n".encode()
@@ -151,7 +154,7 @@ def test_an_invitation_stands_in_no_line_whatever_becomes_of_it(
         with ChatClient(chat.address) as ann:
             assert ann.error_for(type="join", room="tea", name="Ann", token=token)
         chat.wait_for_peers(0)
-    # A connection's line comes when its turn has ended, perhaps after a later one's join.
+    # The line of a connection can follow a later connection's join.
     assert sorted(record.getMessage() for record in caplog.records) == [
         "connection ended",
         "connection refused",
@@ -164,7 +167,7 @@ def test_an_invitation_stands_in_no_line_whatever_becomes_of_it(
 # Draining.
 
 
-def test_while_it_drains_newcomers_are_refused_and_health_says_so() -> None:
+def test_draining_refuses_requests_and_changes_the_health() -> None:
     with (
         daemon("chatd", "--drain-timeout", "600", *ALONE) as running,
         Client(running.address) as slow,
@@ -173,14 +176,14 @@ def test_while_it_drains_newcomers_are_refused_and_health_says_so() -> None:
         early.sendall(handshake()[:20])
         assert exchange(running.address, HEALTH).startswith(b"HTTP/1.1 200 ")
         running.process.send_signal(signal.SIGTERM)
-        assert slow.sock.recv(2) == b"\x88\x18"  # Close, whose answer waits
+        assert slow.sock.recv(2) == b"\x88\x18"  # a Close frame, left unanswered
         assert exchange(running.address, HEALTH).startswith(b"HTTP/1.1 503 ")
         assert exchange(running.address, HEALTH).endswith(b"\r\n\r\ndraining\n")
-        answer = exchange(running.address, handshake())
-        assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-        assert b"\r\nRetry-After: 10\r\n" in answer
-        assert b"\r\nConnection: close\r\n" in answer
-        assert b"the server is stopping" in answer
+        response = exchange(running.address, handshake())
+        assert response.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"\r\nRetry-After: 10\r\n" in response
+        assert b"\r\nConnection: close\r\n" in response
+        assert b"the server is stopping" in response
         early.sendall(handshake()[20:])
         assert early.recv(12) == b"HTTP/1.1 503"
         early.close()
@@ -192,10 +195,10 @@ def test_while_it_drains_newcomers_are_refused_and_health_says_so() -> None:
             connect(running.address)
 
 
-def test_what_is_queued_for_a_slow_reader_is_flushed_before_the_end() -> None:
+def test_draining_flushes_the_write_buffer_of_a_slow_reader() -> None:
     messages = [f"{number} {'x' * 3900}" for number in range(500)]
-    log = open_store()
-    chat = Chat(log, rate=0.0)
+    store = open_store()
+    chat = Chat(store, rate=0.0)
     with (
         serving(server=chat.server, listener=tight_listener()) as running,
         Client(running.address, receive_buffer=4096) as slow,
@@ -212,10 +215,10 @@ def test_what_is_queued_for_a_slow_reader_is_flushed_before_the_end() -> None:
         chat.drain(PATIENCE)
         assert chat.is_draining
         assert slow.receive_all() == [*messages, Close(1001, "the server is stopping")]
-    log.close()
+    store.close()
 
 
-def test_who_does_not_take_it_in_time_is_cut() -> None:
+def test_drain_timeout_ends_connections_of_silent_peers() -> None:
     with (
         daemon("chatd", "--drain-timeout", "0.2", *ALONE) as running,
         Client(running.address) as silent,
@@ -224,7 +227,7 @@ def test_who_does_not_take_it_in_time_is_cut() -> None:
         assert silent.receive_all() == [Close(1001, "the server is stopping")]
 
 
-def test_what_was_said_before_the_end_is_in_the_log(
+def test_messages_sent_before_the_end_are_stored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(tmp_path / "chat.db")
@@ -233,31 +236,31 @@ def test_what_was_said_before_the_end_is_in_the_log(
         plain.send("the last word")
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(PATIENCE) == 0
-    assert not Path(f"{path}-wal").exists(), "the log was not closed"
+    assert not Path(f"{path}-wal").exists(), "the store was not closed"
     assert main(["export", "--db", path]) == 0
     assert json.loads(capsys.readouterr().out)["text"] == "the last word"
 
 
-def test_a_chat_that_drains_says_so_to_those_who_watch_and_those_who_come() -> None:
-    log = open_store()
-    chat = Chat(log)
+def test_drain_answers_health_checks_and_handshakes_with_503() -> None:
+    store = open_store()
+    chat = Chat(store)
     with serving(server=chat.server) as running, Client(running.address) as silent:
         chat.drain(PATIENCE)
         assert silent.sock.recv(2) == b"\x88\x18"
         assert exchange(running.address, HEALTH).startswith(b"HTTP/1.1 503 ")
         assert exchange(running.address, handshake()).startswith(b"HTTP/1.1 503 ")
         silent.close()
-    log.close()
+    store.close()
 
 
-def test_the_first_signal_drains_and_the_second_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_signal_drains_and_second_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     handlers: dict[int, Callable[..., None]] = {}
     stops: list[tuple[float, bool]] = []
 
     def stop(server: Server, grace: float, *, accepting: bool = False) -> None:
         stops.append((grace, accepting))
 
-    monkeypatch.setattr("chatd.__main__.signal.signal", handlers.__setitem__)
+    monkeypatch.setattr("chatd.serve.signal.signal", handlers.__setitem__)
     monkeypatch.setattr("chatd.app.Server.stop", stop)
     monkeypatch.setattr(
         "chatd.app.Server.run", lambda server: [handlers[signal.SIGTERM]() for _ in range(2)]

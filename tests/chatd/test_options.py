@@ -1,4 +1,4 @@
-"""The command line: what is good, what is refused in one line, and what the banner says."""
+"""Command line: options, errors of one line, and the ready line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from chatd.__main__ import main
 from chatd.access.invitations import Invitations
-from chatd.access.trusted_networks import parse_proxy
+from chatd.access.trusted_networks import parse_network
 from chatd.options import parse_arguments
 from chatd.storage.sqlite import SQLiteStore
 from tests.support import PATIENCE, ROOT, command, daemon, need_ipv6
@@ -21,18 +21,18 @@ from tests.support import PATIENCE, ROOT, command, daemon, need_ipv6
 SERVE = ("keep_messages", "keep_days", "rate_limit", "allow_host", "allow_origin", "db")
 
 
-def test_ctrl_c_before_it_serves_ends_it_without_a_traceback(
+def test_interrupt_before_serving_exits_without_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(*_: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("chatd.__main__.SQLiteStore", interrupt)
+    monkeypatch.setattr("chatd.serve.SQLiteStore", interrupt)
     assert main(["--db", ":memory:"]) == 130
     assert capsys.readouterr() == ("", "")
 
 
-def test_without_options_it_serves_this_machine_alone_and_keeps_all() -> None:
+def test_defaults_serve_this_machine_only_and_keep_all_messages() -> None:
     options = parse_arguments([])
     assert options.command == "serve"
     assert (options.host, options.port, options.unix) == ("127.0.0.1", 8765, None)
@@ -46,7 +46,11 @@ def test_without_options_it_serves_this_machine_alone_and_keeps_all() -> None:
         (["--port", "65535"], "port", 65535),
         (["--port", "0"], "port", 0),
         (["--keep-messages", "1"], "keep_messages", 1),
-        (["--keep-messages", "9" * 30], "keep_messages", 2**63 - 1),  # as SQLite can count
+        (
+            ["--keep-messages", "9" * 30],
+            "keep_messages",
+            2**63 - 1,
+        ),  # SQLite's limit
         (["--keep-days", "0.5"], "keep_days", 0.5),
         (["--keep-days", "36500"], "keep_days", 36500.0),
         (["--rate-limit", "0"], "rate_limit", 0.0),
@@ -54,7 +58,7 @@ def test_without_options_it_serves_this_machine_alone_and_keeps_all() -> None:
         (["--allow-host", "a", "--allow-host", "b"], "allow_host", ["a", "b"]),
         (["--allow-origin", "https://a"], "allow_origin", ["https://a"]),
         (["--trusted-proxy", "unix"], "trusted_proxy", ["unix"]),
-        (["--trusted-proxy", "10.0.0.0/8"], "trusted_proxy", [parse_proxy("10.0.0.0/8")]),
+        (["--trusted-proxy", "10.0.0.0/8"], "trusted_proxy", [parse_network("10.0.0.0/8")]),
         (["--db", "a"], "db", "a"),
         (["--db", "a", "invite", "Ann"], "db", "a"),
         (["invite", "Ann", "--db", "a"], "db", "a"),
@@ -66,7 +70,7 @@ def test_without_options_it_serves_this_machine_alone_and_keeps_all() -> None:
         (["revoke", "Ann"], "command", "revoke"),
     ],
 )
-def test_what_makes_sense_is_understood(arguments: list[str], name: str, value: object) -> None:
+def test_valid_arguments_are_parsed(arguments: list[str], name: str, value: object) -> None:
     assert getattr(parse_arguments(arguments), name) == value
 
 
@@ -119,7 +123,7 @@ NUMBERS = ["", "x", "-1", "nan", "inf", "1e999", "٣x"]
         (["--tls-cert", "cert.pem", "--unix", "socket"], "--tls-cert or --unix"),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_one_line_with_status_2(
+def test_invalid_arguments_exit_with_2_and_one_line(
     arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -133,7 +137,7 @@ def test_what_makes_no_sense_is_refused_in_one_line_with_status_2(
 
 
 def fails(*arguments: str) -> str:
-    """Return the one line that a process says which cannot do its work."""
+    """Run a command that must fail; return its one line on standard error."""
     result = subprocess.run(
         command("chatd", *arguments), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
     )
@@ -143,7 +147,7 @@ def fails(*arguments: str) -> str:
     return result.stderr
 
 
-def test_a_second_daemon_on_a_file_is_refused_in_one_line_and_the_first_serves_on(
+def test_second_server_on_a_store_fails_with_one_line(
     tmp_path: Path,
 ) -> None:
     path = str(tmp_path / "chat.db")
@@ -156,20 +160,20 @@ def test_a_second_daemon_on_a_file_is_refused_in_one_line_and_the_first_serves_o
         assert running.stop() == (0, "")
 
 
-def test_a_file_that_is_no_log_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_file_of_another_kind_fails_with_one_line(tmp_path: Path) -> None:
     path = tmp_path / "letter"
     path.write_text("Dear Ann, " * 1000)
     line = fails("--port", "0", "--db", str(path))
-    assert "file is not a database; see what `chatd check` says of it, or put a backup" in line
+    assert "file is not a database; run `chatd check`, restore a backup, or choose another" in line
     line = fails("--port", "0", "--db", str(tmp_path / "no" / "chat.db"))
-    assert "No such file or directory; its directory must exist and be writable" in line
+    assert "No such file or directory; create its directory and make it writable" in line
 
 
-def test_a_state_directory_that_cannot_be_made_is_told_in_one_line(
+def test_missing_state_directory_is_created_or_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("chatd.app.Server.run", lambda server: server.stop())
-    monkeypatch.setattr("chatd.__main__.signal.signal", lambda *_: None)
+    monkeypatch.setattr("chatd.serve.signal.signal", lambda *_: None)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     assert main(["--port", "0"]) == 0
     assert f"(messages in {tmp_path}/state/chatd/chat.db; " in capsys.readouterr().out
@@ -188,7 +192,7 @@ def test_a_state_directory_that_cannot_be_made_is_told_in_one_line(
         assert errors.count("\n") == 1, errors
 
 
-def test_a_secret_that_cannot_be_used_is_told_in_one_line(
+def test_unusable_secret_fails_with_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "secret").write_bytes(b"short")
@@ -196,11 +200,11 @@ def test_a_secret_that_cannot_be_used_is_told_in_one_line(
     for arguments in (["invite", "Ann"], ["--invite-only"]):
         assert main([*arguments, "--db", str(tmp_path / "chat.db")]) == 2
         errors = capsys.readouterr().err
-        assert "holds no secret; remove it" in errors
+        assert "shorter than 32 bytes; remove the file" in errors
         assert errors.count("\n") == 1, errors
 
 
-def test_the_banner_names_the_file_of_the_messages(
+def test_ready_line_names_the_database_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with daemon("chatd", "--port", "0", "--db", ":memory:") as running:
@@ -224,7 +228,7 @@ def test_the_banner_names_the_file_of_the_messages(
         (("--unix", "{directory}/socket"), False),
     ],
 )
-def test_who_can_reach_it_is_told_where_that_is_not_this_machine_alone(
+def test_local_or_invite_only_server_prints_no_warning(
     tmp_path: Path,
     arguments: tuple[str, ...],
     warned: bool,
@@ -235,7 +239,7 @@ def test_who_can_reach_it_is_told_where_that_is_not_this_machine_alone(
         need_ipv6()
     arguments = tuple(each.format(directory=tmp_path) for each in arguments)
     monkeypatch.setattr("chatd.app.Server.run", lambda server: server.stop())
-    monkeypatch.setattr("chatd.__main__.signal.signal", lambda *_: None)
+    monkeypatch.setattr("chatd.serve.signal.signal", lambda *_: None)
     assert main([*arguments, "--port", "0", "--db", str(tmp_path / "chat.db")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [("--invite-only" in line) for line in lines] == [False, True][: 1 + warned]
@@ -245,7 +249,7 @@ def test_who_can_reach_it_is_told_where_that_is_not_this_machine_alone(
     ("more", "warned"), [((), True), (("--invite-only",), False)], ids=["open", "by invitation"]
 )
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "chat.example"])
-def test_beyond_this_machine_the_banner_says_who_can_read_and_write(
+def test_server_for_other_machines_warns_about_open_access(
     tmp_path: Path,
     host: str,
     more: tuple[str, ...],
@@ -253,10 +257,10 @@ def test_beyond_this_machine_the_banner_says_who_can_read_and_write(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # Nothing is bound: the tests keep to 127.0.0.1.
+    # Nothing listens, because tests use 127.0.0.1 only.
     monkeypatch.setattr("chatd.app.Server.listen", lambda *_: (host, 8765))
     monkeypatch.setattr("chatd.app.Server.run", lambda server: server.stop())
-    monkeypatch.setattr("chatd.__main__.signal.signal", lambda *_: None)
+    monkeypatch.setattr("chatd.serve.signal.signal", lambda *_: None)
     assert main(["--host", host, "--db", str(tmp_path / "chat.db"), *more]) == 0
     first, *rest = capsys.readouterr().out.splitlines()
     assert first.startswith("chatd is ready: open http://")
@@ -270,7 +274,7 @@ def test_beyond_this_machine_the_banner_says_who_can_read_and_write(
     ("host", "url"),
     [("0.0.0.0", "http://127.0.0.1:8765/"), ("::", "http://[::1]:8765/"), ("h", "http://h:8765/")],
 )
-def test_the_url_of_the_banner_can_be_opened(
+def test_ready_line_has_a_url_that_a_browser_can_open(
     host: str,
     url: str,
     tmp_path: Path,
@@ -279,12 +283,12 @@ def test_the_url_of_the_banner_can_be_opened(
 ) -> None:
     monkeypatch.setattr("chatd.app.Server.listen", lambda *_: (host, 8765))
     monkeypatch.setattr("chatd.app.Server.run", lambda server: server.stop())
-    monkeypatch.setattr("chatd.__main__.signal.signal", lambda *_: None)
+    monkeypatch.setattr("chatd.serve.signal.signal", lambda *_: None)
     assert main(["--host", host, "--db", ":memory:"]) == 0
     assert f" open {url} " in capsys.readouterr().out
 
 
-def test_the_module_runs_the_command_line_and_ends_with_its_status(
+def test_module_runs_main_and_exits_with_its_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(tmp_path / "chat.db")
@@ -292,7 +296,7 @@ def test_the_module_runs_the_command_line_and_ends_with_its_status(
     Invitations(tmp_path)
     for arguments, printed in (
         (["invite", "Ann", "--url", "https://chat.example/"], "https://chat.example/#invite="),
-        (["revoke", "Ann"], "all invitations for Ann are void from now on\n"),
+        (["revoke", "Ann"], "all invitations for Ann are revoked\n"),
     ):
         monkeypatch.setattr(sys, "argv", ["chatd", *arguments, "--db", path])
         monkeypatch.delitem(sys.modules, "chatd.__main__", raising=False)
@@ -302,27 +306,25 @@ def test_the_module_runs_the_command_line_and_ends_with_its_status(
         assert capsys.readouterr().out.startswith(printed)
 
 
-def test_what_the_log_says_ends_the_start(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_store_error_ends_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--db", str(tmp_path), "--port", "0"]) == 2
     assert "Is a directory" in capsys.readouterr().err
 
 
-def test_a_taken_port_and_a_host_of_another_machine_are_told_in_one_line(
+def test_used_port_and_foreign_host_fail_with_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert main(["--db", ":memory:", "--port", port]) == 2
-        assert f"port {port} on 127.0.0.1 is taken" in capsys.readouterr().err
+        assert f"port {port} on 127.0.0.1: in use" in capsys.readouterr().err
     assert main(["--db", ":memory:", "--host", "192.0.2.1", "--port", "0"]) == 2
     errors = capsys.readouterr().err
-    assert "cannot listen on 192.0.2.1" in errors
+    assert "host 192.0.2.1: cannot listen" in errors
     assert "--host" in errors
 
 
-def test_a_port_that_needs_more_rights_is_told_with_what_to_do(
+def test_privileged_port_fails_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:
@@ -330,10 +332,10 @@ def test_a_port_that_needs_more_rights_is_told_with_what_to_do(
 
     monkeypatch.setattr("chatd.app.Server.listen", refuse)
     assert main(["--port", "80", "--db", ":memory:"]) == 2
-    assert "choose one from 1024 up with --port" in capsys.readouterr().err
+    assert "choose a port from 1024 up with --port" in capsys.readouterr().err
 
 
-def test_a_unix_socket_that_is_taken_or_cannot_be_is_told_in_one_line(
+def test_unusable_unix_socket_fails_with_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(tmp_path / "socket")
@@ -341,23 +343,23 @@ def test_a_unix_socket_that_is_taken_or_cannot_be_is_told_in_one_line(
         taken.bind(path)
         taken.listen()
         assert main(["--unix", path, "--db", ":memory:"]) == 2
-        assert f"{path} is taken" in capsys.readouterr().err
+        assert f"Unix socket {path}: in use" in capsys.readouterr().err
     assert main(["--unix", str(tmp_path / "no" / "socket"), "--db", ":memory:"]) == 2
     assert "No such file or directory; choose another path" in capsys.readouterr().err
     assert main(["--unix", "x" * 200, "--db", ":memory:"]) == 2
     assert "too long" in capsys.readouterr().err
 
 
-def test_a_certificate_that_is_good_makes_it_https(
+def test_server_with_certificate_announces_https(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Whether it is good is for the ssl module to say.
+    # The ssl module validates certificates, so a stub is enough.
     loaded: list[tuple[str, str | None]] = []
     monkeypatch.setattr(
         "ssl.SSLContext.load_cert_chain", lambda _, file, key: loaded.append((file, key))
     )
     monkeypatch.setattr("chatd.app.Server.run", lambda server: server.stop())
-    monkeypatch.setattr("chatd.__main__.signal.signal", lambda *_: None)
+    monkeypatch.setattr("chatd.serve.signal.signal", lambda *_: None)
     options = ["--db", ":memory:", "--port", "0", "--tls-cert", "c.pem"]
     assert main(options) == 0
     assert main([*options, "--tls-key", "k.pem"]) == 0
@@ -365,13 +367,13 @@ def test_a_certificate_that_is_good_makes_it_https(
     assert capsys.readouterr().out.count(" open https://127.0.0.1:") == 2
 
 
-def test_a_certificate_that_cannot_be_used_is_told_in_one_line(
+def test_unusable_certificate_fails_with_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     letter = tmp_path / "letter"
     letter.write_text("Dear Ann")
     for arguments, word in (
-        (["--tls-cert", str(letter)], "none in PEM format"),
+        (["--tls-cert", str(letter)], "not in PEM format"),
         (["--tls-cert", str(letter), "--tls-key", str(letter)], f"with the key {letter}"),
         (["--tls-cert", str(tmp_path / "missing")], "No such file or directory"),
     ):
@@ -382,13 +384,15 @@ def test_a_certificate_that_cannot_be_used_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("name", ["invite", "revoke"])
-def test_no_secret_is_made_for_a_log_that_is_not_there_or_has_none(
+def test_invite_and_revoke_create_no_store_and_no_secret(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "chat.db"
     assert main([name, "Ann", "--db", str(path)]) == 2
-    assert f"there is no log {path}; give --db as" in capsys.readouterr().err
+    assert f"message store {path}: no such file; give --db as" in capsys.readouterr().err
     path.touch()
     assert main([name, "Ann", "--db", str(path)]) == 2
-    assert "no secret of invitations" in capsys.readouterr().err
+    assert (
+        f"secret {tmp_path / 'secret'}: no such file; start the server" in capsys.readouterr().err
+    )
     assert list(tmp_path.iterdir()) == [path]

@@ -1,4 +1,4 @@
-"""Who may reach the chat through a browser, and what the page allows itself."""
+"""The origin policy, the paths of the HTTP side and the page's content security policy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def refusal(
     origins: tuple[str, ...] = (),
     upgrade: bool = True,
 ) -> tuple[int, str]:
-    """Return the status and reason of a refusal, 0 if there is none."""
+    """Return the status and reason of the refusal, 0 and an empty reason without one."""
     fields = {"Host": host, "Origin": origin, "Upgrade": "websocket" if upgrade else None}
     headers = Headers([(name, value) for name, value in fields.items() if value is not None])
     try:
@@ -54,7 +54,7 @@ def refusal(
         f"{MACHINE.upper()}:8765",
     ],
 )
-def test_this_server_goes_by_addresses_localhost_and_the_name_of_the_machine(host: str) -> None:
+def test_policy_allows_addresses_localhost_and_machine_name(host: str) -> None:
     assert refusal(host, None) == (0, "")
     assert refusal(host, None, upgrade=False) == (0, "")
     assert refusal(host, f"http://{host}") == (0, "")
@@ -74,7 +74,7 @@ def test_this_server_goes_by_addresses_localhost_and_the_name_of_the_machine(hos
         "x" * 253,
     ],
 )
-def test_a_name_that_dns_could_rebind_is_refused_with_the_option_that_allows_it(host: str) -> None:
+def test_policy_refuses_other_host_names_and_names_the_option(host: str) -> None:
     for origin in (None, f"http://{host}", "http://localhost"):
         for upgrade in (True, False):
             status, reason = refusal(host, origin, upgrade=upgrade)
@@ -90,16 +90,16 @@ def test_a_name_that_dns_could_rebind_is_refused_with_the_option_that_allows_it(
         *("x" * 254, "\x80" * 16_000, "[" + "1" * 16_000 + "]"),
     ],
 )
-def test_what_is_no_host_is_refused_and_not_repeated(host: str) -> None:
+def test_malformed_host_gets_400_and_is_not_echoed(host: str) -> None:
     for origin in (None, "http://localhost"):
         for upgrade in (True, False):
             assert refusal(host, origin, upgrade=upgrade) == (
                 400,
-                "header Host is not a name or an address, with its port",
+                "header Host must be a name or an address, with an optional port",
             )
 
 
-def test_names_can_be_allowed_in_any_case_and_with_or_without_a_dot() -> None:
+def test_allowed_host_matches_in_any_case_and_with_final_dot() -> None:
     for host in ("chat.example", "Chat.Example:443", "chat.example.", "chat.example.:8765"):
         assert refusal(host, f"https://{host}", hosts=("CHAT.example.",)) == (0, "")
     assert refusal("x.chat.example", None, hosts=("chat.example",))[0] == 403
@@ -114,14 +114,14 @@ def test_names_can_be_allowed_in_any_case_and_with_or_without_a_dot() -> None:
         ("localhost", "http://localhost"),
         ("localhost:80", "http://localhost"),
         ("localhost", "http://localhost:80"),
-        ("localhost", "https://localhost"),  # behind a proxy that ends TLS
+        ("localhost", "https://localhost"),  # behind a proxy that terminates TLS
         ("localhost:443", "https://localhost"),
         ("localhost", "https://localhost:443"),
         ("[::1]:8765", "http://[::1]:8765"),
         ("[2001:DB8::A]", "http://[2001:db8::a]"),
     ],
 )
-def test_a_page_of_this_server_may_connect(host: str, origin: str) -> None:
+def test_page_of_this_server_may_connect(host: str, origin: str) -> None:
     assert refusal(host, origin) == (0, "")
 
 
@@ -141,11 +141,11 @@ def test_a_page_of_this_server_may_connect(host: str, origin: str) -> None:
         ("localhost", "http://[::1"),
     ],
 )
-def test_any_other_page_is_refused_with_the_option_that_allows_it(host: str, origin: str) -> None:
+def test_page_of_another_site_gets_403_and_the_option(host: str, origin: str) -> None:
     status, reason = refusal(host, origin)
     assert status == 403
     assert f"--allow-origin {origin}" in reason
-    assert refusal(host, origin, upgrade=False) == (0, ""), "the page itself is for everybody"
+    assert refusal(host, origin, upgrade=False) == (0, ""), "the page itself has no origin limit"
 
 
 @pytest.mark.parametrize(
@@ -167,17 +167,15 @@ def test_any_other_page_is_refused_with_the_option_that_allows_it(host: str, ori
         ("localhost", "http://" + "x" * 16_000),
     ],
 )
-def test_a_page_of_no_site_is_refused_and_what_it_calls_itself_not_repeated(
-    host: str, origin: str
-) -> None:
+def test_page_without_site_gets_403_and_origin_is_not_echoed(host: str, origin: str) -> None:
     status, reason = refusal(host, origin)
     assert status == 403
-    assert reason.startswith("pages that are no site's, such as files on a disk, may not connect")
+    assert reason.startswith("header Origin: a page without a site, such as a local file, may not")
     assert len(reason) < 200
-    assert refusal(host, origin, upgrade=False) == (0, ""), "the page itself is for everybody"
+    assert refusal(host, origin, upgrade=False) == (0, ""), "the page itself has no origin limit"
 
 
-def test_further_origins_can_be_allowed_and_only_these() -> None:
+def test_allowed_origins_match_with_default_port_and_in_any_case() -> None:
     origins = ("https://example.org/", "HTTP://Other.example:8080", "http://third.example:80")
     for origin in (
         *("https://example.org", "https://EXAMPLE.org", "https://example.org:443"),
@@ -189,7 +187,7 @@ def test_further_origins_can_be_allowed_and_only_these() -> None:
     assert refusal("localhost", "null", origins=("null",)) == (0, "")
 
 
-def test_a_request_without_host_or_with_two_is_refused() -> None:
+def test_request_with_no_or_two_host_headers_gets_400() -> None:
     status, reason = refusal(None, None)
     assert (status, reason) == (400, "header Host is missing")
     headers = Headers([("Host", "localhost"), ("Host", "evil.example")])
@@ -201,19 +199,19 @@ def test_a_request_without_host_or_with_two_is_refused() -> None:
 
 
 @pytest.mark.parametrize("target", ["/", "/r/kitchen", "/?room=x"])
-def test_the_page_is_at_every_room(target: str) -> None:
+def test_page_is_served_for_every_room(target: str) -> None:
     with serve_chat() as chat:
         request = f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        answer = exchange(chat.address, request.encode())
-        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-        assert answer.endswith(load_page().body)
+        response = exchange(chat.address, request.encode())
+        assert response.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert response.endswith(load_page().body)
 
 
 @pytest.mark.parametrize(
     ("request_line", "status"),
     [("POST /", 405), ("DELETE /r/x", 405), ("GET /r/", 404), ("GET /r/a/b", 404), ("GET /x", 404)],
 )
-def test_nothing_else_is_there(request_line: str, status: int) -> None:
+def test_other_paths_get_404_and_other_methods_405(request_line: str, status: int) -> None:
     with serve_chat() as chat:
         request = f"{request_line} HTTP/1.1\r\nHost: localhost\r\n\r\n"
         assert exchange(chat.address, request.encode()).startswith(f"HTTP/1.1 {status} ".encode())
@@ -227,7 +225,7 @@ def policy() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("element", ["script", "style"])
-def test_the_policy_has_the_hash_of_the_very_bytes_between_the_tags(element: str) -> None:
+def test_page_policy_has_hash_of_inline_element(element: str) -> None:
     html = (ROOT / "client.html").read_bytes()
     assert load_page().body == html
     opened, closed = f"<{element}".encode(), f"</{element}>".encode()
@@ -237,7 +235,11 @@ def test_the_policy_has_the_hash_of_the_very_bytes_between_the_tags(element: str
     assert policy()[f"{element}-src"] == f"'sha256-{digest}'"
 
 
-def test_the_page_needs_nothing_that_its_policy_forbids() -> None:
+def test_page_has_no_inline_handlers_and_no_external_files() -> None:
     html = (ROOT / "client.html").read_text()
-    assert not re.search(r"<[^>]+\s(on\w+|style)=", html), "inline handlers have no hash"
-    assert not re.search(r"""(src|href)=["'](?!data:|#)""", html), "it loads nothing"
+    assert not re.search(r"<[^>]+\s(on\w+|style)=", html), (
+        "the policy has no hash for inline handlers"
+    )
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", html), (
+        "the policy forbids loading files"
+    )

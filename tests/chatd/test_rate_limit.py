@@ -1,4 +1,4 @@
-"""The token bucket, by a clock that the tests turn."""
+"""The token bucket, with times that the tests choose."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from chatd.access.rate_limit import TokenBucket
 
 
-def test_a_burst_is_free_and_what_comes_after_waits_for_its_token() -> None:
+def test_bucket_grants_burst_at_once_and_then_makes_callers_wait() -> None:
     bucket = TokenBucket(20, 40, 100.0)
     waits = [bucket.take(100.0) for _ in range(44)]
     assert waits[:40] == [0.0] * 40
     assert waits[40:] == pytest.approx([0.05, 0.10, 0.15, 0.20])
 
 
-def test_tokens_come_back_with_time_and_never_exceed_the_burst() -> None:
+def test_bucket_refills_with_time_up_to_the_burst() -> None:
     bucket = TokenBucket(20, 40, 0.0)
     for _ in range(40):
         bucket.take(0.0)
@@ -24,7 +24,7 @@ def test_tokens_come_back_with_time_and_never_exceed_the_burst() -> None:
     assert [bucket.take(1000.0) for _ in range(41)] == pytest.approx([*([0.0] * 40), 0.05])
 
 
-def test_less_than_one_a_second_is_a_rate_too() -> None:
+def test_bucket_supports_rates_below_one_token_a_second() -> None:
     bucket = TokenBucket(0.1, 0.2, 0.0)
     assert bucket.take(0.0) == pytest.approx(8.0)
     assert bucket.take(8.0) == pytest.approx(10.0)
@@ -34,7 +34,7 @@ def test_less_than_one_a_second_is_a_rate_too() -> None:
     st.floats(0.5, 1000),
     st.lists(st.floats(0, 1), min_size=1, max_size=200),
 )
-def test_who_waits_as_told_never_exceeds_rate_and_burst(rate: float, pauses: list[float]) -> None:
+def test_caller_that_waits_never_exceeds_rate_and_burst(rate: float, pauses: list[float]) -> None:
     burst = 2 * rate
     now, taken = 50.0, []
     bucket = TokenBucket(rate, burst, now)
@@ -45,4 +45,4 @@ def test_who_waits_as_told_never_exceeds_rate_and_burst(rate: float, pauses: lis
     for first in range(0, len(taken), 7):
         for last in range(first, len(taken), 5):
             allowed = burst + rate * (taken[last] - taken[first]) + 1
-            assert last - first + 1 <= allowed + 1e-6, f"{first} to {last} within {allowed}"
+            assert last - first + 1 <= allowed + 1e-6, f"{first} to {last}: {allowed} allowed"

@@ -1,4 +1,4 @@
-"""Whom a request comes from, behind proxies that are trusted and others that are not."""
+"""The client's address behind trusted and other proxies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.access.trusted_networks import client_address, parse_proxy
+from chatd.access.trusted_networks import client_address, parse_network
 from wsproto_min import Headers
 
 LAN = ["10.0.0.0/8", "fd00::/8", "unix"]
@@ -14,18 +14,18 @@ LAN = ["10.0.0.0/8", "fd00::/8", "unix"]
 
 def address_of(socket: str, *lines: str, trusted: list[str] = LAN) -> str:
     headers = Headers([("X-Forwarded-For", line) for line in lines])
-    return client_address(socket, headers, [parse_proxy(text) for text in trusted])
+    return client_address(socket, headers, [parse_network(text) for text in trusted])
 
 
 @pytest.mark.parametrize(
     ("socket", "lines", "address"),
     [
-        # Nothing is forwarded.
+        # No forwarded address.
         ("10.0.0.1:80", [], "10.0.0.1:80"),
         ("unix", [], "unix"),
         ("unix", [""], "unix"),
         ("[fd00::1]:80", [], "[fd00::1]:80"),
-        # Who connects is not trusted.
+        # The socket's address is not trusted.
         ("198.51.100.1:80", ["203.0.113.7"], "198.51.100.1:80"),
         ("[2001:db8::1]:80", ["203.0.113.7"], "[2001:db8::1]:80"),
         # One proxy.
@@ -34,16 +34,16 @@ def address_of(socket: str, *lines: str, trusted: list[str] = LAN) -> str:
         ("[fd00::1]:80", ["203.0.113.7"], "203.0.113.7"),
         ("[fd00::1]:80", ["2001:db8::1"], "[2001:db8::1]"),
         ("10.0.0.1:80", [" \t203.0.113.7 "], "203.0.113.7"),
-        # Several, each on a line or all on one.
+        # Several proxies, on one line or on several.
         ("unix", ["203.0.113.7, 10.0.0.2"], "203.0.113.7"),
         ("unix", ["203.0.113.7", "10.0.0.2,fd00::1"], "203.0.113.7"),
-        # Made up in front of the proxies.
+        # Forged entries before those of the proxies.
         ("unix", ["192.0.2.1, 203.0.113.7"], "203.0.113.7"),
         ("unix", ["192.0.2.1", "203.0.113.7, 10.0.0.2"], "203.0.113.7"),
         ("unix", ["10.0.0.9, 203.0.113.7"], "203.0.113.7"),
-        # All of them trusted: the first of them is the client.
+        # Every entry is trusted: the first one is the client.
         ("unix", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
-        # Malformed.
+        # Malformed entries.
         ("unix", ["unknown"], "unix"),
         ("unix", ["unix"], "unix"),
         ("10.0.0.1:80", ["203.0.113.7, "], "10.0.0.1:80"),
@@ -54,28 +54,28 @@ def address_of(socket: str, *lines: str, trusted: list[str] = LAN) -> str:
         ("unix", ["203.0.113.007"], "unix"),
         ("unix", ["fe80::1%<script>"], "unix"),
         ("unix", ["٢٠٣.0.113.7"], "unix"),
-        # The two ways to write an address of IPv4.
+        # IPv4 addresses embedded in IPv6.
         ("[::ffff:10.0.0.1]:80", ["203.0.113.7"], "203.0.113.7"),
         ("unix", ["203.0.113.7, ::ffff:10.0.0.2"], "203.0.113.7"),
         ("unix", ["::ffff:203.0.113.7"], "203.0.113.7"),
-        # A socket's own address may name the interface.
+        # The socket's own address may have a zone.
         ("[fd00::1%eth0]:80", ["203.0.113.7"], "203.0.113.7"),
     ],
 )
-def test_the_client_is_the_first_from_the_right_who_is_not_a_trusted_proxy(
+def test_client_is_first_untrusted_address_from_the_right(
     socket: str, lines: list[str], address: str
 ) -> None:
     assert address_of(socket, *lines) == address
 
 
-def test_nobody_is_trusted_who_is_not_named() -> None:
+def test_only_listed_networks_are_trusted() -> None:
     for socket in ("unix", "127.0.0.1:80", "[::1]:80", "10.0.0.1:80"):
         assert address_of(socket, "203.0.113.7", trusted=[]) == socket
     assert address_of("unix", "203.0.113.7", trusted=["0.0.0.0/0", "::/0"]) == "unix"
     assert address_of("127.0.0.1:80", "203.0.113.7", trusted=["unix"]) == "127.0.0.1:80"
 
 
-def test_a_single_address_is_a_network_of_its_own() -> None:
+def test_single_address_is_a_network_of_one() -> None:
     assert address_of("127.0.0.1:80", "203.0.113.7", trusted=["127.0.0.1"]) == "203.0.113.7"
     assert address_of("127.0.0.2:80", "203.0.113.7", trusted=["127.0.0.1"]) == "127.0.0.2:80"
 
@@ -83,9 +83,9 @@ def test_a_single_address_is_a_network_of_its_own() -> None:
 @pytest.mark.parametrize(
     "text", ["", "localhost", "10.0.0.1/8", "10.0.0.0/33", "::1/129", "unix:", "UNIX", "10.0.0"]
 )
-def test_a_proxy_that_is_no_network_is_refused(text: str) -> None:
+def test_parse_network_rejects_malformed_text(text: str) -> None:
     with pytest.raises(ValueError, match=r"network|host bits"):
-        parse_proxy(text)
+        parse_network(text)
 
 
 hops = st.one_of(
@@ -103,12 +103,12 @@ header_text = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF))
     st.lists(hops, max_size=5),
     hops,
 )
-def test_no_client_can_choose_its_address_whatever_it_sends(
-    data: st.DataObject, made_up: list[str], between: list[str], last: str
+def test_forged_entries_never_change_the_client_address(
+    data: st.DataObject, forged: list[str], between: list[str], last: str
 ) -> None:
     socket = f"[{last}]:80" if ":" in last else f"{last}:80"
-    entries = [*made_up, "203.0.113.7", *between]
-    # Lines may be joined anywhere by those who pass them on.
+    entries = [*forged, "203.0.113.7", *between]
+    # A proxy may join header lines.
     lines = [entries[0]]
     for entry in entries[1:]:
         if data.draw(st.booleans()):
@@ -119,7 +119,5 @@ def test_no_client_can_choose_its_address_whatever_it_sends(
 
 
 @given(st.lists(header_text), st.sampled_from(["unix", "10.0.0.1:80", "198.51.100.1:80"]))
-def test_no_header_raises_and_only_what_an_address_has_comes_out(
-    lines: list[str], socket: str
-) -> None:
+def test_any_header_gives_characters_of_an_address_only(lines: list[str], socket: str) -> None:
     assert set(address_of(socket, *lines)) <= set("0123456789abcdef.:[]unix")

@@ -77,7 +77,7 @@ def test_curl_head_gets_the_content_length(chatd: list[str]) -> None:
         (["--header", "Sec-WebSocket-Key: short"], "/", "400", "must be 16 bytes in base64"),
         (["--header", "Connection: keep-alive"], "/", "400", "must include 'Upgrade'"),
         (["--header", "Origin: http://evil.example"], "/", "403", "may not connect"),
-        (["--header", "Host: evil.example"], "/", "403", "does not go by the name"),
+        (["--header", "Host: evil.example"], "/", "403", "is not a name of this server"),
     ],
 )
 def test_curl_bad_request_gets_status_and_explanation(

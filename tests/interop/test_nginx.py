@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from chatd.access.trusted_networks import TrustedNetwork, parse_proxy
+from chatd.access.trusted_networks import TrustedNetwork, parse_network
 from chatd.app import Chat
 from chatd.storage.sqlite import MEMORY, SQLiteStore
 from tests.interop.support import chatd_on
@@ -168,5 +168,5 @@ def test_nginx_forwards_the_address_of_the_client(tmp_path: Path, trusted: str) 
         store.close()
         return peer.address
 
-    assert address_of_peer(parse_proxy(trusted)) == "127.0.0.1"
+    assert address_of_peer(parse_network(trusted)) == "127.0.0.1"
     assert address_of_peer().startswith("unix" if trusted == "unix" else f"{NGINX_ADDRESS}:")

@@ -1,0 +1,136 @@
+"""Commands that work on files, beside a running server or without one.
+
+`invite` and `revoke` manage invitations, `check` and `export` read the message store.
+The module `serve` uses the error class, the output and the directories of this one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from chatd.access.invitations import SECRET_FILE, Invitations
+from chatd.ops.log_handler import escape_control_characters
+from chatd.storage.check import check_store, count_messages, export_store, open_read_only
+from chatd.storage.sqlite import MEMORY, default_path
+from chatd.storage.store import StoreError
+
+# Problems that `check` prints.
+MAX_PROBLEMS = 100
+
+
+class CommandError(Exception):
+    """A failed command; the message is one line with the problem and its remedy."""
+
+
+def invite(options: Namespace) -> int:
+    """Print an invitation link."""
+    invitations = _find_invitations(options)
+    token = invitations.issue(options.name, options.room, options.days, time.time())
+    path = f"r/{options.room[0]}" if options.room else ""
+    print(f"{options.url.rstrip('/')}/{path}#invite={token}")
+    return 0
+
+
+def revoke(options: Namespace) -> int:
+    """Revoke all invitations that were issued for a name."""
+    try:
+        _find_invitations(options).revoke(options.name, time.time())
+    except OSError as error:
+        raise CommandError(f"invitations for {options.name}: not revoked: {error}") from None
+    print(f"all invitations for {options.name} are revoked")
+    return 0
+
+
+def check(options: Namespace) -> int:
+    """Check the message store; return 1 if there is a problem."""
+    path = str(options.db or default_path())
+    try:
+        with open_read_only(path) as database, flushed_output():
+            problems = list(itertools.islice(check_store(database), MAX_PROBLEMS + 1))
+            for problem in problems[:MAX_PROBLEMS]:
+                print(problem)
+            if not problems:
+                messages, rooms = count_messages(database)
+                print(f"{path} is sound: {messages} messages in {rooms} rooms")
+                return 0
+    except StoreError as error:
+        print(f"chatd: {escape_control_characters(str(error))}", file=sys.stderr)
+        return 1
+    more = "at least " if len(problems) > MAX_PROBLEMS else ""
+    print(
+        f"chatd: message store {path}: problems found: {more}{len(problems[:MAX_PROBLEMS])}; stop"
+        " its chatd, then restore a backup, or save the readable messages with export",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def export(options: Namespace) -> int:
+    """Print the messages as JSON lines."""
+    try:
+        with open_read_only(str(options.db or default_path())) as database, flushed_output():
+            for line in export_store(database, options.room):
+                print(line)
+    except StoreError as error:
+        raise CommandError(escape_control_characters(str(error))) from None
+    return 0
+
+
+@contextmanager
+def flushed_output() -> Iterator[None]:
+    """Flush standard output after the block.
+
+    Raises:
+        CommandError: The output cannot be written.
+        BrokenPipeError: The reader has closed the pipe.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        # The interpreter flushes the rest of the buffer at its end, which must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise CommandError(f"standard output: cannot write: {error.strerror}") from None
+
+
+def open_invitations(options: Namespace) -> Invitations:
+    """Return the invitations in the directory of the message store.
+
+    Raises:
+        CommandError: The secret or the revocation list cannot be used.
+    """
+    if options.db is None or options.db == MEMORY:
+        directory = default_path().parent
+    else:
+        directory = Path(options.db).absolute().parent
+    try:
+        return Invitations(directory)
+    except OSError as error:
+        reason = error.strerror or error
+        raise CommandError(f"invitations in {directory}: cannot use: {reason}") from None
+
+
+def _find_invitations(options: Namespace) -> Invitations:
+    """Return the invitations of an existing server, because a secret is useless without one."""
+    if options.db is not None and options.db != MEMORY:
+        database = Path(options.db).absolute()
+        if not database.exists():
+            raise CommandError(
+                f"message store {database}: no such file; give --db as to the server, after the"
+                " first start of the server"
+            )
+        if not database.with_name(SECRET_FILE).exists():
+            raise CommandError(
+                f"secret {database.with_name(SECRET_FILE)}: no such file; start the server of this"
+                " message store once with --invite-only"
+            )
+    return open_invitations(options)
