@@ -171,6 +171,13 @@ class Client:
         return list(iter(self.receive, None))
 
 
+def is_served(address: Address) -> bool:
+    """Return True if a new client receives its echo."""
+    with Client(address) as client:
+        client.send("is it served?")
+        return client.receive() == "is it served?"
+
+
 class RunningServer:
     """A `Server` in a thread; `error` is the exception that ended its `run`, if any."""
 
@@ -238,7 +245,7 @@ def serving(
 
 
 def tight_listener(size: int = 4096) -> socket.socket:
-    """Return a listening socket whose accepted sockets have a send buffer of `size` bytes."""
+    """Return a listening socket; its accepted sockets have send buffers of `size` bytes."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
     sock.bind(("127.0.0.1", 0))

@@ -53,7 +53,7 @@ def accept_with(*headers: tuple[str, str]) -> Callable[[Peer, Request], Any]:
         ),
     ],
 )
-def test_on_request_with_an_error_is_answered_with_500_and_logged(
+def test_on_request_error_is_answered_with_500_and_logged(
     bench: Workbench, caplog: pytest.LogCaptureFixture, on_request: Callable[..., Response]
 ) -> None:
     opened: list[Peer] = []

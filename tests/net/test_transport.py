@@ -130,9 +130,7 @@ def test_write_buffer_overflow_in_a_group_counts_bytes_once(bench: Workbench) ->
 
 
 @pytest.mark.parametrize("closing", [False, True], ids=["while open", "after our Close"])
-def test_write_buffer_limits_the_pongs_for_a_client_that_never_reads(
-    bench: Workbench, closing: bool
-) -> None:
+def test_write_buffer_limit_holds_for_pongs(bench: Workbench, closing: bool) -> None:
     bench.context.write_buffer_limit = 100_000
     peer, remote = bench.open()
     if closing:
@@ -273,9 +271,7 @@ def test_slow_reader_of_the_last_bytes_is_closed_at_the_deadline(bench: Workbenc
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**32), st.sampled_from([1, 2, 7, 1000]), st.sampled_from([0.0, 0.3, 0.7]))
-def test_transport_over_faulty_sockets_loses_and_reorders_nothing(
-    seed: int, size: int, transient: float
-) -> None:
+def test_faulty_sockets_lose_and_reorder_nothing(seed: int, size: int, transient: float) -> None:
     bench = Workbench([0.0])
     group = Group(bench.context.write_coalescer)
     bench.context.on_open = group.add

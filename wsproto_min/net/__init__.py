@@ -1,8 +1,15 @@
 """Sockets around the protocol: a server on one selector, and a blocking client.
 
-Path of a received byte through the server: `event_loop` finds the socket ready, `transport`
-reads it (through `tls` if needed), `session` passes the bytes to the handshake or the
-connection and the messages to the application. Path of a sent byte: `peer` or `broadcast`
-passes frames to `write_coalescer`, which writes them to `transport` at the end of the
-iteration; `write_buffer` keeps the bytes that the socket does not take.
+The path of received bytes through the server:
+
+1. `event_loop` finds the socket ready and calls the peer's `transport`.
+2. `transport` reads the bytes, through `tls` if the listener uses it.
+3. `session` passes them to the opening handshake, or to the `Connection`.
+4. `session` takes each event from the `Connection` and calls the application with messages.
+5. The application sends with a `peer` or with a group (`broadcast`). The frames wait in
+   `write_coalescer` for the end of the iteration.
+6. `transport` writes the frames; `write_buffer` keeps the bytes that the socket does not take.
+
+`listener` accepts connections, `timers` and `keepalive` end dead ones, and `server` ties all
+of it together. `client` and `url` are independent of the server.
 """

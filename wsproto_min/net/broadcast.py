@@ -42,8 +42,8 @@ class Group:
     ) -> None:
         self._write_coalescer = write_coalescer
         self._compression_threshold = compression_threshold
-        # The one tuple that is `_groups` of every member of this group alone: an identity
-        # check tells whether a member may get the shared bytes.
+        # Members of this group alone share this tuple as their `_groups`. An identity check
+        # then tells whether a member may get the shared bytes.
         self.single_membership = (self,)
         self._members: dict[Member, None] = {}
         # Frames of this iteration: sequence number, plain frame, compressed frame (the plain

@@ -1,7 +1,7 @@
 """Keepalive: Pings that find dead peers and measure the latency (RFC 6455, section 5.5.2).
 
-A silent peer may be idle or gone, and TCP does not tell which. So the server sends a Ping and
-expects any byte within a timeout, be it the Pong or other data::
+A silent peer may be idle or gone, and TCP does not tell which. So the server sends a Ping.
+Within a timeout it expects any byte, be it the Pong or other data::
 
               interval                            timeout
     idle -------------------> Ping, awaiting_pong ---------------> lost
@@ -9,7 +9,7 @@ expects any byte within a timeout, be it the Pong or other data::
       |                                 | timeout, a byte has come
       +---------------------------------+
 
-The state has no clock and no timer: `Session` calls it when its timer fires.
+A `Keepalive` has no clock and no timer. `Session` calls it when its own timer fires.
 """
 
 from __future__ import annotations

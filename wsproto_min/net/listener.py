@@ -58,7 +58,7 @@ def open_tcp_listener(host: str, port: int) -> socket.socket:
 def open_unix_listener(path: str) -> socket.socket:
     """Return a listening Unix socket for its owner and group (mode 0660).
 
-    Replaces a socket file whose server is gone.
+    Replaces a stale socket file, on which no server listens.
 
     Raises:
         OSError: The path is unusable. With EADDRINUSE: a server answers there, or the file
@@ -91,7 +91,7 @@ def _remove_stale_socket(path: str) -> None:
                 os.unlink(path)
         except FileNotFoundError:
             pass
-        except BlockingIOError:  # a live server whose queue is full
+        except BlockingIOError:  # a live server with a full queue
             raise in_use from None
         else:
             raise in_use

@@ -6,8 +6,8 @@
     server.listen("127.0.0.1", 8080)
     server.run()
 
-One iteration of `run` waits until sockets are ready, reads each of them once, calls the
-application, and then writes everything that was sent, in one write for each peer. Only the
+One iteration of `run` waits until sockets are ready, reads each of them once, and calls the
+application. It then writes everything that was sent, in one write for each peer. Only the
 answers to handshakes go out earlier. Callbacks run in the thread of `run`, one at a time, and
 must not block.
 """
@@ -165,7 +165,7 @@ class Server:
     def listen_unix(self, path: str) -> None:
         """Listen on a Unix socket for its owner and group (mode 0660).
 
-        Replaces a socket file whose server is gone.
+        Replaces a stale socket file, on which no server listens.
 
         Raises:
             OSError: The path is unusable. With EADDRINUSE: a server answers there, or the
@@ -206,7 +206,7 @@ class Server:
         self._end_iteration()  # callbacks for the last peers
 
     def _end_iteration(self) -> None:
-        """Make the callbacks that are due, then write; repeat while that causes more of either."""
+        """Make pending callbacks, then write; repeat while that causes more of either."""
         context = self._context
         while True:
             # Take both lists first: on_close may abort other peers, and their on_close must

@@ -2,8 +2,8 @@
 
 The path of received bytes: the transport calls `on_data`. `ServerHandshake`, and after it
 `Connection`, turn the bytes into a request and into events. The session passes messages to
-the application's callbacks. All bytes to send, from the application or from the protocol, go
-to the write coalescer, which writes them at the end of the loop iteration.
+the application's callbacks. Bytes to send, from the application or from the protocol, go to
+the write coalescer. It writes them at the end of the loop iteration.
 
 One timer serves each session: it limits the opening handshake, then drives the keepalive,
 then limits the closing handshake.
@@ -139,7 +139,7 @@ class Session:
             self.transport.end_after_next_write(half_close=True)
         else:
             self._open(result.connection, result)
-        # Write at once: nothing else is due to this peer, and the next one waits for less.
+        # Nothing else is pending for this peer. An early write shortens the next peer's wait.
         self._context.write_coalescer.flush_member(peer)
 
     def _open(self, connection: Connection, result: HandshakeResult) -> None:
@@ -168,7 +168,7 @@ class Session:
                 if self.state is _OPEN:  # after close() the application wants no messages
                     self._call(self._context.on_message, event)
             elif not isinstance(event, Pong):
-                self._enqueue(connection)  # a Pong precedes what the application sends later
+                self._enqueue(connection)  # a Pong precedes later messages
             elif self.keepalive is not None:
                 self.keepalive.on_pong(event.payload, time.monotonic())
             if self._paused_until and self.state is _OPEN:
@@ -266,7 +266,7 @@ class Session:
         del self.peer
 
     def _enter(self, state: State) -> None:
-        """Enter a later state; an open peer leaves its groups, and `on_close` becomes due."""
+        """Enter a later state; an open peer leaves its groups, and `on_close` follows."""
         if self.state is _OPEN:
             self._leave_groups(keep_pending=state is not _CLOSED)
             self._context.closed.append(self.peer)
@@ -299,12 +299,12 @@ class Session:
             self.transport.close()
 
     def _keep_alive(self) -> None:
-        """Send a Ping when it is due; give up a peer that is lost."""
+        """Send a Ping, or close a peer that is lost."""
         connection, keepalive = self.connection, self.keepalive
         assert connection is not None
         assert keepalive is not None
         if self._paused_until:
-            keepalive.alive_since_ping = True  # the server does not read, so it cannot tell
+            keepalive.alive_since_ping = True  # unknown, because the server does not read
         seconds = keepalive.on_timer(connection, time.monotonic())
         if seconds is None:
             connection.fail(CloseCode.INTERNAL_ERROR, "no sign of life")

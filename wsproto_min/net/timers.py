@@ -1,6 +1,6 @@
 """Coarse timers: many deadlines on few timers of the event loop.
 
-Deadlines are rounded up to whole ticks, and all deadlines of one tick share a slot, which is
+Deadlines are rounded up to whole ticks. All deadlines of one tick share a slot, and a slot is
 one timer of the loop (a timer wheel works the same way). To start or cancel a timer takes
 one dictionary operation. A cancelled timer keeps no reference to its target.
 

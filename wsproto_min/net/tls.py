@@ -1,9 +1,9 @@
 """Server-side TLS on a non-blocking socket.
 
 A TLS stream may have to write before it can read, or read before it can write. It also
-holds decrypted bytes that no selector sees. `TLSSocket` hides both and otherwise behaves
-like a plain non-blocking socket: it raises `BlockingIOError`, and `read_waits_for` and
-`write_waits_for` then name the event to wait for.
+holds decrypted bytes that no selector sees. `TLSSocket` hides both, and otherwise behaves
+like a plain non-blocking socket. After a `BlockingIOError` its attributes `read_waits_for`
+and `write_waits_for` name the event to wait for.
 """
 
 from __future__ import annotations

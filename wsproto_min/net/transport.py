@@ -1,13 +1,14 @@
 """The transport of one peer: a non-blocking socket with its write buffer.
 
-A transport reads and writes as far as the socket goes without blocking, keeps the bytes that
-the socket does not take, and asks the event loop for just the events that it needs. It tells
-the peer about received bytes, an overfull buffer, and the end. What the bytes mean is the
-peer's part.
+A transport reads and writes as far as the socket goes without blocking, and buffers the bytes
+that the socket does not take. It asks the event loop for just the events that it needs. It
+calls its owner, the session, for received bytes, for a full buffer, and at the end. It does
+not interpret the bytes.
 
 How a connection ends: close() with unread input sends RST, and the RST may overtake the last
 bytes. So after the last bytes the transport half-closes the socket and waits for the other
-side's FIN, except after a complete closing handshake, when no input can follow (section 7.1.1).
+side's FIN. After a complete closing handshake it closes the socket, because no input can
+follow (RFC 6455, section 7.1.1).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ RECEIVE_SIZE = 1 << 16
 
 
 class Owner(Protocol):
-    """The peer of a transport."""
+    """The session of a transport."""
 
     def on_data(self, data: bytes) -> None:
         """Process received bytes."""
@@ -46,7 +47,7 @@ class Transport:
     Args:
         sock: A connected non-blocking socket; the transport closes it.
         context: The server's shared state.
-        owner: The peer.
+        owner: The session.
 
     Attributes:
         closed: The socket is closed.

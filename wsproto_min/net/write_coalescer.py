@@ -1,9 +1,11 @@
 """The write coalescer: all frames of one loop iteration, in one write for each peer.
 
-A small write costs the kernel about 5 us, so M messages to a group of N peers must cost
-N writes, not M x N. Each frame gets a sequence number. A peer that must receive something
-other than its group's shared bytes gets its own frames, sorted by that number, so every
-peer receives all frames in the order in which they were sent.
+A small write costs the kernel as much as a large one. So M messages to a group of N peers
+must cost N writes, not M x N.
+
+Each frame gets a sequence number. A peer that must receive something other than its group's
+shared bytes gets its own frames, sorted by that number. So every peer receives its frames in
+the order in which they were sent.
 """
 
 from __future__ import annotations
