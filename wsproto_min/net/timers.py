@@ -9,7 +9,6 @@ The rounding also groups the work: the Pings of many idle peers go out in one it
 
 from __future__ import annotations
 
-import math
 import time
 from functools import partial
 from typing import Protocol
@@ -51,7 +50,7 @@ class CoarseTimers:
         deadline = time.monotonic() + seconds
         tick = min(TICK, seconds / _MIN_TICKS)
         if tick:
-            deadline = math.ceil(deadline / tick) * tick
+            deadline += -deadline % tick  # rounds up
         slot = self._slots.get(deadline)
         if slot is None:
             slot = self._slots[deadline] = {}
