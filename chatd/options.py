@@ -1,4 +1,4 @@
-"""What can be said on the command line, judged before anything is started."""
+"""Options and commands of the command line, validated before anything starts."""
 
 from __future__ import annotations
 
@@ -14,80 +14,97 @@ from chatd.model import MAX_ID, InvalidName, is_room_name, normalize_name
 from chatd.ops.log_handler import FORMATTERS
 from chatd.storage.sqlite import MEMORY
 
-# A hundred years, for what counts in days.
+# A hundred years.
 MAX_DAYS = 36500
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without repeating the usage."""
+    """Argument parser that reports an error in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options; `command` is `serve` or what `other commands` lists.
+    """Parse a command line.
 
-    Ends the program with status 2 and one line if they make no sense.
+    Args:
+        arguments: The words of the command line; None for those of the process.
+
+    Returns:
+        One attribute for each option. `command` is `serve`, `invite`, `revoke`, `check`
+        or `export`.
+
+    Raises:
+        SystemExit: An argument is invalid (status 2), or `--help` was given (status 0).
     """
-    parser = _Parser(prog="chatd", description="A chat for everybody who opens its page.")
-    _add_serving(parser)
+    parser = _Parser(
+        prog="chatd", description="Serve a chat, or manage its invitations and messages."
+    )
+    _add_serve_options(parser)
     commands = parser.add_subparsers(dest="command", title="other commands", metavar="COMMAND")
-    invite = commands.add_parser("invite", help="print a link that lets somebody in")
-    revoke = commands.add_parser("revoke", help="make somebody's invitations void")
-    check = commands.add_parser("check", help="say whether a log is sound; exit status 1 if not")
-    export = commands.add_parser("export", help="write the messages as JSON lines")
-    _add_inviting(invite)
-    export.add_argument("--room", type=_room, help="only those of this room (default: all)")
+    invite = commands.add_parser("invite", help="print an invitation link")
+    revoke = commands.add_parser("revoke", help="revoke all invitations of a name")
+    check = commands.add_parser(
+        "check", help="check the message store; exit status 1 if it is damaged"
+    )
+    export = commands.add_parser("export", help="print the messages as JSON lines")
+    _add_invite_options(invite)
+    export.add_argument("--room", type=_room, help="print only this room (default: all rooms)")
     for each in (invite, revoke):
-        each.add_argument("name", type=_name, metavar="NAME", help="the name in the chat")
+        each.add_argument("name", type=_name, metavar="NAME", help="the user's name in the chat")
     for each in (parser, invite, revoke, check, export):
         each.add_argument(
             "--db",
             type=_file,
             metavar="FILE",
-            # A default of the command would undo what stands before the command.
+            # A default here would overwrite a --db before the command.
             default=None if each is parser else argparse.SUPPRESS,
-            help="keep messages in this file, and the secret of invitations beside it;"
-            " :memory: keeps no messages (default: chatd/chat.db in the user's state directory)",
+            help="database file of the messages; the invitation files are beside it. :memory:"
+            " stores no messages (default: chatd/chat.db in the user's state directory)",
         )
     options = parser.parse_args(arguments)
     if options.command in ("check", "export") and options.db == MEMORY:
-        parser.error(f"{options.command} needs a file; what is in memory only its chatd knows")
+        parser.error(f"{options.command} needs a file; --db :memory: exists only inside its chatd")
     options.command = options.command or "serve"
     if options.tls_key and not options.tls_cert:
         parser.error("--tls-key needs --tls-cert")
     if options.tls_cert and options.unix is not None:
-        parser.error("a Unix socket has no TLS; leave out --tls-cert or --unix")
+        parser.error("TLS on a Unix socket is not supported; leave out --tls-cert or --unix")
     return options
 
 
-def _add_serving(parser: argparse.ArgumentParser) -> None:
+def _add_serve_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--host",
         default="127.0.0.1",
-        help="the address to listen on; 0.0.0.0 lets in other machines (default: %(default)s)",
+        help="address to listen on; 0.0.0.0 for all interfaces (default: %(default)s)",
     )
     add(
         "--port",
         type=_port,
         default=8765,
-        help="the port; 0 picks a free one (default: %(default)s)",
+        help="TCP port; 0 picks a free one (default: %(default)s)",
     )
-    add("--unix", metavar="PATH", help="listen on a Unix socket instead")
-    add("--tls-cert", metavar="FILE", help="serve https with this certificate")
-    add("--tls-key", metavar="FILE", help="its key, if not in the same file")
-    add("--keep-messages", type=_count, metavar="N", help="keep only the newest N of each room")
-    add("--keep-days", type=_positive, metavar="DAYS", help="delete messages older than this")
-    add("--invite-only", action="store_true", help="let in only those with an invitation")
+    add("--unix", metavar="PATH", help="listen on a Unix socket instead of TCP")
+    add("--tls-cert", metavar="FILE", help="serve HTTPS with this certificate (PEM)")
+    add("--tls-key", metavar="FILE", help="key of the certificate, if in another file (PEM)")
+    add(
+        "--keep-messages",
+        type=_count,
+        metavar="N",
+        help="keep the newest N messages of each room",
+    )
+    add("--keep-days", type=_days, metavar="DAYS", help="delete messages older than this")
+    add("--invite-only", action="store_true", help="require an invitation from every user")
     add(
         "--rate-limit",
-        type=_rate,
+        type=_non_negative,
         default=20.0,
         metavar="N",
-        help="messages a second that one peer may send, twice as many at once;"
-        " 0: any number (default: %(default)g)",
+        help="messages per second from one peer, twice as many at once; 0 for no limit"
+        " (default: %(default)g)",
     )
     add(
         "--allow-host",
@@ -95,7 +112,7 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=_host,
         metavar="NAME",
-        help="a name that this server goes by; repeatable",
+        help="another host name of this server; repeatable",
     )
     add(
         "--allow-origin",
@@ -103,80 +120,80 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=_site,
         metavar="URL",
-        help="another site whose pages may connect, like https://example.org; repeatable",
+        help="another site with pages that may connect, like https://example.org; repeatable",
     )
-    add("--no-compression", action="store_true", help="refuse permessage-deflate")
+    add("--no-compression", action="store_true", help="do not negotiate permessage-deflate")
     add(
         "--trusted-proxy",
         action="append",
-        type=_proxy,
+        type=_network,
         default=[],
         metavar="ADDRESS[/BITS]|unix",
         help="trust the X-Forwarded-For of this proxy; repeatable",
     )
     add(
         "--max-peers",
-        type=_cap,
+        type=_limit,
         metavar="N",
-        help="connections at the same time, those in their handshake included; 0: any number"
-        f" (default: {DEFAULT_MAX_PEERS}, or as many as the process may have descriptors)",
+        help="connections at the same time, including handshakes; 0 for no limit"
+        f" (default: {DEFAULT_MAX_PEERS}, or fewer if file descriptors are limited)",
     )
     add(
         "--max-per-address",
-        type=_cap,
+        type=_limit,
         metavar="N",
-        help="connections from one address, or from one /64 of IPv6; 0: any number"
-        f" (default: {DEFAULT_MAX_PER_ADDRESS}, and any number from this machine itself)",
+        help="connections from one address or one IPv6 /64 network; 0 for no limit"
+        f" (default: {DEFAULT_MAX_PER_ADDRESS}, and no limit for this machine)",
     )
     add(
         "--metrics-from",
         action="append",
-        type=_proxy,
+        type=_network,
         default=[],
         metavar="ADDRESS[/BITS]|unix",
-        help="who else may read /metrics than programs of this machine; repeatable",
+        help="let this network read /metrics, besides this machine; repeatable",
     )
     add(
         "--log-format",
         choices=tuple(FORMATTERS),
         default="text",
-        help="how connections and troubles are noted on standard error (default: %(default)s)",
+        help="format of the log on standard error (default: %(default)s)",
     )
     add(
         "--drain-timeout",
-        type=_rate,
+        type=_non_negative,
         default=5.0,
         metavar="SECONDS",
-        help="how long peers have, when the server ends, to take what is queued for them;"
-        " a second signal ends it at once (default: %(default)g)",
+        help="time for peers to receive queued messages at the end; a second signal skips it"
+        " (default: %(default)g)",
     )
 
 
-def _add_inviting(parser: argparse.ArgumentParser) -> None:
+def _add_invite_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--days",
-        type=_positive,
+        type=_days,
         default=7.0,
-        help="how long the link is good for (default: %(default)g)",
+        help="days for which the link is valid (default: %(default)g)",
     )
     parser.add_argument(
         "--room",
         action="append",
         type=_room,
         default=[],
-        help="a room that it is good for; repeatable (default: all)",
+        help="room that the user may join; repeatable (default: all rooms)",
     )
     parser.add_argument(
         "--url",
         type=_page,
         default="http://127.0.0.1:8765/",
-        help="where the chat is reached (default: %(default)s)",
+        help="address of the chat's page (default: %(default)s)",
     )
 
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) < 1 << 16):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
     return int(text)
 
 
@@ -186,29 +203,31 @@ def _count(text: str) -> int:
     return min(int(text), MAX_ID)
 
 
-def _cap(text: str) -> int:
+def _limit(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 up")
     return min(int(text), MAX_ID)
 
 
-def _rate(text: str) -> float:
+def _non_negative(text: str) -> float:
     try:
-        rate = float(text)
+        number = float(text)
     except ValueError:
-        rate = math.nan
-    if not 0 <= rate < math.inf:
+        number = math.nan
+    if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 up")
-    return rate
+    return number
 
 
-def _positive(text: str) -> float:
+def _days(text: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not 0 < number <= MAX_DAYS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of days, up to {MAX_DAYS}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of days above 0 and up to {MAX_DAYS}"
+        )
     return number
 
 
@@ -239,7 +258,7 @@ def _name(text: str) -> str:
 
 def _file(text: str) -> str:
     if not text:
-        raise argparse.ArgumentTypeError("a file needs a name")
+        raise argparse.ArgumentTypeError("the file name is empty")
     return text
 
 
@@ -251,7 +270,7 @@ def _room(text: str) -> str:
     return text
 
 
-def _proxy(text: str) -> TrustedNetwork:
+def _network(text: str) -> TrustedNetwork:
     try:
         return parse_network(text)
     except ValueError as error:

@@ -1,9 +1,9 @@
 """Limits on the number of connections, per address and in total.
 
 A connection counts from accept() on, because a connection without a handshake also takes
-a file descriptor. Connections over a limit get one of a few overflow slots, for two
-reasons: the server can explain the refusal in an HTTP response, and `/healthz` and
-`/metrics` stay readable while the server is full. Further connections are closed at once.
+a file descriptor. Connections over a limit get one of a few overflow slots. There the
+server explains the refusal in an HTTP response. `/healthz` and `/metrics` also stay
+readable while the server is full. The server closes further connections at once.
 """
 
 from __future__ import annotations

@@ -97,8 +97,8 @@ class Invitations:
         if not token:
             raise Unauthorized("this chat is by invitation only; open the link that you were sent")
         payload, _, signature = token.partition(".")
-        # The signature covers the base64 text, so an invitation has exactly one token,
-        # although base64 has several spellings for the same bytes.
+        # Base64 has several spellings for the same bytes. The signature covers the text,
+        # so an invitation has exactly one token.
         if not hmac.compare_digest(signature.encode(), self._sign(payload).encode()):
             raise Unauthorized("the invitation is not genuine; ask for a new link")
         fields = json.loads(_decode_base64(payload))

@@ -1,9 +1,9 @@
 """Origin policy: checks the Host and Origin headers of requests.
 
-Any web page can make a browser connect to a server on the same machine (cross-site
-WebSocket hijacking), and DNS rebinding lets it do so under a host name of its own. So
-a request must name this server in its Host header, and a page that connects must come
-from this server, unless an option allows others. Clients other than browsers send no
+Any web page can make a browser connect to a server on the same machine: cross-site
+WebSocket hijacking. With DNS rebinding the page even uses a host name of its own. So a
+request must name this server in its Host header. A page that connects must come from
+this server, unless an option allows its site. Clients other than browsers send no
 Origin header, and the policy does not restrict them.
 """
 

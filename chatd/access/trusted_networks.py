@@ -2,7 +2,7 @@
 
 Each proxy appends to `X-Forwarded-For` the address of its own client. Therefore only
 the entries that trusted proxies appended are true. The client is the first entry from
-the right that is not a trusted proxy; every entry to its left may be forged.
+the right that is not a trusted proxy. Every entry to its left may be forged.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Log lines on standard error: their formats, and the thread that writes them.
 
-The event loop only puts each `logging.LogRecord` into a queue. A `QueueListener`
-formats the records and writes the lines in its own thread, so a slow or stalled reader
-of standard error does not slow the chat. A full queue drops records, and one line says
+The event loop only puts each `logging.LogRecord` into a queue. The thread of a
+`QueueListener` formats the records and writes the lines. So a slow or stalled reader of
+standard error does not slow the chat. A full queue drops records, and one line says
 how many.
 
 Fields can hold text from the network, so the formats escape control characters.
@@ -12,12 +12,12 @@ Callers keep chat messages and tokens out of records.
 from __future__ import annotations
 
 import copy
-import io
 import json
 import logging
+import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -115,8 +115,7 @@ class BoundedQueueHandler(QueueHandler):
         if self.queue.qsize() >= MAX_QUEUED_RECORDS:
             self._dropped += 1
             return
-        if self._dropped:
-            self.report_dropped()
+        self.report_dropped()
         self.queue.put(record)
 
     def report_dropped(self) -> None:
@@ -139,7 +138,7 @@ class LineListener(QueueListener):
     def __init__(self, queue: _Queue, formatter: logging.Formatter, stream: TextIO) -> None:
         super().__init__(queue)
         self._formatter = formatter
-        self._stream = stream
+        self._write = _unbuffered_write(stream)
         self._lines: list[str] = []
         self._stopping = threading.Event()
 
@@ -157,7 +156,7 @@ class LineListener(QueueListener):
 
     def handle(self, record: logging.LogRecord) -> None:
         """Format a record."""
-        with suppress(Exception):  # an exception would end the thread
+        with suppress(Exception):  # because an exception ends the thread
             self._lines.append(f"{self._format(record)}\n")
         if len(self._lines) >= LINES_PER_WRITE:
             self._write_lines()
@@ -179,7 +178,7 @@ class LineListener(QueueListener):
     def _write_lines(self) -> None:
         if self._lines:
             with suppress(OSError, ValueError):  # the reader has closed the stream
-                self._stream.write("".join(self._lines))
+                self._write("".join(self._lines))
             self._lines.clear()
 
 
@@ -193,7 +192,7 @@ def log_to(stream: TextIO, log_format: str) -> Iterator[None]:
     """
     queue: _Queue = SimpleQueue()
     handler = BoundedQueueHandler(queue)
-    listener = LineListener(queue, FORMATTERS[log_format](), _unbuffered(stream))
+    listener = LineListener(queue, FORMATTERS[log_format](), stream)
     root = logging.getLogger()
     level = root.level
     listener.start()
@@ -230,17 +229,23 @@ def _lean_records() -> Iterator[None]:
             setattr(logging, name, value)
 
 
-def _unbuffered(stream: TextIO) -> TextIO:
-    """Return a stream to the same file without a buffer.
+def _unbuffered_write(stream: TextIO) -> Callable[[str], object]:
+    """Return a function that writes text to the file of a stream without a buffer.
 
-    A buffer holds its lock during a stalled write, and the interpreter flushes the
-    buffers of standard streams at its end.
+    A buffered stream holds its lock during a stalled write. At its end, the interpreter
+    waits for the lock of standard error.
     """
     try:
-        file = io.FileIO(stream.fileno(), "w", closefd=False)
+        descriptor = stream.fileno()
     except OSError:  # a stream in memory
-        return stream
-    return io.TextIOWrapper(file, stream.encoding, "backslashreplace", write_through=True)
+        return stream.write
+
+    def write(text: str) -> None:
+        data = text.encode(stream.encoding, "backslashreplace")
+        while data:
+            data = data[os.write(descriptor, data) :]
+
+    return write
 
 
 _traceback_formatter = logging.Formatter()

@@ -1,8 +1,8 @@
 """Counters of the chat, and the text exposition format of Prometheus (version 0.0.4).
 
-Frequent events are counted once for everything that shares them: an event loop
-iteration, a batch, a message with all its receivers. Values that the peers hold are
-summed only when a client reads `/metrics`.
+Events that share a cause are counted together: once per event loop iteration, batch or
+message, not once per peer. Values that peers hold are summed only when a client reads
+`/metrics`.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ Value = float | Histogram | Mapping[tuple[str, ...], float]
 def format_exposition(metrics: Mapping[tuple[str, ...], tuple[str, Value]]) -> bytes:
     """Return metrics in the exposition format.
 
-    A metric whose name ends in `_total` is a counter, every other number a gauge.
+    A name with the ending `_total` makes a metric a counter. Every other number is a gauge.
 
     >>> eggs = {("eggs", "colour"): ("Eggs in the nest.", {("blue",): 3})}
     >>> print(format_exposition(eggs).decode())

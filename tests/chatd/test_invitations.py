@@ -79,12 +79,12 @@ def test_token_with_any_changed_character_is_refused(
     invitations: Invitations,
 ) -> None:
     token = invitations.issue("Ann", ["lobby"], 7, NOW)
-    for place, character in enumerate(token):
+    for index, character in enumerate(token):
         others = [chr(ord(character) ^ 1 << bit) for bit in range(8)]
         for other in (*others, "", character * 2, "\u0100"):
-            forged = token[:place] + other + token[place + 1 :]
+            forged = token[:index] + other + token[index + 1 :]
             if forged != token:
-                assert "not genuine" in reason(invitations, forged), f"{other!r} at {place}"
+                assert "not genuine" in reason(invitations, forged), f"{other!r} at {index}"
     for forged in (token + "=", token + "A", token + ".", f" {token}", token.replace(".", "")):
         assert "not genuine" in reason(invitations, forged), forged
 
@@ -529,7 +529,7 @@ def test_invite_prints_link_to_first_room_valid_for_the_days(tmp_path: Path) -> 
     assert "expired" in reason(invitations, token, time.time() + DAY / 2)
 
 
-def test_secret_is_in_the_state_directory_without_a_database_file(
+def test_secret_is_in_the_state_directory_by_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))

@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 
 from chatd.ops import log_handler
 from chatd.ops.log_handler import FORMATTERS, escape_control_characters, log_to
-from tests.support import PATIENCE, poll
+from tests.support import PATIENCE, ROOT, poll
 
 logger = logging.getLogger("chatd.test")
 
@@ -168,7 +170,7 @@ def test_unprintable_record_does_not_end_the_listener(capsys: pytest.CaptureFixt
     assert capsys.readouterr() == ("", ""), "logging reported the error on standard error"
 
 
-def test_debug_records_and_records_after_the_block_are_not_written() -> None:
+def test_debug_records_and_later_records_are_not_written() -> None:
     stream = io.StringIO()
     root = logging.getLogger()
     before = (root.level, list(root.handlers))
@@ -185,7 +187,7 @@ def test_debug_records_and_records_after_the_block_are_not_written() -> None:
 
 
 class StalledStream(io.StringIO):
-    """A stream whose writes wait until it is released."""
+    """A stream with writes that wait until it is released."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -251,3 +253,27 @@ def test_stalled_or_closed_reader_does_not_delay_the_end(
     poll(lambda: threading.active_count() == before, "the threads end")
     with suppress(BrokenPipeError):
         stream.close()
+
+
+def test_process_ends_although_standard_error_is_stalled() -> None:
+    script = (
+        "import logging, sys\n"
+        "from chatd.ops import log_handler\n"
+        "log_handler.CLOSE_TIMEOUT = 0.1\n"
+        "with log_handler.log_to(sys.stderr, 'text'):\n"
+        "    for _ in range(200): logging.info('x' * 1000)\n"
+    )
+    # With a buffered standard error, the interpreter takes the lock of the buffer at its end.
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    reader, writer = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", script], cwd=ROOT, env=environment, stderr=writer
+        )
+        try:
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+    finally:
+        os.close(reader)
+        os.close(writer)

@@ -130,7 +130,7 @@ def test_messages_count_once_received_and_once_per_receiver() -> None:
         ann.say("tea", "one", key="a")  # delivered to Ann, Ben and both plain peers
         ann.say("tea", "one", key="a")  # a repeated key, acknowledged to Ann only
         plain.send("two")  # delivered to the three other peers
-        assert [told["text"] for told in ben.messages()] == ["one", "two"]
+        assert [message["text"] for message in ben.messages()] == ["one", "two"]
         samples = scrape(chat.address)
     assert samples["chatd_messages_received_total"] == 3
     assert samples["chatd_messages_delivered_total"] == 4 + 3
@@ -254,7 +254,7 @@ LOCAL = ["Host: localhost"]
         ("nowhere", LOCAL, ["unix"], False),
     ],
 )
-def test_metrics_are_readable_by_this_machine_and_allowed_networks(
+def test_metrics_allow_this_machine_and_the_allowed_networks(
     address: str, headers: Sequence[str], networks: Sequence[str], allowed: bool
 ) -> None:
     fields = [(name, value) for name, _, value in (line.partition(": ") for line in headers)]

@@ -46,11 +46,7 @@ def test_defaults_serve_this_machine_only_and_keep_all_messages() -> None:
         (["--port", "65535"], "port", 65535),
         (["--port", "0"], "port", 0),
         (["--keep-messages", "1"], "keep_messages", 1),
-        (
-            ["--keep-messages", "9" * 30],
-            "keep_messages",
-            2**63 - 1,
-        ),  # SQLite's limit
+        (["--keep-messages", "9" * 30], "keep_messages", 2**63 - 1),  # SQLite's limit
         (["--keep-days", "0.5"], "keep_days", 0.5),
         (["--keep-days", "36500"], "keep_days", 36500.0),
         (["--rate-limit", "0"], "rate_limit", 0.0),
