@@ -44,7 +44,7 @@ class Group:
         self._compression_threshold = compression_threshold
         # Members of this group alone share this tuple as their `_groups`. An identity check
         # then tells whether a member may get the shared bytes.
-        self.single_membership = (self,)
+        self.single_membership: tuple[Group] = (self,)
         self._members: dict[Member, None] = {}
         # Frames of this iteration: sequence number, plain frame, compressed frame (the plain
         # one again if compression does not pay), sender.

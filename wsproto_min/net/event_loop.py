@@ -47,7 +47,7 @@ class EventLoop:
     """
 
     def __init__(self) -> None:
-        self.woke_at = 0.0
+        self.woke_at: float = 0.0
         self._selector = selectors.DefaultSelector()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []  # a heap
         self._timer_numbers = count()  # timers with equal times fire in the order of their calls

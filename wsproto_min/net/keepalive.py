@@ -38,9 +38,9 @@ class Keepalive:
 
     def __init__(self, context: ServerContext) -> None:
         self._context = context
-        self.alive_since_ping = False
-        self.awaiting_pong = False
-        self.ping_sent_at = 0.0
+        self.alive_since_ping: bool = False
+        self.awaiting_pong: bool = False
+        self.ping_sent_at: float = 0.0
         self.latency: float | None = None
 
     def on_timer(self, connection: Connection, now: float) -> float | None:

@@ -27,7 +27,7 @@ ACCEPT_PAUSE = 0.5
 
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
-logger = logging.getLogger("wsproto_min")
+logger: logging.Logger = logging.getLogger("wsproto_min")
 
 
 def open_tcp_listener(host: str, port: int) -> socket.socket:

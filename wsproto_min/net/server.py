@@ -33,7 +33,7 @@ from wsproto_min.net.peer import Peer
 # Seconds for HTTP clients to receive their responses after the last WebSocket peer has gone.
 FINAL_RESPONSE_TIMEOUT = 1.0
 
-logger = logging.getLogger("wsproto_min")
+logger: logging.Logger = logging.getLogger("wsproto_min")
 
 
 def _accept(peer: Peer, request: Request) -> Acceptance:

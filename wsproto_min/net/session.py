@@ -29,7 +29,7 @@ from wsproto_min.net.timers import Slot
 from wsproto_min.net.tls import TLSSocket
 from wsproto_min.net.transport import Transport
 
-logger = logging.getLogger("wsproto_min")
+logger: logging.Logger = logging.getLogger("wsproto_min")
 
 _INTERNAL_ERROR = "internal server error"
 
@@ -77,7 +77,7 @@ class Session:
     def __init__(
         self, context: ServerContext, sock: socket.socket | TLSSocket, address: str
     ) -> None:
-        self.state = _CONNECTING
+        self.state: State = _CONNECTING
         self.request: Request | None = None
         self.refusal: HandshakeError | None = None
         self.subprotocol: str | None = None
@@ -85,8 +85,8 @@ class Session:
         self.keepalive: Keepalive | None = None
         self._context = context
         self._paused_until = 0.0  # 0 while reading is not paused
-        self.transport = Transport(sock, context, self)
-        self.peer = Peer(self, self.transport, address)
+        self.transport: Transport = Transport(sock, context, self)
+        self.peer: Peer = Peer(self, self.transport, address)
         self._handshake: ServerHandshake | None = ServerHandshake(
             self._respond,
             max_message_size=context.max_message_size,

@@ -25,8 +25,8 @@ class TLSSocket:
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         self._ssl = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        self.read_waits_for = EVENT_READ
-        self.write_waits_for = EVENT_WRITE
+        self.read_waits_for: int = EVENT_READ
+        self.write_waits_for: int = EVENT_WRITE
 
     @property
     def is_established(self) -> bool:

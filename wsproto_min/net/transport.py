@@ -75,8 +75,8 @@ class Transport:
     def __init__(
         self, sock: socket.socket | TLSSocket, context: ServerContext, owner: Owner
     ) -> None:
-        self.closed = False
-        self.close_after_flush = False
+        self.closed: bool = False
+        self.close_after_flush: bool = False
         self._socket = sock
         self._context = context
         self._owner = owner

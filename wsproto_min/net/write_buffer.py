@@ -23,7 +23,7 @@ class WriteBuffer:
 
     def __init__(self, data: bytes | memoryview) -> None:
         self._chunks = deque((data,))
-        self.size = len(data)
+        self.size: int = len(data)
 
     def append(self, data: bytes) -> None:
         """Add `data` at the end."""

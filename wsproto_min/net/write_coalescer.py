@@ -54,7 +54,7 @@ class WriteCoalescer:
     __slots__ = ("_groups", "_numbers", "_pending", "bytes_sent")
 
     def __init__(self) -> None:
-        self.bytes_sent = 0
+        self.bytes_sent: int = 0
         self._numbers = count()
         self._pending: dict[Member, NumberedFrames] = {}
         self._groups: dict[Group, None] = {}  # groups with pending frames, in order
