@@ -137,12 +137,13 @@ class Listener:
 
     def _start_session(self, sock: socket.socket, address: tuple[str, int] | str | bytes) -> None:
         sock.setblocking(False)
-        context = self._ssl_context
+        stream: socket.socket | TLSSocket = sock
         try:
-            stream = sock if context is None else TLSSocket(sock, context)
+            if self._ssl_context is not None:
+                stream = TLSSocket(sock, self._ssl_context)
             session = Session(self._context, stream, _format_address(address))
         except OSError:  # the client has gone, or the loop cannot watch one more socket
-            sock.close()
+            stream.close()
             return
         # The request has often come already: answer it one iteration earlier.
         session.transport.on_ready(EVENT_READ)
