@@ -20,7 +20,7 @@ from chatd.storage.store import NewMessage
 from tests.chat import ChatClient
 from tests.support import PATIENCE, ROOT, command, daemon
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "chatd" / "README.md").read_text()
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_export_to_a_closed_pipe_ends_with_status_1(path: str) -> None:
 def test_check_export_and_backup_work_beside_a_running_chatd(tmp_path: Path) -> None:
     path, backup = str(tmp_path / "chat.db"), tmp_path / "backup.db"
     found = re.search(r"^    (\(umask 077; python3 -c .*VACUUM INTO.*)$", README, re.MULTILINE)
-    assert found, "README does not document the backup command"
+    assert found, "chatd/README.md does not document the backup command"
     backup_command = found[1].replace("chat.db", path).replace("backup.db", str(backup))
     options = ("--port", "0", "--drain-timeout", "0.1")
     with daemon("chatd", *options, "--db", path) as running, ChatClient(running.address) as ann:

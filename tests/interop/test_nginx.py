@@ -1,4 +1,4 @@
-"""chatd behind nginx, set up as README shows."""
+"""chatd behind nginx, set up as chatd/README.md shows."""
 
 from __future__ import annotations
 
@@ -51,11 +51,13 @@ http {{
 
 
 def snippet() -> str:
-    """Return the nginx configuration in README."""
+    """Return the nginx configuration in chatd/README.md."""
     found = re.search(
-        r"<!-- nginx -->\n```nginx\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+        r"<!-- nginx -->\n```nginx\n(.*?)```",
+        (ROOT / "chatd" / "README.md").read_text(),
+        re.DOTALL,
     )
-    assert found, "README shows no nginx snippet"
+    assert found, "chatd/README.md shows no nginx snippet"
     assert found[1].count(README_SOCKET) == 1
     return found[1]
 
