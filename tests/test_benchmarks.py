@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import select
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.benchmarks import codec, start
+from tests.benchmarks import codec, fanout, handshakes, idle, latency, memory, room, start
 from tests.benchmarks.__main__ import MODULES, main, table
+from tests.benchmarks.echo import load as echo_load
 from tests.benchmarks.measure import (
     TO_THE_FIRST,
     Absent,
@@ -64,26 +67,53 @@ def test_codec_benchmark_detects_a_lost_message() -> None:
         codec.run(lambda chunks: codec.parse_with_ours(chunks)[1:], 64, 10, "frames/s")
 
 
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the waits of loads in this process; the servers here settle at once."""
+    for module in (idle, room):
+        monkeypatch.setattr(module, "SETTLE", 0.05)
+
+
 @needs_linux
+@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize(
-    ("module", "program", "arguments"),
+    ("program", "loads"),
     [
-        ("fanout", chatd(), SMALL),
-        ("fanout", chatd(), {**SMALL, "chat": True}),
-        ("fanout", chatd(), {**SMALL, "rooms": 2, "per_delivery": True}),
-        ("fanout", probe(), SMALL),
-        ("latency", chatd(), {"peers": 10, "rate": 500, "seconds": 0.2}),
-        ("memory", chatd(), {"peers": 30}),
-        ("idle", chatd(), {"peers": 5, "seconds": 0.2}),
-        ("handshakes", chatd(), {"seconds": 0.1}),
-        ("echo", echo(), {"peers": 1, "seconds": 0.1}),
-        ("echo", echo(), {"peers": 3, "seconds": 0.1}),
+        (
+            chatd(),
+            [
+                (fanout.load, SMALL),
+                (fanout.load, {**SMALL, "rooms": 2, "per_delivery": True}),
+                (fanout.load, {**SMALL, "chat": True}),
+                (latency.load, {"peers": 10, "rate": 1000, "seconds": 0.15}),
+                (memory.load, {"peers": 30}),
+                (idle.load, {"peers": 5, "seconds": 0.1}),
+                (handshakes.load, {"seconds": 0.1}),
+            ],
+        ),
+        (probe(), [(fanout.load, SMALL)]),
+        (
+            echo(),
+            [
+                (echo_load, {"peers": 1, "seconds": 0.1}),
+                (echo_load, {"peers": 3, "seconds": 0.1}),
+            ],
+        ),
     ],
+    ids=["chatd", "probe", "echo"],
 )
 def test_load_with_few_peers_loses_nothing(
-    module: str, program: Program, arguments: dict[str, Any]
+    program: Program, loads: list[tuple[Callable[..., dict[str, float]], dict[str, Any]]]
 ) -> None:
-    assert run(program, module, **arguments).value >= 0
+    with serving(program) as (process, port):
+        for load, arguments in loads:
+            assert load(port, process, **arguments)["value"] >= 0
+            time.sleep(0.05)  # the server reads the ends of the connections
+
+
+@needs_linux
+def test_run_starts_a_server_and_the_load_client() -> None:
+    assert run(chatd(), "handshakes", seconds=0.1).value > 0
 
 
 @needs_linux
