@@ -498,10 +498,10 @@ def test_ping_timeout_restarts_with_every_received_byte() -> None:
     with serving(ping_interval=0.1, ping_timeout=0.5) as running, connect(running.address) as sock:
         sock.sendall(handshake())
         bulk = fragment(Opcode.BINARY, bytes(100), fin=True)
-        for at in range(9):  # 0.7 s without a Pong, longer than interval and timeout
+        for at in range(8):  # 0.64 s without a Pong, longer than interval and timeout
             sock.sendall(bulk[at : at + 1])
             time.sleep(0.08)
-        sock.sendall(bulk[9:])
+        sock.sendall(bulk[8:])
         head, _, data = read_to_end(sock).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 101 ")
     *earlier, last = events_of(Connection(Role.CLIENT), data)
