@@ -320,8 +320,8 @@ def test_message_is_compressed_once_for_all_members(
     assert [len(member.writes) for member in members] == [0] + [1] * 9
 
 
-# The main property, for any order of events within an iteration: each peer receives the bytes
-# that a server without coalescing would send.
+# The main property: each peer receives the bytes that a server without coalescing would send,
+# for any order of events within an iteration.
 
 PEERS = range(4)
 GROUPS = range(3)

@@ -1,7 +1,7 @@
 """A single-threaded event loop: ready sockets, timers, and calls from other threads.
 
 One iteration (`run_once`) waits in a selector and calls the handler of each ready socket. It
-then makes the calls that other threads asked for, and fires the timers whose time has come.
+then makes the calls that other threads asked for, and fires the expired timers.
 The loop contains nothing of WebSocket or TLS.
 """
 
@@ -127,7 +127,7 @@ class EventLoop:
             signal.set_wakeup_fd(before)
 
     def run_once(self) -> None:
-        """Run one iteration: wait, then make all calls whose socket or time has come."""
+        """Run one iteration: wait, then call ready handlers, other threads' calls and timers."""
         for key, events in self._wait():
             key.data.on_ready(events)
         for _ in range(len(self._calls)):  # calls made meanwhile belong to the next iteration

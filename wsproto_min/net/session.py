@@ -197,7 +197,8 @@ class Session:
         """End a pause, unless a later call has prolonged it."""
         if self._paused_until and self._paused_until <= time.monotonic():
             self._paused_until = 0.0
-            self.on_write_progress()
+            if self.keepalive is not None:
+                self.keepalive.alive_since_ping = True  # unknown, because nothing was read
             if self.connection is not None:
                 self._process_events(self.connection)
             self.transport.resume_reading()
@@ -222,7 +223,7 @@ class Session:
             self.keepalive.alive_since_ping = True
 
     def on_write_buffer_full(self) -> None:
-        """Fail a peer that reads too slowly: messages must be neither skipped nor hoarded."""
+        """Fail a slow reader: the server neither skips messages nor buffers without limit."""
         assert self.connection is not None
         self.connection.fail(CloseCode.POLICY_VIOLATION, "too slow: the write buffer is full")
         self._leave_groups(keep_pending=False)  # the write that fills the buffer includes them
@@ -304,7 +305,7 @@ class Session:
         assert connection is not None
         assert keepalive is not None
         if self._paused_until:
-            keepalive.alive_since_ping = True  # unknown, because the server does not read
+            keepalive.alive_since_ping = True  # unknown, because nothing is read
         seconds = keepalive.on_timer(connection, time.monotonic())
         if seconds is None:
             connection.fail(CloseCode.INTERNAL_ERROR, "no sign of life")

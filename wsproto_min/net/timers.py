@@ -1,8 +1,8 @@
 """Coarse timers: many deadlines on few timers of the event loop.
 
-Deadlines are rounded up to whole ticks. All deadlines of one tick share a slot, and a slot is
-one timer of the loop (a timer wheel works the same way). To start or cancel a timer takes
-one dictionary operation. A cancelled timer keeps no reference to its target.
+Deadlines are rounded up to whole ticks, as in a timer wheel. All deadlines of one tick share
+a slot, and a slot is one timer of the loop. To start or cancel a timer takes one dictionary
+operation. A cancelled timer keeps no reference to its target.
 
 The rounding also groups the work: the Pings of many idle peers go out in one iteration.
 """

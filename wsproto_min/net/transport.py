@@ -1,9 +1,8 @@
 """The transport of one peer: a non-blocking socket with its write buffer.
 
-A transport reads and writes as far as the socket goes without blocking, and buffers the bytes
-that the socket does not take. It asks the event loop for just the events that it needs. It
-calls its owner, the session, for received bytes, for a full buffer, and at the end. It does
-not interpret the bytes.
+A transport reads and writes without blocking, and buffers the bytes that the socket does not
+take. It asks the event loop for just the events that it needs. It calls its owner, the
+session, for received bytes, for a full buffer, and at the end. It does not interpret the bytes.
 
 How a connection ends: close() with unread input sends RST, and the RST may overtake the last
 bytes. So after the last bytes the transport half-closes the socket and waits for the other
