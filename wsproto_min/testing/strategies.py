@@ -147,14 +147,9 @@ def traffic(
     """Draw messages in one direction, each in one to five fragments.
 
     Pings and Pongs come before, between and after the fragments. A fragment may end within a
-    character.
-
-    Args:
-        masked: True for the frames of a client.
-        max_messages: Limit for the messages.
-        closes: True to end with a Close frame; None to end with or without one.
-        compression: None, or the way in which some of the messages are compressed.
-
+    character. `masked` is True for the frames of a client, `max_messages` limits the messages.
+    With `closes` a Close frame ends the traffic; None draws both. With `compression` some of
+    the messages are compressed, in that way.
     """
     sent: list[RawFrame] = []
     events: list[Event] = []
