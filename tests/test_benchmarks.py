@@ -1,21 +1,16 @@
-"""The benchmarks run with the smallest loads and detect wrong output of a server."""
+"""Measurement, tables and command line of the benchmarks; one small load."""
 
 from __future__ import annotations
 
 import json
 import select
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from tests.benchmarks import codec, fanout, handshakes, idle, latency, memory, room, start
+from tests.benchmarks import codec
 from tests.benchmarks.__main__ import MODULES, main, table
-from tests.benchmarks.echo import load as echo_load
 from tests.benchmarks.measure import (
     TO_THE_FIRST,
     Absent,
@@ -25,34 +20,12 @@ from tests.benchmarks.measure import (
     Wrong,
     measure,
 )
-from tests.benchmarks.servers import Program, chatd, echo, floor, probe, run, serving
-from tests.needs import need
-
-# A room that delivers each message to its sender too: one delivery too many.
-ECHOES_TO_SENDER = """
-from wsproto_min import Server
-server = Server(on_open=lambda peer: room.add(peer), on_message=lambda _, text: room.send(text))
-room = server.group()
-print("ready: ws://%s:%s/" % server.listen("127.0.0.1", 0), flush=True)
-server.run()
-"""
-
-# A room that delivers the right number of messages, but other content.
-GARBLES_TEXT = """
-from wsproto_min import Server
-def garble(peer, text):
-    room.send("x" * len(text), sender=peer)
-server = Server(on_open=lambda peer: room.add(peer), on_message=garble)
-room = server.group()
-print("ready: ws://%s:%s/" % server.listen("127.0.0.1", 0), flush=True)
-server.run()
-"""
+from tests.benchmarks.servers import Program, chatd, run, serving
 
 needs_linux = pytest.mark.skipif(
     not hasattr(select, "epoll") or not Path("/proc/self/schedstat").exists(),
     reason="needs epoll and /proc/PID/schedstat of Linux",
 )
-SMALL = {"peers": 4, "senders": 2, "window": 3, "seconds": 0.1}
 
 
 def test_codec_benchmark_parses_all_messages() -> None:
@@ -67,88 +40,9 @@ def test_codec_benchmark_detects_a_lost_message() -> None:
         codec.run(lambda chunks: codec.parse_with_ours(chunks)[1:], 64, 10, "frames/s")
 
 
-@pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the waits of loads in this process; the servers here settle at once."""
-    for module in (idle, room):
-        monkeypatch.setattr(module, "SETTLE", 0.05)
-
-
-@needs_linux
-@pytest.mark.usefixtures("fast")
-@pytest.mark.parametrize(
-    ("program", "loads"),
-    [
-        (
-            chatd(),
-            [
-                (fanout.load, SMALL),
-                (fanout.load, {**SMALL, "rooms": 2, "per_delivery": True}),
-                (fanout.load, {**SMALL, "chat": True}),
-                (latency.load, {"peers": 10, "rate": 1000, "seconds": 0.15}),
-                (memory.load, {"peers": 30}),
-                (idle.load, {"peers": 5, "seconds": 0.1}),
-                (handshakes.load, {"seconds": 0.1}),
-            ],
-        ),
-        (probe(), [(fanout.load, SMALL)]),
-        (
-            echo(),
-            [
-                (echo_load, {"peers": 1, "seconds": 0.1}),
-                (echo_load, {"peers": 3, "seconds": 0.1}),
-            ],
-        ),
-    ],
-    ids=["chatd", "probe", "echo"],
-)
-def test_load_with_few_peers_loses_nothing(
-    program: Program, loads: list[tuple[Callable[..., dict[str, float]], dict[str, Any]]]
-) -> None:
-    with serving(program) as (process, port):
-        for load, arguments in loads:
-            assert load(port, process, **arguments)["value"] >= 0
-            time.sleep(0.05)  # the server reads the ends of the connections
-
-
 @needs_linux
 def test_run_starts_a_server_and_the_load_client() -> None:
     assert run(chatd(), "handshakes", seconds=0.1).value > 0
-
-
-@needs_linux
-@pytest.mark.parametrize("task", ["chat", "echo"])
-def test_floor_in_c_passes_its_loads(task: str) -> None:
-    need(floor(task).is_installed(), "a C compiler", "apt-get install gcc libc6-dev")
-    if task == "chat":
-        # Enough messages to split reads, with several senders in one loop iteration.
-        loads: dict[str, dict[str, Any]] = {
-            "fanout": {**SMALL, "senders": 4, "window": 4000},
-            "handshakes": {"seconds": 0.1},
-        }
-    else:
-        loads = {"echo": {"peers": 3, "seconds": 0.1}}
-    for module, arguments in loads.items():
-        assert run(floor(task), module, **arguments).value >= 0
-
-
-@needs_linux
-def test_start_benchmark_measures_a_server() -> None:
-    assert 0 < start.run(chatd()).value < 10
-
-
-@needs_linux
-@pytest.mark.parametrize(
-    ("server", "complaint"),
-    [
-        (ECHOES_TO_SENDER, "more messages were delivered than sent"),
-        (GARBLES_TEXT, "received content that differs from the sent one"),
-    ],
-)
-def test_fanout_detects_wrong_deliveries(server: str, complaint: str) -> None:
-    program = Program("wrong", (sys.executable, "-c", server))
-    with pytest.raises(Wrong, match=complaint):
-        run(program, "fanout", **{**SMALL, "senders": 1, "window": 1})
 
 
 def test_benchmarks_and_contenders_have_unique_names() -> None:
