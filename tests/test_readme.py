@@ -1,42 +1,57 @@
-"""What README shows is run as it stands there, and what it names exists."""
+"""Examples, commands, names and links of the READMEs and of .github."""
 
 from __future__ import annotations
 
-import importlib
+import doctest
+import importlib.util
 import json
-import pkgutil
 import re
+import shlex
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
+import textwrap
+import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Timer
+from types import ModuleType
 
 import pytest
 
-import chatd
-import wsproto_min
-from tests.support import PATIENCE, daemon
-from wsproto_min import connect
+from tests.documents import (
+    ALL,
+    DOCUMENTS,
+    LEARN,
+    PATHS,
+    PROSE,
+    RUN,
+    TEST,
+    block,
+    code_in,
+    exists,
+    section,
+    table,
+)
+from tests.support import PATIENCE, ROOT, daemon, exchange, serving
+from wsproto_min import HandshakeError, connect, connection, messages
+from wsproto_min.__main__ import main
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+COMMANDS = [
+    (path, command)
+    for path, text in PROSE.items()
+    for command in re.findall(r"^ {4,7}(\S*python3? -m .*|\(.*|.*/bin/.*)$", text, re.MULTILINE)
+]
 ALONE = ("--port", "0", "--db", ":memory:")
 
 
-def example(name: str) -> str:
-    """Return the Python code behind the comment `<!-- name -->`."""
-    found = re.search(rf"<!-- {name} -->\n```python\n(.*?)```", README, re.DOTALL)
-    assert found, f"README has no example {name!r}"
-    return found[1]
+# Examples
 
 
 def run(code: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parent.parent,
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
 
 
@@ -45,8 +60,25 @@ def first_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
-def test_the_plain_client_is_heard_and_hears_the_others() -> None:
-    code = example("plain client")
+@contextmanager
+def running_server(name: str) -> Iterator[str]:
+    """Run a server example on a free port; yield its URL."""
+    code = (
+        block(name)
+        .replace("9001", "0")
+        .replace("server.listen(", "print(*server.listen(")
+        .replace(", 0)", ", 0), flush=True)")
+    )
+    with run(code) as process:
+        try:
+            host, port = first_line(process).split()
+            yield f"ws://{host}:{port}/"
+        finally:
+            process.terminate()
+
+
+def test_plain_client_sends_and_receives_messages() -> None:
+    code = block("plain client")
     assert len(code.strip().splitlines()) <= 10
     with daemon("chatd", *ALONE) as running:
         host, port = running.address
@@ -60,8 +92,8 @@ def test_the_plain_client_is_heard_and_hears_the_others() -> None:
                 client.terminate()
 
 
-def test_the_chat_client_says_its_text_once_and_shows_what_is_said() -> None:
-    code = example("chat client")
+def test_chat_client_sends_its_text_once_and_shows_messages() -> None:
+    code = block("chat client")
     with daemon("chatd", *ALONE) as running:
         host, port = running.address
         url = f"ws://{host}:{port}/"
@@ -80,8 +112,8 @@ def test_the_chat_client_says_its_text_once_and_shows_what_is_said() -> None:
                 client.terminate()
 
 
-def test_the_chat_client_misses_nothing_while_the_server_is_away(tmp_path: Path) -> None:
-    code = example("chat client")
+def test_chat_client_misses_nothing_across_a_restart(tmp_path: Path) -> None:
+    code = block("chat client")
     texts = [f"number {number}" for number in range(60)]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -91,7 +123,7 @@ def test_the_chat_client_misses_nothing_while_the_server_is_away(tmp_path: Path)
         with daemon("chatd", *options) as running:
             client = stack.enter_context(run(code, url, "Ann", "Hello"))
             stack.callback(client.terminate)
-            timer = Timer(2 * PATIENCE, client.kill)  # a line that never comes ends then
+            timer = Timer(2 * PATIENCE, client.kill)  # ends the wait for a missing line
             timer.start()
             stack.callback(timer.cancel)
             assert first_line(client) == "Ann: Hello\n"
@@ -103,51 +135,226 @@ def test_the_chat_client_misses_nothing_while_the_server_is_away(tmp_path: Path)
             assert [first_line(client) for _ in texts] == [f"Bob: {text}\n" for text in texts]
 
 
-def test_the_server_sends_every_message_back() -> None:
-    code = (
-        example("server")
-        .replace("9001", "0")
-        .replace("server.listen(", "print(*server.listen(")
-        .replace(", 0)", ", 0), flush=True)")
-    )
-    with run(code) as process:
+def test_echo_server_has_three_lines_and_echoes() -> None:
+    assert len([line for line in block("server").splitlines() if "server" in line]) == 3
+    with running_server("server") as url, connect(url) as client:
+        client.send("there and back")
+        assert client.recv(PATIENCE) == "there and back"
+
+
+def test_broadcast_server_sends_to_all_clients() -> None:
+    with running_server("broadcast server") as url, connect(url) as ann, connect(url) as bob:
+        ann.send("Hello")
+        assert (ann.recv(PATIENCE), bob.recv(PATIENCE)) == ("Hello", "Hello")
+
+
+def test_server_with_a_page_requires_its_subprotocol() -> None:
+    with running_server("server with a page") as url:
+        host, port = url[5:-1].split(":")
+        page = exchange((host, int(port)), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert page.endswith(b"\r\n\r\nConnect with a WebSocket.\n")
+        with pytest.raises(HandshakeError, match="the subprotocol 'echo' is required"):
+            connect(url)
+        with connect(url, subprotocols=["echo"]) as client:
+            client.send("Hello")
+            assert client.recv(PATIENCE) == "Hello"
+
+
+def test_asyncio_server_echoes() -> None:
+    with run(block("asyncio echo"), "0") as process:
         try:
-            host, port = first_line(process).split()
-            with connect(f"ws://{host}:{port}/") as client:
-                client.send("there and back")
-                assert client.recv(PATIENCE) == "there and back"
+            url = first_line(process).split()[-1]
+            with connect(url) as client:
+                client.send("Hello")
+                assert client.recv(PATIENCE) == "Hello"
         finally:
             process.terminate()
 
 
-def names_in(section: str) -> list[str]:
-    """Return the functions and methods that a section of README names."""
-    body = README.partition(f"## {section}\n")[2].partition("\n## ")[0]
-    return re.findall(r"`([A-Z]\w+\.\w+|[a-z]+_[a-z_]+)`", body)
+def test_python_session_prints_its_results() -> None:
+    blocks = re.findall(r"```python\n(>>> .*?)```", ALL, re.DOTALL)
+    assert len(blocks) > 10
+    report: list[str] = []
+    with serving() as running:
+        session = "\n".join(blocks).replace("9001", str(running.address[1]))
+        test = doctest.DocTestParser().get_doctest(session, {}, LEARN, LEARN, 0)
+        result = doctest.DocTestRunner().run(test, out=report.append)
+    assert not result.failed, "".join(report)
 
 
-@pytest.mark.parametrize("name", names_in("The path of one message"))
-def test_what_the_path_of_a_message_passes_exists(name: str) -> None:
-    modules = [
-        importlib.import_module(f"{package.__name__}.{module.name}")
-        for package in (wsproto_min, chatd)
-        for module in pkgutil.iter_modules(package.__path__)
-        if module.name != "__main__"
-    ]
-    owner, _, attribute = name.rpartition(".")
-    holders = [getattr(module, owner) for module in modules if hasattr(module, owner)]
-    assert any(hasattr(holder, attribute) for holder in (holders if owner else modules)), name
+def test_python_blocks_all_have_a_test() -> None:
+    source = "".join(
+        (ROOT / path).read_text()
+        for path in ("tests/test_readme.py", "tests/explain/test_lessons.py")
+    )
+    for before, code in re.findall(r"(.*)\n```python\n(.*?)```", ALL, re.DOTALL):
+        name = re.search(r"<!-- ([\w ]+) -->$", before)
+        if not code.startswith(">>> "):
+            assert name, f"no name before:\n{code}"
+            assert f'"{name[1]}"' in source or f"<!-- {name[1]} -->" in source, name[1]
 
 
-def test_every_test_that_is_named_exists() -> None:
-    tests = Path(__file__).parent
-    sources = "".join(path.read_text() for path in tests.rglob("test_*.py"))
-    for name in re.findall(r"`(test_\w+)`", README):
-        assert f"def {name}(" in sources, name
-    for name in re.findall(r"`(test_\w+\.py)`", README):
-        assert (tests / name).exists(), name
+# Output and diagrams
 
 
-def test_the_two_commands_to_set_up_are_there() -> None:
-    commands = re.findall(r"^    (python3 -m (?:chatd|venv .*))$", README, re.MULTILINE)
+@pytest.mark.parametrize("name", ["figure", "explained frame"])
+def test_figure_is_the_output_of_explain(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (path,) = (path for path, text in DOCUMENTS.items() if f"<!-- {name} -->" in text)
+    before = DOCUMENTS[path].partition(f"<!-- {name} -->")[0]
+    arguments = before.rpartition("python3 -m wsproto_min ")[2].split()
+    assert main(arguments) == 0
+    assert block(name, "") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("fragmentation", messages), ("closing handshake", connection)]
+)
+def test_diagram_equals_the_docstring(name: str, module: ModuleType) -> None:
+    lines = textwrap.dedent(block(name, "")).strip("\n")
+    docstring = module.__doc__ or ""
+    figures = [textwrap.dedent(each).strip("\n") for each in re.split(r"::\n\n", docstring)[1:]]
+    assert any(figure.startswith(lines) for figure in figures), f"differs from {module.__name__}"
+
+
+# Commands
+
+
+def test_readme_has_at_most_150_lines() -> None:
+    assert len(DOCUMENTS["README.md"].splitlines()) <= 150
+
+
+def test_readme_has_the_two_setup_commands() -> None:
+    commands = re.findall(
+        r"^    (python3 -m (?:chatd|venv .*))$", DOCUMENTS["README.md"], re.MULTILINE
+    )
     assert [command.split()[2] for command in commands] == ["chatd", "venv"]
+    # `.ci/run` takes the first line with this beginning.
+    (first, *_) = re.findall(r"python3 -m venv .*", DOCUMENTS["README.md"])
+    assert first == commands[1]
+
+
+@pytest.mark.parametrize(("path", "command"), COMMANDS)
+def test_command_names_existing_modules(path: str, command: str) -> None:
+    for module in re.findall(r"(?:python3?|python) -m (\S+)", command):
+        if module not in ("venv", "pytest", "wsproto_min.examples.NAME"):
+            assert importlib.util.find_spec(module), command
+
+
+@pytest.mark.parametrize(
+    "command", [command for _, command in COMMANDS if "wsproto_min explain" in command]
+)
+def test_explain_command_runs(command: str) -> None:
+    done = subprocess.run(
+        command.replace("python3", shlex.quote(sys.executable)),
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode in (0, 1)
+    assert done.stderr == ""
+
+
+def test_suite_commands_name_modules_and_paths() -> None:
+    for name, command, *_ in table(TEST, "suites"):
+        (text,) = code_in(command)
+        for word in shlex.split(text):
+            if word.startswith("tests/"):
+                assert (ROOT / word).exists(), name
+            elif word.startswith("tests."):
+                assert importlib.util.find_spec(word), name
+
+
+def test_extras_that_are_named_exist() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    named = re.findall(r"'\.\[([a-z,]+)\]'", ALL)
+    named += [
+        name for row in table(TEST, "suites") for name in re.findall(r"extras? `(.*?)`", row[2])
+    ]
+    for names in named:
+        assert set(names.split(",")) <= set(extras), names
+
+
+# Names
+
+
+def test_tests_that_are_named_exist() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for name in re.findall(r"`(test_\w+)`", ALL):
+        assert f"def {name}(" in sources, name
+    deselected = (ROOT / "pyproject.toml").read_text()
+    for path, name in re.findall(r"--deselect=(\S+)::(\w+)", deselected):
+        assert f"def {name}(" in (ROOT / path).read_text(), name
+
+
+def test_paths_that_are_named_exist() -> None:
+    for path, text in PROSE.items():
+        for name in re.findall(r"`((?:tests|chatd|wsproto_min|\.ci|\.github)/[\w./*-]*)`", text):
+            if name != "chatd/chat.db":  # in the user's state directory
+                assert any(ROOT.glob(name.rstrip("/"))), f"{path}: {name}"
+        for name in re.findall(r"`(test_\w+\.py)`", text):
+            assert any((ROOT / "tests").rglob(name)), f"{path}: {name}"
+
+
+def slugs(text: str) -> set[str]:
+    """Return the anchors that GitHub gives to the headings."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_links_lead_to_files_and_headings(path: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", PROSE[path]):
+        if link.startswith("https://"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = ((ROOT / path).parent / file).resolve() if file else ROOT / path
+        assert target.exists(), link
+        if anchor:
+            assert anchor in slugs(
+                re.sub(r"^```.*?^```", "", target.read_text(), flags=re.S | re.M)
+            )
+
+
+@pytest.mark.parametrize(
+    ("path", "title"),
+    [(LEARN, "### The path of a received byte"), (RUN, "## The path of one message")],
+)
+def test_functions_on_the_path_exist(path: str, title: str) -> None:
+    names = re.findall(r"`([A-Za-z]\w+\.\w+|[a-z]+_[a-z_]+)`", section(path, title))
+    assert len(names) > 5
+    for name in set(names) - {"on_message"}:
+        assert exists(name), name
+
+
+def test_path_of_a_received_byte_has_six_sentences() -> None:
+    text = section(LEARN, "### The path of a received byte")
+    steps = re.findall(r"^\d\. (.*?)(?=^\d\. |\n\n)", text, re.MULTILINE | re.DOTALL)
+    assert len(steps) == 6
+    assert all(step.count(". ") == 0 for step in steps)
+
+
+# Claims
+
+
+def test_facts_line_is_true() -> None:
+    facts = (
+        "517 of 517 Autobahn cases in both roles · no dependencies · typed · tested on Python 3.11"
+    )
+    assert facts in DOCUMENTS["README.md"]
+    expected = json.loads((ROOT / "tests/conformance/expected.json").read_text())
+    assert len(expected) == 517
+    assert list(expected.values()).count("INFORMATIONAL") == 3
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["dependencies"] == []
+    assert project["requires-python"] == ">=3.11"
+    assert (ROOT / "wsproto_min/py.typed").exists()
+
+
+def test_workflow_calls_the_ci_script() -> None:
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text()
+    assert "run: bash .ci/run\n" in workflow
+    assert "container: python:3.11" in workflow

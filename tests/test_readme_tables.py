@@ -1,0 +1,262 @@
+"""Tables of the READMEs and of .github, compared with the code."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import pkgutil
+import re
+from collections import defaultdict
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import chatd
+import wsproto_min
+from chatd import protocol
+from chatd.model import Message
+from chatd.options import parse_arguments
+from tests.documents import (
+    CHANGELOG,
+    DOCUMENTS,
+    LEARN,
+    MODULES,
+    RUN,
+    TEST,
+    code_in,
+    exists,
+    section,
+    table,
+)
+from tests.support import ROOT
+from tests.test_threats import ADVISORIES
+from wsproto_min import Peer, Server, connect, deflate, messages
+from wsproto_min.__main__ import main
+
+# Tables of wsproto_min
+
+
+def test_api_tables_have_all_public_names() -> None:
+    api = section(LEARN, "## API")
+    assert set(wsproto_min.__all__) <= set(code_in(api))
+    for module, names in re.findall(r"^\| `(wsproto_min\.\w+)` \| (.*) \|$", api, re.MULTILINE):
+        for name in code_in(names):
+            found = f"{module}.{name}"
+            assert hasattr(importlib.import_module(module), name) or importlib.util.find_spec(found)
+
+
+def test_api_tables_have_callbacks_and_peer_attributes() -> None:
+    api = section(LEARN, "## API")
+    callbacks = {name.partition("(")[0] for name in code_in(api) if name.startswith("on_")}
+    assert callbacks == {name for name in inspect.signature(Server).parameters if name[:3] == "on_"}
+    rows = api.partition("Attributes and methods of `Peer`:")[2]
+    named = {
+        name.partition("(")[0]
+        for name in re.findall(r"^\| (.*?) \|", rows, re.MULTILINE)
+        for name in code_in(name)
+    }
+    assert named == {name for name in dir(Peer) if not name.startswith("_")}
+
+
+def test_reading_order_has_all_modules() -> None:
+    text = section(LEARN, "## Read the code")
+    named = set(code_in(text))
+    for package in ("wsproto_min", "wsproto_min.net"):
+        for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            if not info.ispkg and info.name not in ("__main__", "context"):
+                assert {info.name, f"net/{info.name}"} & named, info.name
+
+
+def test_examples_table_has_all_examples() -> None:
+    named = re.findall(r"^\| \[`(\w+)`\]\(examples/\1\.py\)", DOCUMENTS[LEARN], re.MULTILINE)
+    programs = {path.stem for path in (ROOT / "wsproto_min/examples").glob("[a-z]*.py")}
+    assert set(named) == programs
+    assert len(named) == 5
+
+
+def test_explain_section_has_all_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["explain", "--help"])
+    options = set(re.findall(r"^  (--[a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE))
+    named = re.findall(r"--[a-z][a-z0-9-]+", section(LEARN, "## explain"))
+    assert options == set(named)
+
+
+def default_of(name: str) -> Any:
+    return inspect.signature(Server).parameters[name].default
+
+
+def constant(package: ModuleType, name: str) -> Any:
+    """Return the value of a constant of a package, in any of its modules."""
+    modules = [module for module in MODULES if module.__name__.startswith(package.__name__)]
+    values = {getattr(module, name) for module in modules if hasattr(module, name)}
+    assert len(values) == 1, name
+    return values.pop()
+
+
+def test_limits_of_wsproto_min_match_the_code() -> None:
+    defaults = {
+        "max_message_size": f"{default_of('max_message_size'):,} bytes",
+        "max_fragments": f"one for each {messages.BYTES_PER_FRAGMENT} bytes of `max_message_size`, "
+        f"at least {messages.MIN_FRAGMENTS}",
+        "compression_threshold": f"{deflate.DEFAULT_COMPRESSION_THRESHOLD} bytes",
+        "write_buffer_limit": f"{default_of('write_buffer_limit'):,} bytes",
+    }
+    for name in ("open_timeout", "close_timeout", "ping_interval", "ping_timeout"):
+        defaults[name] = f"{default_of(name):g} s"
+    for name in ("MAX_CONTROL_PAYLOAD", "MAX_HEAD_SIZE"):
+        defaults[name] = f"{constant(wsproto_min, name):,} bytes"
+    for name in ("MAX_FINAL_BLOCKS", "MAX_HEADERS", "ACCEPTS_PER_ITERATION"):
+        defaults[name] = f"{constant(wsproto_min, name):,} "
+    defaults["RECEIVE_SIZE"] = f"{constant(wsproto_min, 'RECEIVE_SIZE'):,} bytes"
+    defaults["ACCEPT_PAUSE"] = f"{constant(wsproto_min, 'ACCEPT_PAUSE'):g} s"
+    shown = {code_in(name)[0]: value for name, value, _ in table(LEARN, "limits")}
+    assert shown.keys() == defaults.keys()
+    for name, value in shown.items():
+        assert value.startswith(defaults[name]), name
+    assert (
+        default_of("max_message_size")
+        == inspect.signature(connect).parameters["max_message_size"].default
+    )
+
+
+# Tables of chatd
+
+
+def test_options_table_matches_the_parser(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    options = re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE)
+    shown = {code_in(option)[0].split()[0]: default for option, default, _ in table(RUN, "options")}
+    assert sorted(shown) == sorted(options)
+    values = vars(parse_arguments([]))
+    for option, default in shown.items():
+        value = values[option[2:].replace("-", "_")]
+        if isinstance(value, bool):
+            assert (value, default) == (False, "off"), option
+        elif value:
+            expected = f"{value:g}" if isinstance(value, float) else str(value)
+            assert default.strip("`") == expected, option
+    assert shown["--max-peers"] == f"{constant(chatd, 'DEFAULT_MAX_PEERS'):,}"
+    assert shown["--max-per-address"] == str(constant(chatd, "DEFAULT_MAX_PER_ADDRESS"))
+    days = parse_arguments(["invite", "Ann"]).days
+    assert f"without `--days` for {days:g} days" in section(RUN, "## Invite people")
+
+
+def test_metrics_table_matches_the_code() -> None:
+    source = (ROOT / "chatd/ops/endpoints.py").read_text()
+    metrics = re.findall(r'\("(chatd_\w+)"', source)
+    shown = {code_in(name)[0]: kind for name, kind, _ in table(RUN, "metrics")}
+    assert list(shown) == metrics
+    kinds = {"total": "counter", "seconds": "histogram"}
+    for name, kind in shown.items():
+        assert kind == kinds.get(name.rpartition("_")[2], "gauge"), name
+
+
+def fields_by_type(name: str) -> dict[str, list[str]]:
+    """Return the fields of each message type in a table of chat.v1."""
+    fields: dict[str, list[str]] = defaultdict(list)
+    kind = ""
+    for first, field, _ in table(RUN, name):
+        kind = code_in(first)[0] if first else kind
+        fields[kind] += code_in(field)
+    return fields
+
+
+def test_client_messages_table_matches_the_protocol() -> None:
+    with pytest.raises(protocol.ChatError) as caught:
+        protocol.parse("{}")
+    types = caught.value.message.removeprefix("type must be one of ").split(", ")
+    shown = fields_by_type("client messages")
+    assert list(shown) == types
+    for kind, fields in shown.items():
+        assert fields == list(inspect.signature(getattr(protocol, kind.title())).parameters)
+
+
+def test_server_messages_table_matches_the_protocol() -> None:
+    message = protocol.message("r", Message(1, "2026-01-01T00:00:00.000Z", "n", "t"))
+    encoded = [
+        protocol.joined("r", "n", "s", ["n"], 1, [], gap=False),
+        protocol.acknowledgement(message, "k"),
+        protocol.history("r", [], more=False),
+        protocol.presence("r", ["n"], [], 1),
+        protocol.typing("r", "n"),
+        protocol.pong(1),
+        protocol.error(protocol.ChatError("c", "m", key="k", room="r")),
+    ]
+    sent = {fields.pop("type"): set(fields) for fields in map(json.loads, encoded)}
+    assert {kind: set(fields) for kind, fields in fields_by_type("server messages").items()} == sent
+
+
+def test_error_codes_table_matches_the_code() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "chatd").rglob("*.py"))
+    codes = set(re.findall(r'ChatError\(\s*"(\w+)"', source))
+    shown = [code_in(code)[0] for code, _ in table(RUN, "error codes")]
+    assert sorted(shown) == sorted(codes)
+
+
+CHATD_LIMITS = {
+    "text of a message": "MAX_TEXT",
+    "message on the wire": "MAX_MESSAGE_SIZE",
+    "name": "MAX_NAME",
+    "key": "MAX_KEY",
+    "token": "MAX_TOKEN",
+    "rooms of one connection": "MAX_ROOMS",
+    "messages in one `history`": "MAX_HISTORY",
+    "messages in `joined` without `after`": "MAX_NEWEST",
+    "messages in `joined` with `after`": "MAX_MISSED",
+    "text in one response": "MAX_RESPONSE_TEXT",
+    "members that presence names": "NAMED_MEMBERS",
+    "reservation of a name": "RESERVED_FOR",
+    "connections": "DEFAULT_MAX_PEERS",
+    "connections from one address": "DEFAULT_MAX_PER_ADDRESS",
+    "refused connections answered at a time": "OVERFLOW_SLOTS",
+    "`Retry-After`": "RETRY_AFTER",
+    "time to join a room, if invitations are required": "JOIN_TIMEOUT",
+    "interval between checks of invitations": "RECHECK_INTERVAL",
+    "interval between runs of retention": "RETENTION_INTERVAL",
+    "log lines that wait for a slow reader": "MAX_QUEUED_RECORDS",
+}
+
+
+def test_limits_of_chatd_match_the_code() -> None:
+    shown = dict(table(RUN, "limits"))
+    for name, constant_name in CHATD_LIMITS.items():
+        value = f"{int(constant(chatd, constant_name)):,}"
+        assert re.match(rf"{value}\b", shown.pop(name)), name
+    rate = parse_arguments([]).rate_limit
+    assert shown == {
+        "messages per second of one peer": f"{rate:g}, and {2 * rate:g} at once (`--rate-limit`)",
+        "opening handshake, closing handshake": f"{default_of('open_timeout'):g} s each",
+        "write buffer of one peer": f"{default_of('write_buffer_limit') >> 20} MiB",
+    }
+
+
+# Tables of tests and changes
+
+
+def test_load_table_selects_existing_tests() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "tests/load").glob("test_*.py"))
+    tests = re.findall(r"^def (test_\w+)", source, re.MULTILINE)
+    words = {code_in(row[2])[0] for row in table(TEST, "load")}
+    for word in words:
+        assert sum(word in test for test in tests) == 1, word
+    assert len(words) == len(tests)
+
+
+def test_number_of_advisories_is_that_of_the_tests() -> None:
+    assert f"{len(ADVISORIES)} of {len(ADVISORIES)} advisories" in DOCUMENTS[TEST]
+
+
+def test_renames_lead_to_existing_names() -> None:
+    for old, new in table(CHANGELOG, "renames"):
+        for name in code_in(new):
+            plain = name.partition("(")[0]
+            if not (plain.isupper() or "argument" in new):
+                assert exists(plain) or importlib.util.find_spec(plain), f"{old} -> {name}"
+        for name in code_in(old):
+            if "(" not in name and "beside" not in old:
+                assert name.removeprefix("wsproto_min.") not in wsproto_min.__all__, old
