@@ -11,5 +11,5 @@ The path of received bytes through the server:
 6. `transport` writes the frames; `write_buffer` keeps the bytes that the socket does not take.
 
 `listener` accepts connections, `timers` and `keepalive` end dead ones, and `server` ties all
-of it together. `client` and `url` are independent of the server.
+of it together. `connector`, `client` and `url` belong to the client.
 """
