@@ -8,11 +8,26 @@ share that object. Members that need other bytes are left to the write coalescer
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 from wsproto_min.connection import encode_message
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, SHARED_COMPRESSOR
 from wsproto_min.frames import encode_frame
-from wsproto_min.net.write_coalescer import Member, NumberedFrames, WriteCoalescer
+from wsproto_min.net.write_coalescer import NumberedFrames, Recipient, WriteCoalescer
+
+
+class Member(Recipient, Protocol):
+    """A peer, as far as groups use it."""
+
+    _groups: tuple[Group, ...]
+
+    @property
+    def is_open(self) -> bool:
+        """True if messages may be sent to the peer."""
+
+    @property
+    def _accepts_shared_compression(self) -> bool:
+        """True if the peer can decompress frames of `SHARED_COMPRESSOR`."""
 
 
 class Group:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD
 from wsproto_min.handshake import Acceptance
 from wsproto_min.http import Request, Response
 from wsproto_min.net.event_loop import EventLoop
+from wsproto_min.net.peer import Peer
 from wsproto_min.net.timers import CoarseTimers
 from wsproto_min.net.write_coalescer import WriteCoalescer
-
-if TYPE_CHECKING:
-    from wsproto_min.net.peer import Peer
 
 
 def _ignore(peer: Peer) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import struct
 
 from wsproto_min.connection import Connection
-from wsproto_min.net.context import ServerContext
 
 # Payload of a Ping: the time at which it was sent, on this machine's monotonic clock.
 _PAYLOAD = struct.Struct("!d")
@@ -34,28 +33,29 @@ class Keepalive:
 
     """
 
-    __slots__ = ("_context", "alive_since_ping", "awaiting_pong", "latency", "ping_sent_at")
+    __slots__ = ("alive_since_ping", "awaiting_pong", "latency", "ping_sent_at")
 
-    def __init__(self, context: ServerContext) -> None:
-        self._context = context
+    def __init__(self) -> None:
         self.alive_since_ping: bool = False
         self.awaiting_pong: bool = False
         self.ping_sent_at: float = 0.0
         self.latency: float | None = None
 
-    def on_timer(self, connection: Connection, now: float) -> float | None:
+    def on_timer(
+        self, connection: Connection, now: float, *, interval: float, timeout: float
+    ) -> float | None:
         """Queue a Ping, or judge the last one at the end of its timeout.
 
         Args:
             connection: The open connection; it queues the Ping.
             now: Time on the monotonic clock, in seconds.
+            interval: Seconds from one Ping to the next.
+            timeout: Seconds within which a byte must come after a Ping.
 
         Returns:
             Seconds until the next call, or None if the peer is lost.
 
         """
-        interval, timeout = self._context.ping_interval, self._context.ping_timeout
-        assert interval is not None
         if self.awaiting_pong:
             self.awaiting_pong = False
             if not self.alive_since_ping:

@@ -2,17 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from wsproto_min.codes import CloseCode
 from wsproto_min.connection import Close, Connection, State
 from wsproto_min.errors import HandshakeError
 from wsproto_min.http import Request
 from wsproto_min.net.broadcast import Group
+from wsproto_min.net.keepalive import Keepalive
 from wsproto_min.net.transport import Transport
 
-if TYPE_CHECKING:
-    from wsproto_min.net.session import Session
+
+class Session(Protocol):
+    """The part of a `session.Session` that its peer shows to the application."""
+
+    @property
+    def state(self) -> State:
+        """See `Peer.state`."""
+
+    @property
+    def request(self) -> Request | None:
+        """See `Peer.request`."""
+
+    @property
+    def refusal(self) -> HandshakeError | None:
+        """See `Peer.refusal`."""
+
+    @property
+    def subprotocol(self) -> str | None:
+        """See `Peer.subprotocol`."""
+
+    @property
+    def connection(self) -> Connection | None:
+        """See `Peer.connection`."""
+
+    @property
+    def keepalive(self) -> Keepalive | None:
+        """The keepalive of an open connection, if the server has one."""
+
+    def send(self, message: str | bytes) -> None:
+        """See `Peer.send`."""
+
+    def pause_reading(self, seconds: float) -> None:
+        """See `Peer.pause_reading`."""
+
+    def close(self, code: int, reason: str) -> None:
+        """See `Peer.close`."""
+
+    def fail(self, code: int, reason: str) -> None:
+        """See `Peer.fail`."""
 
 
 class Peer:

@@ -85,7 +85,7 @@ class Session:
         self.keepalive: Keepalive | None = None
         self._context = context
         self._paused_until = 0.0  # 0 while reading is not paused
-        self.transport: Transport = Transport(sock, context, self)
+        self.transport: Transport = Transport(sock, self, context.loop, context.write_buffer_limit)
         self.peer: Peer = Peer(self, self.transport, address)
         self._handshake: ServerHandshake | None = ServerHandshake(
             self._respond,
@@ -150,7 +150,7 @@ class Session:
         if self._context.ping_interval is None:
             self._timer.pop(self, None)
         else:
-            self.keepalive = Keepalive(self._context)
+            self.keepalive = Keepalive()
             self._start_timer(self._context.ping_interval)
         self._call(self._context.on_open)
         self.request = None
@@ -306,7 +306,10 @@ class Session:
         assert keepalive is not None
         if self._paused_until:
             keepalive.alive_since_ping = True  # unknown, because nothing is read
-        seconds = keepalive.on_timer(connection, time.monotonic())
+        interval, timeout = self._context.ping_interval, self._context.ping_timeout
+        assert interval is not None
+        now = time.monotonic()
+        seconds = keepalive.on_timer(connection, now, interval=interval, timeout=timeout)
         if seconds is None:
             connection.fail(CloseCode.INTERNAL_ERROR, "no sign of life")
             self.transport.write(connection.data_to_send())

@@ -16,7 +16,7 @@ import socket
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Protocol
 
-from wsproto_min.net.context import ServerContext
+from wsproto_min.net.event_loop import EventLoop
 from wsproto_min.net.tls import TLSSocket
 from wsproto_min.net.write_buffer import WriteBuffer
 
@@ -45,8 +45,9 @@ class Transport:
 
     Args:
         sock: A connected non-blocking socket; the transport closes it.
-        context: The server's shared state.
         owner: The session.
+        loop: The server's event loop.
+        write_buffer_limit: Number of bytes in the write buffer that ends the connection.
 
     Attributes:
         closed: The socket is closed.
@@ -58,26 +59,32 @@ class Transport:
     """
 
     __slots__ = (
-        "_context",
         "_ending",
         "_eof_received",
         "_half_close",
+        "_loop",
         "_owner",
         "_reading_paused",
         "_socket",
         "_watched_events",
         "_write_buffer",
+        "_write_buffer_limit",
         "close_after_flush",
         "closed",
     )
 
     def __init__(
-        self, sock: socket.socket | TLSSocket, context: ServerContext, owner: Owner
+        self,
+        sock: socket.socket | TLSSocket,
+        owner: Owner,
+        loop: EventLoop,
+        write_buffer_limit: int,
     ) -> None:
         self.closed: bool = False
         self.close_after_flush: bool = False
         self._socket = sock
-        self._context = context
+        self._loop = loop
+        self._write_buffer_limit = write_buffer_limit
         self._owner = owner
         self._write_buffer: WriteBuffer | None = None  # None while empty: most peers need none
         self._ending = False  # the next write is the last one, or was
@@ -85,7 +92,7 @@ class Transport:
         self._eof_received = False
         self._reading_paused = False
         self._watched_events = EVENT_READ
-        context.loop.register(sock, EVENT_READ, self)
+        loop.register(sock, EVENT_READ, self)
 
     @property
     def write_buffer_size(self) -> int:
@@ -94,7 +101,7 @@ class Transport:
 
     @property
     def can_write(self) -> bool:
-        """Whether application data can be sent: with TLS, only after the TLS handshake."""
+        """True if application data can be sent: with TLS, only after the TLS handshake."""
         return not isinstance(self._socket, TLSSocket) or self._socket.is_established
 
     def on_ready(self, events: int) -> None:
@@ -163,10 +170,7 @@ class Transport:
             self._update_interest()
         else:
             self._write_buffer.append(data)
-        if (
-            self._write_buffer.size > self._context.write_buffer_limit
-            and not self.close_after_flush
-        ):
+        if self._write_buffer.size > self._write_buffer_limit and not self.close_after_flush:
             self._owner.on_write_buffer_full()
 
     def end_after_next_write(self, *, half_close: bool) -> None:
@@ -216,7 +220,7 @@ class Transport:
         self.closed = True
         self._write_buffer = None
         if self._watched_events:
-            self._context.loop.unregister(self._socket)
+            self._loop.unregister(self._socket)
         owner = self._owner
         del self._owner  # ends the reference cycle, so that a closed peer is freed at once
         owner.on_socket_closed()
@@ -232,5 +236,5 @@ class Transport:
         reads = not (self._eof_received or self._reading_paused)
         events = (read if reads else 0) | (write if self._write_buffer else 0)
         if events != self._watched_events:
-            self._context.loop.modify(self._socket, self._watched_events, events, self)
+            self._loop.modify(self._socket, self._watched_events, events, self)
             self._watched_events = events

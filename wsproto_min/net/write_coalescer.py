@@ -10,11 +10,9 @@ the order in which they were sent.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import count
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from wsproto_min.net.broadcast import Group
+from typing import Any, Protocol
 
 NumberedFrames = list[tuple[int, bytes]]
 """Encoded frames with their sequence numbers."""
@@ -27,22 +25,22 @@ class Writer(Protocol):
         """Send `data`, or buffer the bytes that the socket does not take."""
 
 
-class Member(Protocol):
-    """A peer, reduced to the attributes that groups and the write coalescer use."""
-
-    _groups: tuple[Group, ...]
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the peer may be sent messages."""
-
-    @property
-    def _accepts_shared_compression(self) -> bool:
-        """Whether the peer can decompress frames of `SHARED_COMPRESSOR`."""
+class Recipient(Protocol):
+    """A peer, as far as the write coalescer uses it."""
 
     @property
     def _transport(self) -> Writer:
         """The object that takes the peer's bytes."""
+
+
+class PendingGroup(Protocol):
+    """A group with frames of this iteration; `broadcast.Group` documents the methods."""
+
+    def members_needing_merge(self) -> Iterator[Recipient]:
+        """Iterate over the members that may not receive all frames of this iteration."""
+
+    def flush(self, merged: dict[Any, NumberedFrames]) -> int:
+        """Write this iteration's frames to the members; return the number of bytes."""
 
 
 class WriteCoalescer:
@@ -56,27 +54,27 @@ class WriteCoalescer:
     def __init__(self) -> None:
         self.bytes_sent: int = 0
         self._numbers = count()
-        self._pending: dict[Member, NumberedFrames] = {}
-        self._groups: dict[Group, None] = {}  # groups with pending frames, in order
+        self._pending: dict[Recipient, NumberedFrames] = {}
+        self._groups: dict[PendingGroup, None] = {}  # groups with pending frames, in order
 
     def __bool__(self) -> bool:
         """Return True if any frame is pending."""
         return bool(self._pending or self._groups)
 
-    def enqueue(self, member: Member, data: bytes) -> None:
+    def enqueue(self, member: Recipient, data: bytes) -> None:
         """Send encoded frames to one peer, after everything that it was sent before."""
         self._pending.setdefault(member, []).append((next(self._numbers), data))
 
-    def enqueue_numbered(self, member: Member, frames: NumberedFrames) -> None:
+    def enqueue_numbered(self, member: Recipient, frames: NumberedFrames) -> None:
         """Send frames of a group to one peer, in the place that their numbers give them."""
         self._pending.setdefault(member, []).extend(frames)
 
-    def enqueue_group(self, group: Group) -> int:
+    def enqueue_group(self, group: PendingGroup) -> int:
         """Have `flush` call `group.flush`; return the sequence number for a frame."""
         self._groups[group] = None
         return next(self._numbers)
 
-    def flush_member(self, member: Member) -> None:
+    def flush_member(self, member: Recipient) -> None:
         """Write one peer's frames at once, unless a group's frames may have to precede them."""
         if not self._groups:
             self._write(member, self._pending.pop(member, []))
@@ -93,7 +91,7 @@ class WriteCoalescer:
         for member, frames in merged.items():
             self._write(member, frames)
 
-    def _write(self, member: Member, frames: NumberedFrames) -> None:
+    def _write(self, member: Recipient, frames: NumberedFrames) -> None:
         if len(frames) == 1:
             data = frames[0][1]
         elif frames:
