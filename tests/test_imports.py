@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import wsproto_min
@@ -41,14 +42,32 @@ def imports(file: Path) -> set[str]:
     return names - {"__future__.annotations"}
 
 
+FILES = {
+    file.relative_to(ROOT).as_posix(): file
+    for package in ("wsproto_min", "chatd")
+    for file in sorted((ROOT / package).rglob("*.py"))
+}
+
+
 def test_imports_of_each_module_follow_the_layout() -> None:
-    files = [
-        file for package in ("wsproto_min", "chatd") for file in (ROOT / package).rglob("*.py")
-    ]
     wrong = [
         f"{file} imports {name}"
-        for file, path in sorted((file.relative_to(ROOT).as_posix(), file) for file in files)
+        for file, path in FILES.items()
         for name in sorted(imports(path))
         if any(re.match(own, file) and re.match(other, name) for own, other in RULES)
     ]
     assert not wrong, "imports against the layout:\n" + "\n".join(wrong)
+
+
+def test_imports_have_no_cycle_not_even_for_annotations() -> None:
+    modules = {file.removesuffix(".py").replace("/", "."): path for file, path in FILES.items()}
+    graph = {
+        module: {
+            target
+            for name in imports(path)
+            for target in (name, name.rpartition(".")[0])
+            if target in modules
+        }
+        for module, path in modules.items()
+    }
+    assert list(TopologicalSorter(graph).static_order())  # raises CycleError
