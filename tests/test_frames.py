@@ -265,15 +265,13 @@ def test_control_frame_with_rsv1_is_rejected() -> None:
 @pytest.mark.parametrize("violation", OF_A_HEADER, ids=str)
 def test_frames_before_an_invalid_header_are_decoded(violation: Violation) -> None:
     masked = violation.role == "server"
-    good = parse_frame_notation(
-        "89 02 . 6869 | 82 03 . 616263", masked=masked
-    )  # Ping "hi", binary "abc"
+    # Ping "hi", binary "abc"
+    good = parse_frame_notation("89 02 . 6869 | 82 03 . 616263", masked=masked)
     for chunks in ([good + violation.data], single_bytes(good + violation.data)):
         decoded, error = decode(*chunks, masked=masked)
         assert [frame.payload for frame in decoded[:2]] == [b"hi", b"abc"]
         assert error is not None
 
-    # Ping "hi", binary "abc"
 
 @pytest.mark.parametrize("masked", [True, False])
 def test_decoder_repeats_its_error(masked: bool) -> None:

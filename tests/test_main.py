@@ -277,7 +277,7 @@ def test_connect_trace_explains_frames_of_both_sides(echo: str) -> None:
     assert result.stdout.startswith("> handshake request, ")
     assert "\n< handshake response, " in result.stdout
     assert "\n>     'Hello'\n" in result.stdout
-    assert ", inflated from 7 (RFC 7692, 7.2.2)\n<     'Hello'\n" in result.stdout
+    assert ", 7 on the wire (RFC 7692, 7.2.2)\n<     'Hello'\n" in result.stdout
     assert "\nHello\n" in result.stdout
 
 

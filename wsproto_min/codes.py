@@ -31,21 +31,21 @@ class Opcode(IntEnum):
 class CloseCode(IntEnum):
     """Reasons for closing a connection (RFC 6455, section 7.4.1, and IANA's registry)."""
 
-    NORMAL_CLOSURE = 1000  # the conversation is complete
-    GOING_AWAY = 1001  # a server stops, or a browser leaves the page
-    PROTOCOL_ERROR = 1002  # a frame breaks a rule of the protocol
-    UNSUPPORTED_DATA = 1003  # binary where the receiver accepts only text, or the reverse
-    NO_STATUS_RCVD = 1005  # never sent: the received Close frame had no code
-    ABNORMAL_CLOSURE = 1006  # never sent: the connection ended without a Close frame
-    INVALID_FRAME_PAYLOAD_DATA = 1007  # a text message is not UTF-8, or similar
-    POLICY_VIOLATION = 1008  # against the receiver's policy, where no other code fits
+    NORMAL_CLOSURE = 1000  # The conversation is complete.
+    GOING_AWAY = 1001  # A server stops, or a browser leaves the page.
+    PROTOCOL_ERROR = 1002  # A frame breaks a rule of the protocol.
+    UNSUPPORTED_DATA = 1003  # Binary where the receiver accepts only text, or the reverse.
+    NO_STATUS_RCVD = 1005  # Never sent: the received Close frame had no code.
+    ABNORMAL_CLOSURE = 1006  # Never sent: the connection ended without a Close frame.
+    INVALID_FRAME_PAYLOAD_DATA = 1007  # A text message is not UTF-8, or similar.
+    POLICY_VIOLATION = 1008  # Against the receiver's policy, where no other code fits.
     MESSAGE_TOO_BIG = 1009
-    MANDATORY_EXTENSION = 1010  # from a client: the server did not accept an extension
-    INTERNAL_ERROR = 1011  # from a server: an unexpected condition
-    SERVICE_RESTART = 1012  # the client may reconnect later
-    TRY_AGAIN_LATER = 1013  # the server is overloaded
-    BAD_GATEWAY = 1014  # from a proxy: the server behind it gave no valid response
-    TLS_HANDSHAKE = 1015  # never sent: the TLS handshake failed
+    MANDATORY_EXTENSION = 1010  # From a client: the server did not accept an extension.
+    INTERNAL_ERROR = 1011  # From a server: an unexpected condition.
+    SERVICE_RESTART = 1012  # The client may reconnect later.
+    TRY_AGAIN_LATER = 1013  # The server is overloaded.
+    BAD_GATEWAY = 1014  # From a proxy: the server behind it gave no valid response.
+    TLS_HANDSHAKE = 1015  # Never sent: the TLS handshake failed.
 
 
 # Section 7.4.1: each of these "MUST NOT be set as a status code in a Close control frame by an

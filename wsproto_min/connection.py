@@ -7,7 +7,7 @@ clock, so one class serves a server on a selector, a blocking client and a test.
 2. calls `next_event` until it returns None, and acts on each event before it asks for the next;
 3. writes the bytes of `data_to_send`, and half-closes TCP once `eof_to_send` is True.
 
-`next_event` acts on one frame at a time. A reply (a Pong, the answer to a Close) is queued when
+`next_event` acts on one frame at a time. A reply (a Pong or a Close frame) is queued when
 its frame is read. So the order of the bytes to send depends on the peer's frames alone, never on
 the way in which reads split them.
 
@@ -91,8 +91,8 @@ class Pong:
 class Close:
     """The end of a connection: close code and reason (section 7.4).
 
-    As an event it comes once, for one of three causes: the peer's Close frame (code 1005 if the
-    frame had none), a violation by the peer (the code of the rule), or the end of the stream
+    As an event it comes once, for one of three causes. The peer sends a Close frame (code 1005
+    if the frame has none). The peer breaks a rule (the code of the rule). The stream ends
     without a Close frame (1006).
     """
 
@@ -204,8 +204,8 @@ class Connection:
     def eof_to_send(self) -> bool:
         """True if the caller must half-close TCP after it has written all of `data_to_send`.
 
-        Section 7.1.1: the server closes TCP first. A client whose closing handshake is complete
-        waits for the end of the server's stream.
+        Section 7.1.1: the server closes TCP first. A client waits for the end of the
+        server's stream after a complete closing handshake.
         """
         if self.state is _FLUSHING:
             return self.role is _SERVER or self.close_received is None
@@ -217,7 +217,7 @@ class Connection:
             self._decoder.receive_data(data)
 
     def receive_eof(self) -> None:
-        """Note the end of the peer's stream; `next_event` still returns all events before it."""
+        """Record the end of the peer's stream; `next_event` still returns all events before it."""
         self.state = _CLOSED
 
     def next_event(self) -> Event | None:

@@ -5,8 +5,8 @@
 handle the bit RSV1, which marks a compressed message.
 
 Compression costs memory more than time. A context that is kept from message to message is a
-window of up to 32 KiB for each connection and direction, and it makes the compressed frames of
-each peer different. A server therefore asks for no context takeover by default: an idle peer
+window of up to 32 KiB for each connection and direction. It makes the compressed frames of each
+peer different. A server therefore asks for no context takeover by default: an idle peer
 holds nothing, and one compressed frame serves all peers.
 """
 
@@ -127,28 +127,28 @@ class DeflateParameters:
             client_bits,
         )
 
-    def validate_response(self, answered: Parameters) -> DeflateParameters | None:
+    def validate_response(self, parameters: Parameters) -> DeflateParameters | None:
         """Return the negotiated parameters for a server's response, or None if it is invalid.
 
         `self` is the client's offer.
         """
-        answer = _parse(answered, bare_client_window=False)
+        response = _parse(parameters, bare_client_window=False)
         if (
-            answer is None
-            or (self.server_no_context_takeover and not answer.server_no_context_takeover)
-            or answer.server_max_window_bits > self.server_max_window_bits
+            response is None
+            or (self.server_no_context_takeover and not response.server_no_context_takeover)
+            or response.server_max_window_bits > self.server_max_window_bits
         ):
             return None
         client_bits = self.client_max_window_bits
         # Section 7.1.2.2: a server may leave out the client's window; the offer holds then.
-        if any(name == "client_max_window_bits" for name, _ in answered):
-            if answer.client_max_window_bits > client_bits:
+        if any(name == "client_max_window_bits" for name, _ in parameters):
+            if response.client_max_window_bits > client_bits:
                 return None
-            client_bits = answer.client_max_window_bits
+            client_bits = response.client_max_window_bits
         return DeflateParameters(
-            answer.server_no_context_takeover,
-            answer.client_no_context_takeover or self.client_no_context_takeover,
-            answer.server_max_window_bits,
+            response.server_no_context_takeover,
+            response.client_no_context_takeover or self.client_no_context_takeover,
+            response.server_max_window_bits,
             client_bits,
         )
 

@@ -1,4 +1,4 @@
-"""Exceptions that carry the answer which their cause calls for.
+"""Exceptions with the close code or HTTP status that answers their cause.
 
 A `ProtocolError` has the rule that was broken, and with it the close code (RFC 6455, section
 7.4). A `HandshakeError` has the HTTP status (section 4.2.2). So there is one path from a broken
@@ -45,10 +45,10 @@ class HandshakeError(WebSocketError):
     """The opening handshake failed (section 4).
 
     Attributes:
-        status: On a server, the HTTP status to answer with. On a client, the status that the
-            server answered with, or 0 if there was no valid answer.
+        status: On a server, the HTTP status to send. On a client, the status of the server's
+            response, or 0 without a valid response.
         reason: One sentence for a person.
-        headers: Headers of that answer, as pairs of name and value.
+        headers: Headers of that response, as pairs of name and value.
 
     """
 

@@ -172,7 +172,7 @@ def accept(
     if not _KEY.fullmatch(key):
         raise bad_request("header Sec-WebSocket-Key must be 16 bytes in base64")
 
-    answer = [
+    pairs = [
         ("Upgrade", "websocket"),
         ("Connection", "Upgrade"),
         ("Sec-WebSocket-Accept", accept_key(key)),
@@ -180,15 +180,15 @@ def accept(
     offered = fields.tokens(_PROTOCOL)
     subprotocol = next((name for name in subprotocols if name in offered), None)
     if subprotocol is not None:
-        answer.append((_PROTOCOL, subprotocol))
+        pairs.append((_PROTOCOL, subprotocol))
     negotiated = None
     for name, parameters in parse_extensions(fields):
         if name == deflate.NAME and compression is not None:
             negotiated = compression.accept_offer(parameters)
             if negotiated is not None:
-                answer.append((_EXTENSIONS, negotiated.to_header()))
+                pairs.append((_EXTENSIONS, negotiated.to_header()))
                 break
-    response = Response(HTTPStatus.SWITCHING_PROTOCOLS, [*answer, *headers])
+    response = Response(HTTPStatus.SWITCHING_PROTOCOLS, [*pairs, *headers])
     return Acceptance(response, NegotiatedOptions(subprotocol, negotiated))
 
 
@@ -242,7 +242,7 @@ class ServerHandshake:
         self._reader.receive_data(data)
 
     def receive_eof(self) -> None:
-        """Note the end of the client's stream."""
+        """Record the end of the client's stream."""
         self._eof_received = True
 
     def next_result(self) -> HandshakeResult | None:
@@ -463,7 +463,7 @@ class ClientHandshake:
         self._reader.receive_data(data)
 
     def receive_eof(self) -> None:
-        """Note the end of the server's stream."""
+        """Record the end of the server's stream."""
         self._eof_received = True
 
     def next_result(self) -> HandshakeResult | None:
@@ -522,8 +522,8 @@ def parse_extensions(headers: Headers) -> list[tuple[str, Parameters]]:
         for part in parts:
             key, equals, value = (half.strip(" \t") for half in part.partition("="))
             if value[:1] == value[-1:] == '"':
-                # A quoted value must be a token once it is unquoted, so splitting at commas and
-                # semicolons did not cut it.
+                # A quoted value must be a token once it is unquoted, so it contains no comma and
+                # no semicolon at which the header was split.
                 value = value[1:-1].replace("\\", "")
             if not is_token(key) or (equals and not is_token(value)):
                 raise bad_request(f"extension {name[:50]!r} has a malformed parameter")

@@ -85,11 +85,11 @@ class MessageAssembler:
             else max_fragments
         )
         self._context_takeover = context_takeover
-        self._opcode: Opcode | None = None  # of the message under way
-        self._rsv1 = False  # True if that message is compressed
-        self._buffer: BytesIO | None = None  # BytesIO, because getvalue() copies nothing
-        self._valid = 0  # bytes at the start of the buffer known to be UTF-8
-        self._received = 0  # bytes of payload on the wire, as headers announced them
+        self._opcode: Opcode | None = None  # Of the message under way.
+        self._rsv1 = False  # True if that message is compressed.
+        self._buffer: BytesIO | None = None  # BytesIO, because getvalue() copies nothing.
+        self._valid = 0  # Bytes at the start of the buffer known to be UTF-8.
+        self._received = 0  # Bytes of payload on the wire, as headers announced them.
         self._fragments = 0
         self._in_frame = False
         self._decompressor: Decompressor | None = None

@@ -92,7 +92,7 @@ def test_dissector_frame_after_close_is_ignored() -> None:
     assert verdict == Verdict("valid", "3 frames, 0 messages; 2 frames after a Close")
 
 
-def test_dissector_compressed_message_is_inflated_as_negotiated() -> None:
+def test_dissector_decompresses_messages_as_negotiated() -> None:
     # RFC 7692, section 7.2.3.1, then 7.2.3.2: the second message refers to the first
     hello = parse_frame_notation("c1 07 . f248cdc9c90700", masked=True)
     again = parse_frame_notation("c1 05 . f200110000", masked=True)

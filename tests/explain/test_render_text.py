@@ -94,7 +94,7 @@ VALID: 1 frame, 1 message."""
         ("01 02 48c3 80 01 a9", "    'Hé'"),
         ("01 00 80 00", "  Fragment 2 of a text message, the last one (5.4)"),
         ("41 03 f248cd", "  Fragment 1 of a compressed text message, more to come (5.4)"),
-        ("c1 07 f248cdc9c90700", "compressed text, 5 bytes, inflated from 7 (RFC 7692, 7.2.2)"),
+        ("c1 07 f248cdc9c90700", "compressed text, 5 bytes, 7 on the wire (RFC 7692, 7.2.2)"),
         ("89 02 6869", "  Ping 'hi'"),
         ("89 02 6869", "  The receiver answers with a Pong of the same payload (5.5.3)."),
         ("89 00", "  Ping"),

@@ -44,7 +44,7 @@ class Direction:
         """Feed the connection with the frame's next bytes; return the event they complete.
 
         After a violation, `fed` ends at the byte that shows it. In compressed data, `fed` ends at
-        the last byte that has arrived: inflating byte by byte costs too much.
+        the last byte that has arrived: decompressing byte by byte costs too much.
         """
         event = None
         for end in self._chunk_ends(frame):

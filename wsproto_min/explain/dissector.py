@@ -117,7 +117,7 @@ class Dissector:
         self._buffer += data
 
     def receive_eof(self) -> None:
-        """Note the end of the capture: `next_event` then returns incomplete frames, too."""
+        """Record the end of the capture: `next_event` then returns incomplete frames, too."""
         self._eof = True
 
     def next_event(self) -> HandshakeLines | FrameReport | None:

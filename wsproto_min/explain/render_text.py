@@ -197,9 +197,9 @@ def _explain_content(report: FrameReport) -> Iterator[str]:
             yield f"  {_show(fragment.opcode, frame.payload)}"
     if fragment is not None and isinstance(event, str | bytes):
         data = event.encode() if isinstance(event, str) else event
-        inflated = f", inflated from {fragment.size} (RFC 7692, 7.2.2)"
+        compressed = f", {fragment.size} on the wire (RFC 7692, 7.2.2)"
         yield f"Message: {_kind(fragment)}, {_bytes(len(data))}" + (
-            inflated if fragment.compressed else ""
+            compressed if fragment.compressed else ""
         )
         yield f"  {_show(fragment.opcode, data)}"
     elif isinstance(event, Close):
@@ -230,7 +230,7 @@ def _kind(fragment: FragmentInfo) -> str:
 
 
 def _show(opcode: Opcode, payload: bytes) -> str:
-    """Return a payload as text or in hex, cut to one line."""
+    """Return a payload as text or in hex, shortened to one line."""
     room = COLUMNS - 10
     if opcode is Opcode.BINARY:
         return hexadecimal(payload, room)

@@ -157,7 +157,7 @@ _DEFLATE_CASES: dict[Rule, Mapping[str, str]] = {
         "deflate-stored-length": "c2 0a . 00 0500 0000",
         "deflate-before-beginning": "c1 05 . f200 11",
         "deflate-last-message": "c2 06 . f248cdc90700 | c2 05 . f200 11",
-        "deflate-fault-alone": "c1 01 . 06",
+        "deflate-block-type-only": "c1 01 . 06",
     },
     rules.TEXT_NOT_UTF8: {
         "deflate-utf8": "c1 0a . 00 0300 fcff 6869ff",
