@@ -258,7 +258,7 @@ class Client:
 
         Args:
             deadline: Time limit, or None.
-            has_read: Whether the caller's loop has read before. The first read is always tried.
+            has_read: True if the caller's loop has read before. The first read is always tried.
                 Later ones check the clock, because a server that sends without a pause always
                 has bytes ready.
 

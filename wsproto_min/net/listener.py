@@ -15,7 +15,7 @@ from wsproto_min.net.context import ServerContext
 from wsproto_min.net.session import Session
 from wsproto_min.net.tls import TLSSocket
 
-# Length of the kernel's queue of new connections; the kernel caps it at net.core.somaxconn.
+# Length of the kernel's queue of new connections; the kernel limits it to net.core.somaxconn.
 BACKLOG = 1024
 # Most connections that one iteration accepts, so that open connections are not kept waiting.
 ACCEPTS_PER_ITERATION = 64

@@ -81,7 +81,7 @@ class Peer:
 
     @property
     def is_open(self) -> bool:
-        """Whether messages can be sent: the handshake is complete and no closing has begun."""
+        """True if messages can be sent: the handshake is complete and no closing has begun."""
         return self._session.state is State.OPEN
 
     @property
@@ -139,7 +139,7 @@ class Peer:
         if connection is None or self.is_open:
             return None
         sent, received = connection.close_sent, connection.close_received
-        # Section 5.5.1: the answer to a Close frame repeats its code. It gives no reason.
+        # Section 5.5.1: the reply to a Close frame repeats its code and has no reason.
         if received is not None and sent == Close(received.code):
             return received
         return sent or Close(CloseCode.ABNORMAL_CLOSURE)

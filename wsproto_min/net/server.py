@@ -8,7 +8,7 @@
 
 One iteration of `run` waits until sockets are ready, reads each of them once, and calls the
 application. It then writes everything that was sent, in one write for each peer. Only the
-answers to handshakes go out earlier. Callbacks run in the thread of `run`, one at a time, and
+responses to handshakes go out earlier. Callbacks run in the thread of `run`, one at a time, and
 must not block.
 """
 
@@ -246,7 +246,7 @@ class Server:
         self._loop.call_soon_threadsafe(partial(self._loop.call_soon_threadsafe, begin))
 
     def _begin_stop(self, grace: float, accepting: bool) -> None:
-        self._end_iteration()  # answers to the data just read precede the Close frames
+        self._end_iteration()  # replies to the data just read precede the Close frames
         if not self._stopping:
             self._stopping = True
             self._context.close_timeout = grace  # slow readers may use all of it

@@ -30,7 +30,7 @@ class TLSSocket:
 
     @property
     def is_established(self) -> bool:
-        """Whether the TLS handshake is complete."""
+        """True once the TLS handshake is complete."""
         return self._ssl.version() is not None
 
     def fileno(self) -> int:

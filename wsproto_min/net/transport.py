@@ -31,13 +31,13 @@ class Owner(Protocol):
         """Process received bytes."""
 
     def on_write_progress(self) -> None:
-        """Note that the socket took bytes from the write buffer."""
+        """Record that the socket took bytes from the write buffer."""
 
     def on_write_buffer_full(self) -> None:
         """End the connection: the write buffer has outgrown its limit."""
 
     def on_socket_closed(self) -> None:
-        """Note that the socket is closed. The transport makes this call once, as its last."""
+        """Record that the socket is closed. The transport makes this call once, as its last."""
 
 
 class Transport:
