@@ -73,8 +73,8 @@ class Chat:
         invitations: Invitations that peers need; None lets everybody in.
         rate: Messages per second that a peer may send; 0 for no limit.
         burst: Messages that a peer may send at once.
-        compression: Whether to negotiate permessage-deflate.
-        trusted_proxies: Networks whose forwarded client addresses count.
+        compression: True to negotiate permessage-deflate.
+        trusted_proxies: Networks of the proxies that may forward client addresses.
         max_peers: Limit of connections; 0 for none.
         max_per_address: Limit of connections from one address; 0 for none, None for
             the default.
@@ -138,7 +138,7 @@ class Chat:
 
     @property
     def is_draining(self) -> bool:
-        """Whether `drain` was called."""
+        """True once `drain` was called."""
         return self._access_log.draining
 
     # Connections.

@@ -16,7 +16,7 @@ from chatd.storage.store import MessageStore, Page, StoreError
 from chatd.storage.write_batcher import WriteBatcher
 from wsproto_min import Peer
 
-# Messages in the answer to a `join` without and with the id of the last message seen.
+# Messages in `joined` for a `join` without and with the id of the last message seen.
 MAX_NEWEST = 50
 MAX_MISSED = 1000
 # Bytes of text in one response. Clients commonly accept messages of up to 1 MiB, which

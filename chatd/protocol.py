@@ -259,7 +259,7 @@ def joined(
     *,
     gap: bool,
 ) -> str:
-    """Encode the answer to a `join`.
+    """Encode `joined`, the reply to a `join`.
 
     Args:
         room: Name of the room.
@@ -268,7 +268,7 @@ def joined(
         members: Names of the members; empty in a room with over NAMED_MEMBERS.
         count: Number of members.
         messages: Messages in ascending order.
-        gap: Whether messages between the client's last one and `messages` are missing.
+        gap: True if messages between the client's last one and `messages` are missing.
     """
     return _encode(
         {
@@ -302,7 +302,7 @@ def acknowledgement(encoded: str, key: str | None) -> str:
 
 
 def history(room: str, messages: Sequence[Message], *, more: bool) -> str:
-    """Encode the answer to a `history`; `more` is True if older messages exist."""
+    """Encode the reply to a `history`; `more` is True if older messages exist."""
     return _encode({"type": "history", "room": room, "messages": _messages(messages), "more": more})
 
 
@@ -322,7 +322,7 @@ def typing(room: str, name: str) -> str:
 
 
 def pong(t: str | int | float | None) -> str:
-    """Encode the answer to a `ping`."""
+    """Encode the reply to a `ping`."""
     return _encode({"type": "pong", "t": t})
 
 

@@ -33,7 +33,7 @@ class RoomRegistry:
     """Rooms in use, by name. A room exists while it has peers or reserved names.
 
     Args:
-        server: Server whose loop and groups the rooms use.
+        server: Server with the loop and the groups of the rooms.
         history: Reader for the messages that a joining peer missed.
     """
 
@@ -142,7 +142,7 @@ class RoomRegistry:
     def _evict(self, peer: Peer, room: Room) -> None:
         """Remove a peer from a room because its session joined over another connection."""
         mode: Mode = peer.user_data
-        assert isinstance(mode, ChatMode)  # no other mode is told its session
+        assert isinstance(mode, ChatMode)  # only chat mode has sessions
         mode.forget(room.name)
         room.chat_peers.discard(peer)
         if mode.members:

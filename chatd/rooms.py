@@ -87,7 +87,7 @@ class Room:
             session: Session that the client presents for the name.
             peer: Peer that joins.
             now: Time in seconds of the monotonic clock.
-            proven: Whether an invitation proves that the client owns the name. Then
+            proven: True if an invitation proves that the client owns the name. Then
                 a reservation does not block the name.
 
         Returns:
@@ -152,7 +152,7 @@ class Room:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the room has no peers, no members and no reservations."""
+        """True if the room has no peers, no members and no reservations."""
         return not self.plain_peers and not self._members
 
     def names(self) -> list[str]:

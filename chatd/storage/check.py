@@ -33,7 +33,7 @@ def open_read_only(path: str) -> Iterator[sqlite3.Connection]:
         StoreError: The file is missing, damaged, or not a message store.
     """
     file = Path(os.path.realpath(path))
-    # A running chatd has a write-ahead log. Without one nobody uses the file, and
+    # A running chatd has a write-ahead log. Without one no process uses the file, and
     # "immutable" keeps SQLite from creating a log, which would belong to this user.
     in_use = Path(f"{file}-wal").exists()
     mode = "mode=ro" if in_use else "immutable=1"

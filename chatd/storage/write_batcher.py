@@ -2,7 +2,7 @@
 
 A join reads the stored messages, then receives every later one. The client would miss a
 batch stored during that read, or receive it twice. The batcher therefore never lets an
-append and a read overlap, however late the store answers.
+append and a read overlap, however late the store calls back.
 """
 
 from __future__ import annotations
