@@ -51,7 +51,7 @@ def table(path: str, name: str) -> list[list[str]]:
 
 
 def code_in(text: str) -> list[str]:
-    """Return the pieces of inline code."""
+    """Return the inline code of a text, part by part."""
     return re.findall(r"`([^`]+)`", text)
 
 

@@ -142,7 +142,7 @@ class ReconnectingClient:
             self.send(type="join", room=self.room, name=self.name, after=self.last_id)
             self.resend()
         elif kind == "error" and message["code"] == "not_joined":
-            pass  # the answer to a `say` after a refused join; the client sends it again
+            pass  # the reply to a `say` after a refused join; the client sends it again
         elif kind != "presence":
             raise DeliveryError(f"{self.name} received {message}")
 

@@ -195,10 +195,10 @@ class RunningServer:
 
     def ask(self, question: Callable[[], T]) -> T:
         """Call `question` in the server's thread; return its result."""
-        answers: Queue[T] = Queue()
-        self.server.call_soon_threadsafe(lambda: answers.put(question()))
+        results: Queue[T] = Queue()
+        self.server.call_soon_threadsafe(lambda: results.put(question()))
         try:
-            return answers.get(timeout=PATIENCE)
+            return results.get(timeout=PATIENCE)
         except Empty:
             raise AssertionError(f"the server's loop is dead or stuck: {self.error!r}") from None
 

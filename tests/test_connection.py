@@ -263,12 +263,12 @@ def test_traffic_any_chunking_gives_its_events_and_pongs(data: st.DataObject, ro
     expected = [as_event(event) for event in sent.events]
     assert receive(connection, *chunks) == expected
     assert connection.error is None
-    answers = [(Opcode.PONG, event.payload) for event in expected if isinstance(event, Ping)]
+    replies = [(Opcode.PONG, event.payload) for event in expected if isinstance(event, Ping)]
     *_, last = [None, *expected]
     if isinstance(last, Close):
         code = b"" if last.code == 1005 else last.code.to_bytes(2, "big")
-        answers.append((Opcode.CLOSE, code))
-    assert sent_frames(connection) == answers
+        replies.append((Opcode.CLOSE, code))
+    assert sent_frames(connection) == replies
 
 
 @given(st.data(), st.sampled_from(Role))
@@ -470,7 +470,7 @@ def test_messages_from_the_threshold_on_are_compressed(role: Role, message: str 
         )
         connection.send(message)
         connection.ping(b"x" * 125)
-        # The reference decoder knows no extension: RSV1 is looked at by hand.
+        # The reference decoder knows no extension, so the test checks RSV1 itself.
         data = connection.data_to_send()
         assert data[0] >> 6 & 1 == rsv, f"threshold {size}"
         peer = Connection(
@@ -604,7 +604,7 @@ def test_compressed_arbitrary_bytes_never_raise(
 
 @BOTH_ROLES
 @pytest.mark.parametrize(
-    ("data", "close", "answer"),
+    ("data", "close", "reply"),
     [
         ("88 00 .", Close(1005), ""),
         ("88 02 . 03e8", Close(1000), "03e8"),
@@ -612,11 +612,11 @@ def test_compressed_arbitrary_bytes_never_raise(
     ],
 )
 def test_close_received_is_answered_with_its_code(
-    role: Role, data: str, close: Close, answer: str
+    role: Role, data: str, close: Close, reply: str
 ) -> None:
     connection = Connection(role)
     assert receive(connection, to(role, data)) == [close]
-    assert sent_frames(connection) == [(Opcode.CLOSE, bytes.fromhex(answer))]
+    assert sent_frames(connection) == [(Opcode.CLOSE, bytes.fromhex(reply))]
     assert connection.state is State.FLUSHING
     assert connection.eof_to_send is (role is SERVER), "a client waits for the server's end"
     assert connection.close_received == close
@@ -890,7 +890,7 @@ class ClientAndServer(RuleBasedStateMachine):
         self.received: dict[Role, list[Event]] = {role: [] for role in Role}
 
     def send_event(self, role: Role, event: Event, send: Callable[[Connection], None]) -> None:
-        """Send on one side and note the event that the other side must receive."""
+        """Send on one side and record the event that the other side must receive."""
         connection = self.sides[role]
         if connection.state is State.OPEN:
             send(connection)
@@ -931,13 +931,13 @@ class ClientAndServer(RuleBasedStateMachine):
         """Deliver some bytes of a pipe."""
         chunk, self.pipes[role] = self.pipes[role][:size], self.pipes[role][size:]
         connection = self.sides[role]
-        may_answer = connection.state is State.OPEN
+        may_reply = connection.state is State.OPEN
         connection.receive_data(chunk)
         while (event := connection.next_event()) is not None:
             self.received[role].append(event)
-            if may_answer and isinstance(event, Ping):
+            if may_reply and isinstance(event, Ping):
                 self.expected[other(role)].append(Pong(event.payload))
-            elif may_answer and isinstance(event, Close):
+            elif may_reply and isinstance(event, Close):
                 self.expected[other(role)].append(Close(event.code))
 
     @invariant()

@@ -248,7 +248,7 @@ def test_accept_offer_returns_the_smaller_of_both(
         ),
     ],
 )
-def test_an_answer_tells_all_that_is_not_so_by_deerror_of(
+def test_header_of_a_response_omits_default_parameters(
     negotiated: DeflateParameters, header: str
 ) -> None:
     assert negotiated.to_header() == header
@@ -283,7 +283,7 @@ def test_parameters_malformed_are_declined_and_refused(
 
 
 @pytest.mark.parametrize(
-    ("offer", "answered", "negotiated"),
+    ("offer", "parameters", "negotiated"),
     [
         (DeflateParameters.DEFAULT, [], DeflateParameters.DEFAULT),
         # A server may add restrictions for itself and for the client (7.1.1.1 to 7.1.2.2).
@@ -346,9 +346,9 @@ def test_parameters_malformed_are_declined_and_refused(
     ],
 )
 def test_validate_response_accepts_only_a_fitting_response(
-    offer: DeflateParameters, answered: Parameters, negotiated: DeflateParameters | None
+    offer: DeflateParameters, parameters: Parameters, negotiated: DeflateParameters | None
 ) -> None:
-    assert offer.validate_response(answered) == negotiated
+    assert offer.validate_response(parameters) == negotiated
 
 
 def parameter_sets() -> st.SearchStrategy[DeflateParameters]:
@@ -362,7 +362,7 @@ def parsed(header: str) -> Parameters:
 
 
 @given(parameter_sets(), parameter_sets())
-def test_negotiation_of_any_offer_is_agreed_by_both(
+def test_negotiation_of_any_offer_is_equal_on_both_sides(
     offer: DeflateParameters, configured: DeflateParameters
 ) -> None:
     negotiated = configured.accept_offer(parsed(offer.to_offer()))
@@ -674,7 +674,7 @@ BLOCKS = [
     st.booleans(),
 )
 @example(None, [stored(b"x" * 30), b"\x06"], 29, False)
-def test_verdict_any_chunking_fails_or_passes_alike(
+def test_verdict_any_chunking_is_the_same(
     data: st.DataObject | None, blocks: list[bytes], limit: int, text: bool
 ) -> None:
     payload = b"".join(blocks)

@@ -304,7 +304,7 @@ def check(fields: Fields, subprotocols: Sequence[str] = (), status: int = 101) -
     return options.subprotocol
 
 
-def test_validate_response_accepts_that_of_section_1_3() -> None:
+def test_validate_response_accepts_example_of_section_1_3() -> None:
     assert check(RESPONSE) is None
 
 
@@ -357,11 +357,11 @@ NOT_OFFERED = "the server chose a subprotocol that was not offered"
     ],
 )
 def test_validate_response_names_the_broken_rule(name: str, values: list[str], rule: str) -> None:
-    answer = altered(RESPONSE, name, *values)
+    headers = altered(RESPONSE, name, *values)
     with pytest.raises(HandshakeError) as raised:
-        check(answer)
+        check(headers)
     assert (raised.value.status, raised.value.reason) == (101, f"{rule} (RFC 6455, 4.1)")
-    assert raised.value.headers == Headers(answer).fields
+    assert raised.value.headers == Headers(headers).fields
 
 
 @pytest.mark.parametrize(
@@ -558,7 +558,7 @@ UNFIT = "the server's permessage-deflate does not fit the offer"
 
 
 @pytest.mark.parametrize(
-    ("offer", "answer", "rule"),
+    ("offer", "extensions", "rule"),
     [
         (None, "permessage-deflate", NOT_REQUESTED),
         (
@@ -574,20 +574,22 @@ UNFIT = "the server's permessage-deflate does not fit the offer"
     ],
 )
 def test_validate_response_refuses_an_unfit_extension(
-    offer: DeflateParameters | None, answer: str, rule: str
+    offer: DeflateParameters | None, extensions: str, rule: str
 ) -> None:
     with pytest.raises(HandshakeError) as raised:
-        validate_response(Response(101, [*RESPONSE, (EXTENSIONS, answer)]), KEY, compression=offer)
+        validate_response(
+            Response(101, [*RESPONSE, (EXTENSIONS, extensions)]), KEY, compression=offer
+        )
     assert raised.value.reason == f"{rule} (RFC 6455, 4.1)"
 
 
-@pytest.mark.parametrize("answer", [None, "", "permessage-deflate; client_max_window_bits=9"])
-def test_validate_response_accepts_a_fit_or_no_extension(answer: str | None) -> None:
-    lines = [] if answer is None else [(EXTENSIONS, answer)]
+@pytest.mark.parametrize("extensions", [None, "", "permessage-deflate; client_max_window_bits=9"])
+def test_validate_response_accepts_a_fit_or_no_extension(extensions: str | None) -> None:
+    lines = [] if extensions is None else [(EXTENSIONS, extensions)]
     negotiated = validate_response(
         Response(101, [*RESPONSE, *lines]), KEY, compression=DeflateParameters.DEFAULT
     ).compression
-    assert negotiated == (DeflateParameters(client_max_window_bits=9) if answer else None)
+    assert negotiated == (DeflateParameters(client_max_window_bits=9) if extensions else None)
 
 
 def test_upgrade_request_offers_compression() -> None:
@@ -625,17 +627,17 @@ def test_handshake_of_any_chunking_agrees_on_a_subprotocol(
                 return result
         raise AssertionError(f"no result for {sent!r}")
 
-    result = deliver(client.data_to_send() + frame, server)
-    assert result.error is None
-    assert result.connection is not None
-    assert result.connection.role is Role.SERVER
-    answer = deliver(server.data_to_send() + frame, client)
-    assert answer.error is None
-    assert answer.connection is not None
-    assert answer.connection.role is Role.CLIENT
+    accepted = deliver(client.data_to_send() + frame, server)
+    assert accepted.error is None
+    assert accepted.connection is not None
+    assert accepted.connection.role is Role.SERVER
+    opened = deliver(server.data_to_send() + frame, client)
+    assert opened.error is None
+    assert opened.connection is not None
+    assert opened.connection.role is Role.CLIENT
     chosen = next((name for name in spoken if name in offered), None)
-    assert result.subprotocol == answer.subprotocol == chosen
-    assert result.compression == answer.compression == DeflateParameters.NO_CONTEXT_TAKEOVER
+    assert accepted.subprotocol == opened.subprotocol == chosen
+    assert accepted.compression == opened.compression == DeflateParameters.NO_CONTEXT_TAKEOVER
 
 
 def server_result(data: bytes, **options: Any) -> tuple[HandshakeResult, bytes]:
@@ -686,7 +688,7 @@ def test_server_handshake_sends_its_response_once() -> None:
     assert server.data_to_send() == b""
 
 
-def test_server_handshake_respond_may_answer_with_a_page() -> None:
+def test_server_handshake_respond_may_return_a_page() -> None:
     page = Response(200, [("Content-Type", "text/plain")], b"hi")
     for method, body in (("GET", b"hi"), ("HEAD", b"")):
         result, sent = server_result(
@@ -701,7 +703,7 @@ def test_server_handshake_refused_head_request_has_no_body() -> None:
     assert sent.endswith(b"\r\n\r\n")
 
 
-def test_server_handshake_respond_returning_a_bare_101_is_an_error() -> None:
+def test_server_handshake_respond_with_a_bare_101_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"return accept\(\.\.\.\) instead"):
         server_result(OPENING, respond=lambda request: Response(101))
 

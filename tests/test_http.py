@@ -76,8 +76,8 @@ def test_head_ends_at_its_empty_line(data: bytes, found: tuple[bytes, bytes] | N
 
 
 @given(st.data(), st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"a"]), max_size=30))
-def test_head_any_chunking_is_the_same(data: st.DataObject, pieces: list[bytes]) -> None:
-    received = b"".join(pieces)
+def test_head_any_chunking_is_the_same(data: st.DataObject, parts: list[bytes]) -> None:
+    received = b"".join(parts)
     head, end, rest = received.partition(b"\r\n\r\n")
     chunks = data.draw(chunkings(received))
     assert read_head(*chunks) == ((head, rest) if end else None)
@@ -254,14 +254,14 @@ def test_encoded_head_is_parsed_to_the_same_fields(
     assert request.headers.fields == tuple((name.lower(), value) for name, value in fields)
 
 
-HTTP_PIECES = st.sampled_from(
+HTTP_PARTS = st.sampled_from(
     [b"GET / HTTP/1.1", b"HTTP/1.1 101 OK", b"\r\n", b"\n", b"A: b", b" ", b":", b"\t", b"\0"]
 )
 
 
 @given(
     st.binary(max_size=100)
-    | st.lists(HTTP_PIECES | st.binary(max_size=3), max_size=20).map(b"".join)
+    | st.lists(HTTP_PARTS | st.binary(max_size=3), max_size=20).map(b"".join)
 )
 def test_arbitrary_bytes_raise_only_handshake_error(head: bytes) -> None:
     for parse in (parse_request, parse_response):

@@ -63,7 +63,7 @@ class FailingStore:
         self.store.close()
 
 
-def test_message_that_the_store_rejects_reaches_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_message_rejected_by_the_store_reaches_no_peer(caplog: pytest.LogCaptureFixture) -> None:
     store = FailingStore()
     with (
         serve_chat(store) as chat,
@@ -176,10 +176,10 @@ def test_full_disk_rejects_messages_until_space_is_free(caplog: pytest.LogCaptur
         for number in range(10):
             key = f"k{number}"
             ann.send(type="say", room="lobby", text="x" * 4000, key=key)
-            answer = ann.receive()
-            while answer["type"] == "presence":
-                answer = ann.receive()
-            (accepted if answer["type"] == "message" else rejected).append(key)
+            reply = ann.receive()
+            while reply["type"] == "presence":
+                reply = ann.receive()
+            (accepted if reply["type"] == "message" else rejected).append(key)
         assert accepted, "the first messages fit"
         assert len(rejected) > 5, "the disk was not full"
         chat.ask(lambda: execute("PRAGMA max_page_count = 100000"))

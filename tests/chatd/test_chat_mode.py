@@ -488,29 +488,29 @@ def test_readers_in_both_modes_see_one_order(chat: RunningServer, seed: int) -> 
         for number, client in enumerate(clients):
             client.join("lobby", f"n{number}")
         speakers: list[ChatClient | Client] = [*clients, *plains]
-        said: dict[ChatClient | Client, list[str]] = {each: [] for each in speakers}
+        sent: dict[ChatClient | Client, list[str]] = {each: [] for each in speakers}
         for number in range(300):
             speaker = chance.choice(speakers)
-            said[speaker].append(str(number))
+            sent[speaker].append(str(number))
             if isinstance(speaker, ChatClient):
                 speaker.send(type="say", room="lobby", text=str(number), key=str(number))
             else:
                 speaker.send(str(number))
         orders = []
         for client in clients:
-            heard: list[str] = []
-            while len(heard) < 300:
+            received: list[str] = []
+            while len(received) < 300:
                 message = client.receive()
                 if message["type"] == "message":
-                    heard.append(message["text"])
-                    assert ("key" in message) == (message["text"] in said[client])
-            orders.append(heard)
-        for heard in orders:
-            assert heard == orders[0]
-        for own in said.values():
+                    received.append(message["text"])
+                    assert ("key" in message) == (message["text"] in sent[client])
+            orders.append(received)
+        for received in orders:
+            assert received == orders[0]
+        for own in sent.values():
             assert [text for text in orders[0] if text in own] == own
         for plain in plains:
-            expected = [text for text in orders[0] if text not in said[plain]]
+            expected = [text for text in orders[0] if text not in sent[plain]]
             assert [plain.recv(PATIENCE) for _ in expected] == expected
 
 
@@ -615,11 +615,11 @@ def test_flood_is_slowed_without_loss_or_delay_for_others() -> None:
         for number in range(120):
             flooder.send(type="say", room="lobby", text=str(number), key=str(number))
         for number in range(10):
-            said = time.monotonic()
+            sent_at = time.monotonic()
             ann.send(type="say", room="lobby", text="quick", key=f"quick {number}")
             while ann.receive().get("key") != f"quick {number}":
                 pass
-            assert time.monotonic() - said < 0.5, "the flood delayed another peer"
+            assert time.monotonic() - sent_at < 0.5, "the flood delayed another peer"
         flood: list[str] = []
         while len(flood) < 120:
             message = ben.receive()

@@ -125,8 +125,8 @@ def test_rooms_are_separate_and_root_path_is_the_lobby(chat: Daemon) -> None:
             stack.enter_context(Client(chat.address, target))
             for target in ("/", "/r/lobby?from=link", "/r/one", "/r/One")
         )
-        one.send("to nobody")
-        other.send("to nobody either")
+        one.send("to room one")
+        other.send("to room One")
         lobby.send("to the lobby")
         assert by_name.receive() == "to the lobby"
         for client in (one, other, lobby):

@@ -241,7 +241,7 @@ def test_join_uses_the_name_of_the_token_and_needs_one(
     now = time.time()
     token = invitations.issue("Ann", ["lobby", "cellar"], 7, now)
     with serve_chat(invitations=invitations) as chat, ChatClient(chat.address) as ann:
-        join = {"type": "join", "room": "lobby", "name": "Somebody"}
+        join = {"type": "join", "room": "lobby", "name": "Other"}
         for bad in (None, "", "forged." + token.partition(".")[2], token[:-1]):
             refused = ann.error_for(**join, token=bad)
             assert (refused["code"], refused["room"]) == ("unauthorized", "lobby")
@@ -251,7 +251,7 @@ def test_join_uses_the_name_of_the_token_and_needs_one(
             "not for the room attic"
             in ann.error_for(**join | {"room": "attic"}, token=token)["message"]
         )
-        assert ann.join("lobby", "Somebody", token=token)["name"] == "Ann"
+        assert ann.join("lobby", "Other", token=token)["name"] == "Ann"
         assert ann.join("cellar", "Ann", token=token)["members"] == ["Ann"]
         assert ann.say("lobby", "hello")["name"] == "Ann"
         with ChatClient(chat.address) as other:
@@ -305,7 +305,7 @@ def test_plain_mode_reads_the_token_from_authorization_header(
             open_client(chat.address, headers=bearer(token, "bearer")) as first,
             open_client(chat.address, headers=bearer(token)) as second,
         ):
-            first.send("plainly said")
+            first.send("in plain mode")
             assert ben.receive_type("message")["name"] == "Ann"
             second.send("by the same person")
             assert ben.receive_type("message")["name"] == "guest-1"

@@ -85,7 +85,7 @@ def test_traceback_follows_text_line_and_is_a_json_field() -> None:
 @given(st.text(st.characters(blacklist_categories=["Cs"])))
 def test_text_from_the_network_stays_in_one_printable_line(text: str) -> None:
     for log_format in FORMATTERS:
-        line = lines_of(log_format, lambda: log_fields(f"said {text}", why=text))
+        line = lines_of(log_format, lambda: log_fields(f"text {text}", why=text))
         assert line.endswith("\n")
         assert line[:-1].isprintable(), line
 

@@ -235,7 +235,7 @@ protocol_fields = st.fixed_dictionaries(
 
 
 def check(text: str) -> None:
-    """Parse; fail unless the result is valid and the server's answer is JSON."""
+    """Parse; fail unless the result is valid and the server's reply is JSON."""
     try:
         parsed = parse(text)
     except ChatError as chat_error:
@@ -248,8 +248,8 @@ def check(text: str) -> None:
         assert isinstance(parsed, CLIENT_MESSAGES)
         repr(parsed).encode()  # raises UnicodeEncodeError for half a surrogate pair
         if isinstance(parsed, Ping):
-            answer = json.loads(pong(parsed.t).encode(), parse_constant=pytest.fail)
-            assert answer == {"type": "pong", "t": parsed.t}
+            reply = json.loads(pong(parsed.t).encode(), parse_constant=pytest.fail)
+            assert reply == {"type": "pong", "t": parsed.t}
 
 
 @given(values | protocol_fields, st.booleans())

@@ -109,7 +109,7 @@ def test_guest_name_skips_taken_and_reserved_names() -> None:
     assert room.count == 5
 
 
-def test_take_changes_reports_each_change_once_and_no_cancelled_one() -> None:
+def test_take_changes_reports_only_remaining_changes_once() -> None:
     room = bare_room()
     assert room.take_changes() is None
     ann, _ = room.join("Ann", None, bare_peer(), 0.0)

@@ -183,10 +183,10 @@ def test_parse_hex_accepts_any_white_space(data: bytes) -> None:
 
 def test_restore_line_ends_changes_only_heads() -> None:
     head = b"GET / HTTP/1.1\nHost: a\n\n"
-    answer = b"HTTP/1.1 101 OK\n\n"
+    response = b"HTTP/1.1 101 OK\n\n"
     frame = b"\x82\x02\n\n"
     whole = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nHTTP/1.1 101 OK\r\n\r\n"
-    assert restore_line_ends(head + answer + frame) == whole + frame
+    assert restore_line_ends(head + response + frame) == whole + frame
     assert restore_line_ends(whole + frame) == whole + frame
     assert restore_line_ends(b"GET / HTTP/1.1\n") == b"GET / HTTP/1.1\n"
 

@@ -138,7 +138,7 @@ def test_render_request_explains_lines_and_accept_key() -> None:
     assert lines[-1] == "VALID: 1 head, 0 frames, 0 messages."
 
 
-def test_render_verdict_on_refusal_shows_the_answer() -> None:
+def test_render_verdict_on_refusal_shows_the_status() -> None:
     *_, last = rendered(b"GET / HTTP/1.1\r\n\r\n")
     assert last == "  The server answers 400 Bad Request and closes the connection."
     lines = rendered(b"HTTP/1.1 101 OK\r\nUpgrade: websocket\r\n\r\n")
@@ -267,7 +267,7 @@ def test_render_fragment_within_a_character_shows_its_bytes() -> None:
     assert r"    'a\xc3'" in rendered(bytes.fromhex("01 02 61c3"))
 
 
-def test_quoted_long_text_is_cut_with_wide_characters_doubled() -> None:
+def test_quoted_long_text_is_truncated_by_its_width() -> None:
     assert quoted("x" * 30, 20) == "'" + "x" * 16 + "..."
     assert quoted("\u4f60" * 30, 20) == "'" + "\u4f60" * 8 + "..."
     assert shortened("\u4f60" * 10, 20) == "\u4f60" * 10

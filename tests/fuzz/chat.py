@@ -57,9 +57,9 @@ class Chat:
         try:
             received = protocol.parse(text)
         except protocol.ChatError as error:
-            answer = decoded(protocol.error(error))
-            assert answer["code"] in ("bad_message", "too_long")
-            assert answer.get("key") == error.key
+            reply = decoded(protocol.error(error))
+            assert reply["code"] in ("bad_message", "too_long")
+            assert reply.get("key") == error.key
             return
         if isinstance(received, protocol.Join):
             self.join(client, received)
@@ -67,9 +67,9 @@ class Chat:
             self.leave(client, received.room)
         elif isinstance(received, protocol.Say):
             message = protocol.message(received.room, SAMPLE._replace(text=received.text))
-            answer = decoded(protocol.acknowledgement(message, received.key))
-            assert (answer["text"], answer.get("key")) == (received.text, received.key)
-            assert answer["room"] == received.room
+            reply = decoded(protocol.acknowledgement(message, received.key))
+            assert (reply["text"], reply.get("key")) == (received.text, received.key)
+            assert reply["room"] == received.room
         elif isinstance(received, protocol.Ping):
             assert decoded(protocol.pong(received.t))["t"] == received.t
         elif isinstance(received, protocol.History):
@@ -104,10 +104,10 @@ class Chat:
         self.sessions.append(member.session)
         names = room.names()
         self.known_names[place] = set(names)
-        answer = protocol.joined(
+        reply = protocol.joined(
             join.room, member.name, member.session, names, room.count, [SAMPLE], gap=False
         )
-        assert decoded(answer)["members"] == names
+        assert decoded(reply)["members"] == names
         assert member.name == join.name
 
     def leave(self, client: int, room: str) -> None:

@@ -34,7 +34,7 @@ COMPRESSIONS = (None, DeflateParameters.NO_CONTEXT_TAKEOVER, DeflateParameters.D
 # Bytes; the reference decoder is too slow for longer inputs.
 REFERENCE_LIMIT = 40
 # The comparison, bits 3 to 5 of the first byte.
-CHUNKS, PARTS, REFERENCE, ANSWER, DISSECTOR = 0x00, 0x08, 0x10, 0x18, 0x20
+CHUNKS, PARTS, REFERENCE, REPLIES, DISSECTOR = 0x00, 0x08, 0x10, 0x18, 0x20
 COMPARISON = 0x38
 
 
@@ -53,21 +53,21 @@ def check(data: bytes) -> None:
     received = data[2:]
     role = Role.SERVER if options & 1 else Role.CLIENT
     compression = COMPRESSIONS[(options >> 1) % len(COMPRESSIONS)]
-    whole, answer = by_connection(role, compression, [received])
+    whole, replies = by_connection(role, compression, [received])
     comparison = options & COMPARISON
     if comparison == CHUNKS:
-        in_chunks, answer_to_chunks = by_connection(role, compression, chunks_of(received, size))
+        in_chunks, replies_to_chunks = by_connection(role, compression, chunks_of(received, size))
         assert in_chunks == whole
         if role is Role.SERVER:  # a client's masking keys are random
-            assert answer == answer_to_chunks
+            assert replies == replies_to_chunks
     elif comparison == PARTS:
         assert by_parts(role, compression, received) == whole
     elif comparison == REFERENCE:
         check_against_reference(role, received[:REFERENCE_LIMIT])
-    elif comparison == ANSWER:
+    elif comparison == REPLIES:
         other = Role.CLIENT if role is Role.SERVER else Role.SERVER
-        understood, _ = by_connection(other, compression, [answer])
-        assert understood.rule is None, f"the answer {answer.hex(' ')} violates {understood.rule}"
+        understood, _ = by_connection(other, compression, [replies])
+        assert understood.rule is None, f"the replies {replies.hex(' ')} violates {understood.rule}"
         pongs = [event.payload for event in understood.events if isinstance(event, Pong)]
         assert pongs == [event.payload for event in whole.events if isinstance(event, Ping)]
     else:
@@ -78,7 +78,7 @@ def check(data: bytes) -> None:
 def by_connection(
     role: Role, compression: DeflateParameters | None, chunks: Sequence[bytes]
 ) -> tuple[Outcome, bytes]:
-    """Return the outcome of a `Connection` that receives the chunks, and its answer."""
+    """Return the outcome of a `Connection` that receives the chunks, and its replies."""
     connection = Connection(
         role,
         max_message_size=MAX_MESSAGE_SIZE,
@@ -179,7 +179,7 @@ GOOD_COMPRESSED = (
 
 def seeds() -> Iterator[bytes]:
     """Yield every violation and some valid frames, with all options that apply to them."""
-    for comparison in (CHUNKS, PARTS, REFERENCE, ANSWER, DISSECTOR):
+    for comparison in (CHUNKS, PARTS, REFERENCE, REPLIES, DISSECTOR):
         for violation in VIOLATIONS:
             yield bytes((comparison | (violation.role == "server"), 0)) + violation.data
         for is_server in (False, True):

@@ -38,7 +38,7 @@ Outcome = tuple[Sequence[str | bytes], int | None]
 
 
 def check(data: bytes) -> None:
-    """Raise `AssertionError` if an answer exceeds its offer, or chunks change a message."""
+    """Raise `AssertionError` if a response exceeds its offer, or chunks change a message."""
     options = data[0] if data else 0
     if options & 1:
         check_header(PREFERENCES[(options >> 1) % len(PREFERENCES)], data[1:].decode("latin-1"))
@@ -47,7 +47,7 @@ def check(data: bytes) -> None:
 
 
 def check_header(preference: DeflateParameters, value: str) -> None:
-    """Answer each offer; validate the answer as the client of the offer."""
+    """Respond to each offer; validate the response as the client of the offer."""
     try:
         extensions = parse_extensions(Headers([("Sec-WebSocket-Extensions", value)]))
     except HandshakeError as error:
@@ -72,11 +72,11 @@ def check_negotiated(
         int(asked.get("server_max_window_bits") or 15),
         int(asked.get("client_max_window_bits") or 15),
     )
-    ((name, answered),) = parse_extensions(
+    ((name, parameters),) = parse_extensions(
         Headers([("Sec-WebSocket-Extensions", negotiated.to_header())])
     )
     assert name == NAME
-    assert client.validate_response(answered) == negotiated, f"{offered} got {negotiated}"
+    assert client.validate_response(parameters) == negotiated, f"{offered} got {negotiated}"
     assert negotiated.server_max_window_bits <= preference.server_max_window_bits
     assert negotiated.server_no_context_takeover or not preference.server_no_context_takeover
     assert negotiated.client_no_context_takeover or not preference.client_no_context_takeover

@@ -38,7 +38,7 @@ POLICY = OriginPolicy(hosts=["chat.example.org"], origins=["https://example.net"
 
 
 def check(data: bytes) -> None:
-    """Raise `AssertionError` for a wrong answer; let undocumented exceptions pass."""
+    """Raise `AssertionError` for a wrong outcome; let undocumented exceptions pass."""
     is_response = bool(data[:1]) and data[0] & 1 == 1
     size = 1 + data[1] if len(data) > 1 else 1
     received = data[2:]
@@ -68,7 +68,7 @@ def read_head(chunks: Sequence[bytes]) -> tuple[bytes | None, bytes]:
 
 
 def check_request(head: bytes) -> None:
-    """Answer a request as chatd does; check that a client reads the same answer."""
+    """Respond to a request as chatd does; check that a client reads the same response."""
     try:
         request = parse_request(head)
         check_chat(request)

@@ -58,7 +58,7 @@ class Link(ABC):
 
     @abstractmethod
     async def close(self, code: int, reason: str) -> int | None:
-        """Close; return the code of the answer."""
+        """Close; return the code of the reply."""
 
 
 Handler = Callable[[str, Link], Awaitable[None]]
@@ -123,8 +123,8 @@ class WebsocketsLink(Link):
 
     async def close(self, code: int, reason: str) -> int | None:
         await self._connection.close(code, reason)
-        answer: int | None = self._connection.close_code
-        return answer
+        received: int | None = self._connection.close_code
+        return received
 
 
 class Websockets(Rival):
@@ -264,8 +264,8 @@ class AiohttpLink(Link):
 
     async def close(self, code: int, reason: str) -> int | None:
         await self._websocket.close(code=code, message=reason.encode())
-        answer: int | None = self._websocket.close_code
-        return answer
+        received: int | None = self._websocket.close_code
+        return received
 
 
 class Aiohttp(Rival):

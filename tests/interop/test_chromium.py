@@ -190,7 +190,7 @@ def test_chromium_exchanges_messages_and_close_frames(
                 except Empty:
                     pytest.fail(f"the page reported nothing within {PATIENCE:g} s")
         assert echo.stop() == (0, "")
-    # The echo server's answer has no reason; this Close frame went to our own server.
+    # The echo server's Close frame has no reason; this Close frame went to our own server.
     assert ours.closed[0] == Close(4321, "fünf")
     assert seen == {
         "echo": ["permessage-deflate", [], 4321, "", True],

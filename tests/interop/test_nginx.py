@@ -96,9 +96,9 @@ def enter(address: Address, origin: str | None = None) -> Client:
 
 def chat_through(address: Address) -> None:
     request = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{address[1]}\r\nConnection: close\r\n\r\n"
-    answer = exchange(address, request.encode())
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert answer.endswith((ROOT / "client.html").read_bytes())
+    response = exchange(address, request.encode())
+    assert response.startswith(b"HTTP/1.1 200 ")
+    assert response.endswith((ROOT / "client.html").read_bytes())
     with enter(address) as ann, enter(address) as bob:
         for text in ("Hello", "日本語 👍", "x" * 4000):
             ann.send(text)

@@ -33,7 +33,7 @@ OFFERS: dict[str, DeflateParameters | None] = {
 
 
 class FrameCounter:
-    """A trace that counts fragments and notes compressed frames by sender."""
+    """A trace that counts fragments and records the use of compression by each sender."""
 
     def __init__(self) -> None:
         self._decoders = {
@@ -185,8 +185,8 @@ def test_server_receives_code_and_reason_and_answers(
         client.close(code, reason)
         assert theirs.server.closed.get(timeout=PATIENCE) == Close(code, reason)
         assert client.connection.close_received is not None
-        answer = code if setting[0].echoes_codes else 1000
-        assert client.connection.close_received.code == answer
+        reply = code if setting[0].echoes_codes else 1000
+        assert client.connection.close_received.code == reply
 
 
 def test_client_receives_code_and_reason(theirs: Theirs) -> None:

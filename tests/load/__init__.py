@@ -1,1 +1,1 @@
-"""The daemon under load, faults and attack: `pytest -rP tests/load` prints figures."""
+"""The daemon under load, failures and attack: `pytest -rP tests/load` prints figures."""

@@ -81,7 +81,7 @@ class Load:
         return percentile(latencies, 0.99)
 
 
-def test_slow_readers_delay_nobody_and_can_resume(tmp_path: Path) -> None:
+def test_slow_readers_delay_no_peer_and_can_resume(tmp_path: Path) -> None:
     with chatd(tmp_path) as running, ExitStack() as stack:
 
         def enter(number: int, receive_buffer: int | None) -> ChatReceiver:

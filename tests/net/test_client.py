@@ -697,14 +697,14 @@ def test_server_not_reading_gets_whole_frames_after_timeout(
 ) -> None:
     number = 5000  # more Pongs than the buffers of both sockets hold
     reads = threading.Event()
-    heard: list[Opcode] = []
+    opcodes: list[Opcode] = []
 
     def read(sock: socket.socket) -> None:
         reads.wait(PATIENCE)
         decoder = FrameDecoder(masked=True)
         decoder.receive_data(until_close(sock))
         while (frame := decoder.next_frame()) is not None:
-            heard.append(frame.opcode)
+            opcodes.append(frame.opcode)
 
     def script(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -723,8 +723,8 @@ def test_server_not_reading_gets_whole_frames_after_timeout(
         assert 0.2 <= time.monotonic() - started < 5
         reads.set()
         assert client.recv(PATIENCE) == "Hello"
-    assert heard.count(Opcode.PONG) == number
-    assert heard[-1] is Opcode.CLOSE
+    assert opcodes.count(Opcode.PONG) == number
+    assert opcodes[-1] is Opcode.CLOSE
 
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
@@ -900,9 +900,9 @@ def test_trace_gets_every_byte_in_order() -> None:
     request, _, sent = shown[Role.CLIENT].partition(b"\r\n\r\n")
     assert parse_request(request).target == "/"
     assert sent == bytes(received)
-    response, _, heard = shown[Role.SERVER].partition(b"\r\n\r\n")
+    response, _, frames = shown[Role.SERVER].partition(b"\r\n\r\n")
     assert parse_response(response).status == 101
-    assert heard == HELLO + encode_frame(Opcode.PING, b"p") + BYE
+    assert frames == HELLO + encode_frame(Opcode.PING, b"p") + BYE
     opcodes = [frame.opcode for frame in reference_decode(bytes(received)).frames]
     assert opcodes == [Opcode.TEXT, Opcode.PONG, Opcode.CLOSE]
 

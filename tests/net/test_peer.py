@@ -88,17 +88,17 @@ def test_state_follows_the_connection(bench: Workbench) -> None:
 def test_request_is_known_until_on_open_has_returned(bench: Workbench) -> None:
     seen: list[tuple[str, str | None]] = []
 
-    def note(moment: str, peer: Peer) -> None:
+    def record(moment: str, peer: Peer) -> None:
         seen.append((moment, None if peer.request is None else peer.request.path))
 
     def on_request(peer: Peer, request: Request) -> Acceptance:
-        note("on_request", peer)
+        record("on_request", peer)
         return accept(request)
 
-    bench.context.on_accept = lambda peer: note("on_accept", peer)
+    bench.context.on_accept = lambda peer: record("on_accept", peer)
     bench.context.on_request = on_request
-    bench.context.on_open = lambda peer: note("on_open", peer)
-    bench.context.on_message = lambda peer, message: note("on_message", peer)
+    bench.context.on_open = lambda peer: record("on_open", peer)
+    bench.context.on_message = lambda peer, message: record("on_message", peer)
     _, theirs = bench.accept()
     theirs.sendall(handshake("/room?query") + text("hello"))
     bench.iterate()

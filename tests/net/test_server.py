@@ -259,7 +259,7 @@ def _fail(*arguments: object) -> None:
         ("on_before_flush", ["hello", Close(1000)]),
     ],
 )
-def test_exception_in_a_callback_ends_that_peer_at_most(
+def test_exception_in_a_callback_ends_no_other_peer(
     caplog: pytest.LogCaptureFixture, callback: str, expected: list[Event]
 ) -> None:
     def fail_unless_witness(peer: Peer | None = None, *arguments: object) -> None:
@@ -302,13 +302,13 @@ def test_exception_in_on_request_is_answered_with_500(
         return accept(request)
 
     with serving(on_request=on_request) as running:
-        answer = exchange(running.address, b"GET /exception HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert answer.startswith(b"HTTP/1.1 500 ")
+        response = exchange(running.address, b"GET /exception HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert response.startswith(b"HTTP/1.1 500 ")
         assert "on purpose" in caplog.text
-        answer = exchange(running.address, b"GET /error HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert answer.startswith(b"HTTP/1.1 418 ")
-        assert b"\r\nX-Pot: tea\r\n" in answer
-        assert answer.endswith(b"\r\n\r\nno coffee here\n")
+        response = exchange(running.address, b"GET /error HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert response.startswith(b"HTTP/1.1 418 ")
+        assert b"\r\nX-Pot: tea\r\n" in response
+        assert response.endswith(b"\r\n\r\nno coffee here\n")
         assert is_served(running.address)
 
 
@@ -464,14 +464,14 @@ def test_on_accept_and_on_disconnect_come_for_every_peer() -> None:
 
 
 def test_abort_in_on_accept_refuses_that_client_only() -> None:
-    gone: list[Peer] = []
+    disconnected: list[Peer] = []
 
     def admit_one(peer: Peer) -> None:
         if len(running.server.peers) > 1:
             peer.abort()
 
     with (
-        serving(on_accept=admit_one, on_disconnect=gone.append) as running,
+        serving(on_accept=admit_one, on_disconnect=disconnected.append) as running,
         Client(running.address) as first,
     ):
         for _ in range(3):
@@ -479,7 +479,7 @@ def test_abort_in_on_accept_refuses_that_client_only() -> None:
                 assert late.recv(1) == b""
         first.send("still here")
         assert first.receive() == "still here"
-        poll(lambda: len(gone) == 3, "three clients are disconnected")
+        poll(lambda: len(disconnected) == 3, "three clients are disconnected")
 
 
 def test_exception_in_on_accept_is_logged(
@@ -507,13 +507,13 @@ def test_bytes_of_all_peers_are_counted() -> None:
         with connect(running.address) as sock:
             request = handshake() + frame(Opcode.TEXT, b"Hello")
             sock.sendall(request)
-            answer = sock.recv(4096)
-            while not answer.endswith(b"Hello"):
-                answer += sock.recv(4096)
+            received = sock.recv(4096)
+            while not received.endswith(b"Hello"):
+                received += sock.recv(4096)
         running.wait_for_peers(0)
         server = running.server
         assert running.ask(lambda: server.bytes_received) == len(request)
-        assert running.ask(lambda: server.bytes_sent) == len(answer)
+        assert running.ask(lambda: server.bytes_sent) == len(received)
 
 
 # Stopping.
@@ -574,9 +574,9 @@ def test_stop_without_grace_still_sends_1001() -> None:
 
 def test_stop_calls_on_disconnect_for_every_peer() -> None:
     accepted: list[Peer] = []
-    gone: list[Peer] = []
+    disconnected: list[Peer] = []
     with (
-        serving(on_accept=accepted.append, on_disconnect=gone.append) as running,
+        serving(on_accept=accepted.append, on_disconnect=disconnected.append) as running,
         Client(running.address) as client,
         connect(running.address),
     ):
@@ -587,7 +587,7 @@ def test_stop_calls_on_disconnect_for_every_peer() -> None:
         running.thread.join(PATIENCE)
         assert not running.thread.is_alive()
     assert len(accepted) == 2
-    assert set(gone) == set(accepted)
+    assert set(disconnected) == set(accepted)
 
 
 def test_on_close_precedes_on_disconnect_for_each_peer() -> None:

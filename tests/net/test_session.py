@@ -62,9 +62,9 @@ def test_on_request_error_is_answered_with_500_and_logged(
     peer, theirs = bench.accept()
     theirs.sendall(handshake())
     bench.iterate()
-    answer = read_to_end(theirs).decode()
-    assert answer.startswith("HTTP/1.1 500 "), answer
-    assert answer.endswith("\r\n\r\ninternal server error\n")
+    response = read_to_end(theirs).decode()
+    assert response.startswith("HTTP/1.1 500 "), response
+    assert response.endswith("\r\n\r\ninternal server error\n")
     assert [record.exc_info is not None for record in caplog.records] == [True]
     assert opened == []
     assert peer.refusal is not None
@@ -76,9 +76,9 @@ def test_on_request_error_for_head_is_answered_without_body(bench: Workbench) ->
     _, theirs = bench.accept()
     theirs.sendall(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
     bench.iterate()
-    answer = read_to_end(theirs)
-    assert answer.startswith(b"HTTP/1.1 500 ")
-    assert answer.endswith(b"\r\n\r\n")
+    response = read_to_end(theirs)
+    assert response.startswith(b"HTTP/1.1 500 ")
+    assert response.endswith(b"\r\n\r\n")
 
 
 def test_request_behind_an_answered_request_is_discarded(bench: Workbench) -> None:
@@ -270,9 +270,9 @@ def test_open_timeout_holds_for_the_whole_request(bench: Workbench) -> None:
     with pytest.raises(BlockingIOError):
         theirs.recv(1)  # after 9.9 of 10 seconds
     bench.iterate(ahead=0.2)
-    answer = theirs.recv(4096).decode()
-    assert answer.startswith("HTTP/1.1 408 "), answer
-    assert "within 10 s" in answer
+    response = theirs.recv(4096).decode()
+    assert response.startswith("HTTP/1.1 408 "), response
+    assert "within 10 s" in response
 
 
 def test_open_connection_without_pings_has_no_deadline(bench: Workbench) -> None:

@@ -220,8 +220,8 @@ def test_large_record_is_processed_without_further_input(
         frames = text("x") * 2300
         assert 16000 < len(frames) <= 16384, "not the size of one record"
         sock.sendall(client.record(frames))
-        answer = encode_frame(Opcode.TEXT, b"x") * 2300
-        assert client.read_until(answer[-300:])
+        echo = encode_frame(Opcode.TEXT, b"x") * 2300
+        assert client.read_until(echo[-300:])
 
 
 # Clients that do not speak TLS, or stop.
@@ -237,10 +237,10 @@ def test_plain_bytes_end_the_connection_and_no_other(
         with connect(running.address) as sock:
             sock.sendall(data)
             try:
-                answer = read_to_end(sock)
+                response = read_to_end(sock)
             except ConnectionResetError:
-                answer = b""
-            assert not answer.startswith(b"HTTP/"), "a plain-text answer"
+                response = b""
+            assert not response.startswith(b"HTTP/"), "a plain-text response"
         assert is_served(running, client_context)
 
 
@@ -576,10 +576,10 @@ def test_session_continues_when_the_awaited_event_comes() -> None:
         # The echo waits for readability, not for writability.
         poll(lambda: len(sending) == 1, "the server tries to send")
         other.sendall(encode_frame(Opcode.PING, b"p", mask=MASK))
-        answer = b""
-        while len(answer) < 10:
-            answer += other.recv(4096)
-        assert answer.hex(" ") == "81 05 48 65 6c 6c 6f 8a 01 70"
+        received = b""
+        while len(received) < 10:
+            received += other.recv(4096)
+        assert received.hex(" ") == "81 05 48 65 6c 6c 6f 8a 01 70"
         other.close()
         running.wait_for_peers(0)
     assert (sending, fake.errors["recv"]) == ([], [])
