@@ -25,7 +25,7 @@ class Authorizer:
 
     @property
     def requires_invitation(self) -> bool:
-        """Whether a join needs an invitation."""
+        """True if a join needs an invitation."""
         return self._invitations is not None
 
     def authorize(self, token: str | None, room: str) -> Invitation | None:

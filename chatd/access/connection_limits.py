@@ -89,7 +89,7 @@ class ConnectionLimiter:
 
     @property
     def overflow_full(self) -> bool:
-        """Whether more connections than overflow slots are over a limit."""
+        """True if more connections than overflow slots are over a limit."""
         return self._overflow > OVERFLOW_SLOTS
 
     def rekey(self, slot: Slot, address: str) -> Slot:
