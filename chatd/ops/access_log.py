@@ -14,11 +14,13 @@ from http import HTTPStatus
 from chatd.access.connection_limits import ConnectionLimiter, ServiceUnavailable, Slot
 from chatd.access.trusted_networks import TrustedNetwork, client_address
 from chatd.ops.metrics import Metrics
-from wsproto_min import Close, Connection, Peer, Request
+from wsproto_min import Close, CloseCode, Connection, Peer, Request
 
 # Limits on a log line: rooms, and characters of the reason of a refusal.
 MAX_LOGGED_ROOMS = 8
 MAX_LOGGED_REASON = 300
+
+_LOST = Close(CloseCode.ABNORMAL_CLOSURE, "the stream ended without a Close frame")
 
 logger = logging.getLogger("chatd")
 
@@ -103,14 +105,10 @@ class AccessLog:
             rooms: The rooms that the peer was in.
         """
         self._limiter.release(record.slot)
-        refusal = peer.refusal
-        if peer.connection is not None:
-            assert peer.close_code is not None
-            side = closing_side(peer.connection)
-            reason = peer.close_reason
-            if side == "lost":
-                reason = "the stream ended without a Close frame"
-            self._metrics.count_close(peer.close_code, side)
+        connection, refusal = peer.connection, peer.refusal
+        if connection is not None:
+            side, close = describe_close(connection)
+            self._metrics.count_close(close.code, side)
             more = ["..."] if len(rooms) > MAX_LOGGED_ROOMS else []
             _log(
                 "connection ended",
@@ -118,9 +116,9 @@ class AccessLog:
                 mode=mode,
                 room=",".join([*rooms[:MAX_LOGGED_ROOMS], *more]),
                 seconds=round(time.monotonic() - record.accepted_at, 3),
-                code=peer.close_code,
+                code=close.code,
                 by=side,
-                why=reason,
+                why=close.reason,
             )
         elif refusal is not None:
             cause = HTTPStatus(refusal.status).name.lower()
@@ -138,14 +136,26 @@ class AccessLog:
             self._metrics.refusals["none", "no_request"] += 1
 
 
-def closing_side(connection: Connection) -> str:
-    """Return the side that ended a connection: `peer`, `server`, or `lost` without a Close."""
+def describe_close(connection: Connection) -> tuple[str, Close]:
+    """Return the side that ended a connection, and its Close frame.
+
+    The side is `peer` or `server`. It is `lost` if the stream ended without a Close
+    frame; code 1006 then stands for the frame (RFC 6455, 7.1.5).
+    """
     sent, received = connection.close_sent, connection.close_received
     # RFC 6455, 5.5.1: the answer to a Close frame repeats its code. It has no reason.
     if received is not None and sent == Close(received.code):
-        return "peer"
-    return "lost" if sent is None else "server"
+        return "peer", received
+    if sent is not None:
+        return "server", sent
+    return "lost", _LOST
 
 
 def _log(message: str, **fields: object) -> None:
-    logger.info(message, extra={"fields": fields})
+    """Log a line for each connection, so without the search for the calling line of code."""
+    if logger.isEnabledFor(logging.INFO):
+        extra = {"fields": fields}
+        record = logger.makeRecord(
+            logger.name, logging.INFO, __file__, 0, message, (), None, extra=extra
+        )
+        logger.handle(record)
