@@ -1,7 +1,7 @@
 """Commands that work on files, beside a running server or without one.
 
 `invite` and `revoke` manage invitations, `check` and `export` read the message store.
-The module `serve` uses the error class, the output and the directories of this one.
+The module `serve` shares the errors, the output and the invitations with this module.
 """
 
 from __future__ import annotations
@@ -125,8 +125,7 @@ def _find_invitations(options: Namespace) -> Invitations:
         database = Path(options.db).absolute()
         if not database.exists():
             raise CommandError(
-                f"message store {database}: no such file; give --db as to the server, after the"
-                " first start of the server"
+                f"message store {database}: no such file; start the server once with this --db"
             )
         if not database.with_name(SECRET_FILE).exists():
             raise CommandError(

@@ -385,7 +385,7 @@ def test_invite_and_revoke_create_no_store_and_no_secret(
 ) -> None:
     path = tmp_path / "chat.db"
     assert main([name, "Ann", "--db", str(path)]) == 2
-    assert f"message store {path}: no such file; give --db as" in capsys.readouterr().err
+    assert f"message store {path}: no such file; start the server once" in capsys.readouterr().err
     path.touch()
     assert main([name, "Ann", "--db", str(path)]) == 2
     assert (
