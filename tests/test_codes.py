@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wsproto_min import rules
-from wsproto_min.codes import CloseCode, Opcode, is_sendable_close_code
+from wsproto_min.codes import NEVER_SENT, CloseCode, Opcode, is_sendable_close_code
 from wsproto_min.errors import ConnectionClosed, HandshakeError, ProtocolError, WebSocketError
 
-# IANA's "WebSocket Close Code Number" registry. The last three are never sent.
+# IANA's "WebSocket Close Code Number" registry. A library reports the last three to its own
+# program and never sends them; 1004 is reserved.
 SENDABLE = (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014)
-NEVER_SENT = (1005, 1006, 1015)
+REPORTED = (1005, 1006, 1015)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +40,14 @@ def test_opcode_reserved_has_no_name(value: int) -> None:
 
 
 def test_close_code_enum_is_the_registry() -> None:
-    assert {int(code) for code in CloseCode} == {*SENDABLE, *NEVER_SENT}
+    assert {int(code) for code in CloseCode} == {*SENDABLE, *REPORTED}
+
+
+def test_never_sent_is_the_reserved_code_and_the_reported_ones() -> None:
+    assert {1004, *REPORTED} == NEVER_SENT
+    assert not any(map(is_sendable_close_code, NEVER_SENT))
+    named = re.findall(r"\d{4}", rules.CLOSE_CODE_NEVER_SENT.sentence)
+    assert {int(code) for code in named} == NEVER_SENT
 
 
 @pytest.mark.parametrize("code", [*SENDABLE, 3000, 3001, 3999, 4000, 4001, 4999])
@@ -46,7 +56,7 @@ def test_close_code_registered_or_private_is_sendable(code: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "code", [-1, 0, 1, 999, 1004, *NEVER_SENT, 1016, 1100, 1999, 2000, 2999, 5000, 65535, 65536]
+    "code", [-1, 0, 1, 999, 1004, *REPORTED, 1016, 1100, 1999, 2000, 2999, 5000, 65535, 65536]
 )
 def test_close_code_otherwise_is_not_sendable(code: int) -> None:
     assert not is_sendable_close_code(code)

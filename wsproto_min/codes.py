@@ -1,7 +1,7 @@
 """Opcodes (RFC 6455, section 5.2) and close codes (section 7.4).
 
 Both enums follow the registries that IANA keeps for the WebSocket protocol. The rest of this
-package uses these names and never a bare number.
+package uses the names in this module, not bare numbers.
 """
 
 from __future__ import annotations
@@ -48,14 +48,21 @@ class CloseCode(IntEnum):
     TLS_HANDSHAKE = 1015  # Never sent: the TLS handshake failed.
 
 
-# Section 7.4.1: each of these "MUST NOT be set as a status code in a Close control frame by an
-# endpoint". A library reports them to its own program. 1004 is reserved and has no name here.
-_NEVER_SENT = {
-    CloseCode.NO_STATUS_RCVD,
-    CloseCode.ABNORMAL_CLOSURE,
-    CloseCode.TLS_HANDSHAKE,
-}
-_REGISTERED = frozenset(CloseCode) - _NEVER_SENT
+NEVER_SENT: frozenset[int] = frozenset(
+    {
+        1004,  # Reserved, without a meaning; so it has no name in `CloseCode`.
+        CloseCode.NO_STATUS_RCVD,
+        CloseCode.ABNORMAL_CLOSURE,
+        CloseCode.TLS_HANDSHAKE,
+    }
+)
+"""Close codes that no Close frame carries (section 7.4.1).
+
+1004 is reserved. A library uses 1005, 1006 and 1015 only to tell its own program how a
+connection ended: each "MUST NOT be set as a status code in a Close control frame".
+"""
+
+_REGISTERED = frozenset(CloseCode) - NEVER_SENT
 
 
 def is_sendable_close_code(code: int) -> bool:

@@ -1,8 +1,8 @@
 """Exceptions with the close code or HTTP status that answers their cause.
 
 A `ProtocolError` has the rule that was broken, and with it the close code (RFC 6455, section
-7.4). A `HandshakeError` has the HTTP status (section 4.2.2). So there is one path from a broken
-rule to the bytes on the wire.
+7.4). Each rule's close code is written in one place, module `rules`. A `HandshakeError` has the
+HTTP status (section 4.2.2).
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ class WebSocketError(Exception):
 
 
 class ProtocolError(WebSocketError):
-    """The peer broke a rule after the handshake; the connection must be failed (section 7.1.7).
+    """The peer broke a rule after the opening handshake.
+
+    The receiver must send a Close frame and end the connection (section 7.1.7: "Fail the
+    WebSocket Connection").
 
     Attributes:
         rule: The rule that was broken.

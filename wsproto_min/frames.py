@@ -1,13 +1,14 @@
 r"""The frame codec (RFC 6455, section 5). It knows single frames and nothing beyond them.
 
 `FrameDecoder` reads frames from bytes, `encode_frame` writes them. Module `messages` joins
-frames to messages, module `connection` reacts to them. The decoder keeps three rules:
+frames to messages, module `connection` reacts to them. The decoder has three properties:
 
-1. It checks a header before it waits for the payload, and allocates nothing on a length that
-   a peer announces.
-2. It returns a data frame in chunks while the frame arrives, so that invalid text is found at
-   its first invalid byte. Control frames are small (section 5.5) and always returned whole.
-3. It returns the same frames however the bytes are split on their way.
+1. It checks a header before it waits for the payload, and reserves no memory for an announced
+   length.
+2. It returns a data frame in chunks while the frame arrives. So the receiver finds invalid text
+   at the first byte that cannot continue the text. Control frames are small (section 5.5) and
+   always returned whole.
+3. The frames do not depend on how the bytes were split. Only the chunks of a data frame do.
 
 `parse_header` follows the figure of section 5.2 from left to right::
 
@@ -40,7 +41,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from wsproto_min import rules
-from wsproto_min.codes import CloseCode, Opcode, is_sendable_close_code
+from wsproto_min.codes import NEVER_SENT, CloseCode, Opcode, is_sendable_close_code
 from wsproto_min.errors import ProtocolError
 from wsproto_min.masking import apply_mask
 
@@ -118,8 +119,8 @@ def parse_header(
 ) -> FrameHeader | None:
     """Read and check the frame header that begins at `data[start]`.
 
-    Each field is checked as soon as it is complete; a 64-bit length as soon as its top bit is
-    there.
+    Each field is checked as soon as it is complete. The top bit of a 64-bit length is checked as
+    soon as its first byte is there.
 
     Args:
         data: Received bytes.
@@ -335,7 +336,8 @@ def encode_frame(
 ) -> bytes:
     """Encode a frame with its length in the shortest form (section 5.2).
 
-    The caller keeps the rules on control frames (section 5.5), as `Connection` does.
+    This function does not check control frames (section 5.5); the caller must, as `Connection`
+    does.
 
     Args:
         opcode: The frame's type.
@@ -371,7 +373,7 @@ def encode_frame(
 def encode_close(code: int, reason: str = "") -> bytes:
     """Encode the payload of a Close frame: the code, then the reason (section 5.5.1).
 
-    A reason that is too long is shortened to 123 bytes, between two characters.
+    A longer reason is shortened to at most 123 bytes, never inside a character.
 
     Raises:
         ValueError: A Close frame must not carry `code` (section 7.4).
@@ -409,11 +411,7 @@ def parse_close(payload: bytes) -> tuple[int, str]:
         raise ProtocolError(rules.CLOSE_PAYLOAD)
     code = int.from_bytes(payload[:2], "big")
     if not is_sendable_close_code(code):
-        rule = (
-            rules.CLOSE_CODE_NEVER_SENT
-            if code in (1004, 1005, 1006, 1015)
-            else rules.CLOSE_CODE_RANGE
-        )
+        rule = rules.CLOSE_CODE_NEVER_SENT if code in NEVER_SENT else rules.CLOSE_CODE_RANGE
         raise ProtocolError(rule, f"close code {code} must not be sent")
     try:
         return code, payload[2:].decode()

@@ -158,7 +158,7 @@ CLOSE_CODE_NEVER_SENT = Rule(
     "close-code-never-sent",
     "RFC 6455, 7.4.1",
     _PROTOCOL_ERROR,
-    "1005, 1006 and 1015 are reported by a library and never sent; 1004 is reserved.",
+    "1004, 1005, 1006 and 1015 are never sent; a library reports the last three to its program.",
     "the close code must not be sent",
 )
 CLOSE_REASON_NOT_UTF8 = Rule(
