@@ -32,7 +32,7 @@ _PIPE_CLOSED = 141  # 128 + SIGPIPE, the status that shells report
 _EPILOG = """\
 exit status: 0 if the bytes are valid, 1 if they break a rule, 2 if they cannot be read,
 3 if they end too early. Without HEX and --file, explain reads standard input. Standard input
-may be the output of --make or of --break RULE."""
+may be the output of --make or of --break NAME."""
 
 
 def add_explain(parser: argparse.ArgumentParser) -> None:
@@ -79,8 +79,9 @@ def add_explain(parser: argparse.ArgumentParser) -> None:
         dest="rule",
         nargs="?",
         const="list",
-        metavar="RULE",
-        help="print the shortest bytes that break a rule; without RULE, print all rules and names",
+        metavar="NAME",
+        help="print the violation NAME: the shortest bytes that break its rule; without NAME, "
+        "list all rules with the names of their violations",
     )
     _add_make(parser.add_argument_group("frames to make", argument_default=argparse.SUPPRESS))
     parser.set_defaults(run=run)
@@ -120,7 +121,10 @@ def _add_make(group: argparse._ArgumentGroup) -> None:
             f"--{bit}", action="store_true", help=f"set {bit.upper()} in the first frame"
         )
     group.add_argument(
-        "--length-bits", type=int, choices=(16, 64), help="size of a length that is too long"
+        "--length-bits",
+        type=int,
+        choices=(16, 64),
+        help="encode the length in 16 or 64 bits although fewer are enough",
     )
 
 
