@@ -384,6 +384,23 @@ def test_pause_reading_in_each_message_delivers_one_at_a_time(bench: Workbench) 
     assert len(bench.messages) == 3
 
 
+def test_pause_reading_in_each_message_reads_nothing_more(
+    bench: Workbench, watched: list[int]
+) -> None:
+    bench.context.on_message = pausing(bench, 5.0)
+    peer, remote = bench.open()
+    remote.sock.sendall(text("pause") * 3)
+    bench.iterate()
+    remote.sock.sendall(text("pause") * 3)
+    for _ in range(2):
+        bench.iterate(ahead=5.1)
+        bench.iterate()
+    assert len(bench.messages) == 3
+    assert peer.connection is not None
+    assert peer.connection.next_event() is None, "the second read waits in the kernel"
+    assert watched == [0]
+
+
 def test_paused_peer_still_receives(bench: Workbench, watched: list[int]) -> None:
     peer, remote = bench.open()
     peer.pause_reading(5.0)

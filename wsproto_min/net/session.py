@@ -201,7 +201,8 @@ class Session:
                 self.keepalive.alive_since_ping = True  # unknown, because nothing was read
             if self.connection is not None:
                 self._process_events(self.connection)
-            self.transport.resume_reading()
+            if not self._paused_until:  # a message may have paused reading again
+                self.transport.resume_reading()
 
     # Sending.
 
