@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsproto_min import connection
-from wsproto_min._fast_path import read_short_messages
+from wsproto_min._fast_path import join_fragments, read_short_messages
+from wsproto_min.codes import Opcode
 from wsproto_min.connection import Connection, Event, Role
 from wsproto_min.deflate import DeflateParameters
-from wsproto_min.frames import FrameDecoder
+from wsproto_min.frames import Frame, FrameDecoder
+from wsproto_min.messages import MessageAssembler
 from wsproto_min.testing.raw_frame import KEY, RawFrame, parse_frame_notation
 from wsproto_min.testing.strategies import TEXT, chunkings, nearly_valid
 
@@ -85,12 +87,78 @@ def test_fast_path_releases_a_read_that_is_decoded() -> None:
     assert (decoder.buffer, decoder.position) == (b"", 0)
 
 
+# The second fast path joins the fragments of a message.
+
+
+def within_message(data: bytes, **limits: int) -> tuple[FrameDecoder, MessageAssembler]:
+    """Return a decoder with the data, and an assembler whose message has begun."""
+    assembler = MessageAssembler(**limits)
+    assembler.receive_frame(Frame(Opcode.BINARY, b"<", fin=False))
+    return decoder_with(data), assembler
+
+
+def fragments(*payloads: bytes) -> bytes:
+    return b"".join(RawFrame(0, payload, fin=False, mask=KEY).data for payload in payloads)
+
+
+def test_join_fragments_joins_all_forms_of_complete_frames() -> None:
+    payloads = [b"", b"a", b"b" * 125, b"c" * 126, b"d" * 65535]
+    decoder, assembler = within_message(fragments(*payloads))
+    assert join_fragments(decoder, assembler) == Frame(
+        Opcode.CONTINUATION, b"".join(payloads), fin=False
+    )
+    assert decoder.idle
+    # One fragment began the message, and `receive_frame` is to count the joined frame.
+    assert assembler.remaining_limits[1] == 16384 - 1 - (len(payloads) - 1)
+
+
+@pytest.mark.parametrize(
+    "notation",
+    [
+        "80 01 . 61",  # FIN
+        "40 01 . 61",  # RSV1
+        "09 01 . 61",  # a fragmented Ping
+        "89 01 . 61",  # a Ping
+        "00 02 . 61",  # incomplete
+        "00 7e 0001 . 61",  # not the shortest length
+        "00 7f 0000000000010000 .",  # a 64-bit length
+        "00",
+    ],
+)
+def test_join_fragments_leaves_any_other_frame(notation: str) -> None:
+    other = parse_frame_notation(notation, masked=True)
+    decoder, assembler = within_message(fragments(b"a", b"b") + other)
+    frame = join_fragments(decoder, assembler)
+    assert frame is not None
+    assert frame.payload == b"ab"
+    assert decoder.buffer[decoder.position :] == other
+    assert join_fragments(decoder, assembler) is None
+
+
+def test_join_fragments_leaves_an_unmasked_frame() -> None:
+    unmasked = parse_frame_notation("00 01 . 61 | 00 01 . 62", masked=False)
+    decoder, assembler = within_message(unmasked + bytes(9))
+    assert join_fragments(decoder, assembler) is None
+
+
+def test_join_fragments_stops_at_the_limits() -> None:
+    data = fragments(b"aa", b"bb", b"cc")
+    decoder, assembler = within_message(data, max_message_size=5)
+    frame = join_fragments(decoder, assembler)
+    assert frame is not None
+    assert frame.payload == b"aabb"
+    decoder, assembler = within_message(data, max_fragments=3)
+    frame = join_fragments(decoder, assembler)
+    assert frame is not None
+    assert frame.payload == b"aabb"
+
+
 Outcome = tuple[list[Event], bytes, str | None]
 
 
 def outcome(chunks: list[bytes]) -> Outcome:
     server = Connection(
-        Role.SERVER, max_message_size=100, max_fragments=4, compression=DeflateParameters.DEFAULT
+        Role.SERVER, max_message_size=100, max_fragments=6, compression=DeflateParameters.DEFAULT
     )
     events: list[Event] = []
     for chunk in chunks:
@@ -108,10 +176,26 @@ def short_frames() -> st.SearchStrategy[bytes]:
     return st.lists(texts, max_size=4).map(b"".join)
 
 
-@given(st.data(), st.tuples(short_frames(), nearly_valid(True), short_frames()).map(b"".join))
+def small_fragments() -> st.SearchStrategy[bytes]:
+    """Draw a message in up to nine fragments, around the limits of six and 100 bytes."""
+    payloads = st.lists(st.binary(max_size=30) | st.just(b"\xc3\xa9"), min_size=1, max_size=8)
+    return st.tuples(st.sampled_from([0x1, 0x2]), payloads).map(
+        lambda drawn: (
+            RawFrame(drawn[0], drawn[1][0], fin=False, mask=KEY).data
+            + fragments(*drawn[1][1:])
+            + RawFrame(0, b"", mask=KEY).data
+        )
+    )
+
+
+TRAFFIC = st.lists(short_frames() | small_fragments() | nearly_valid(True), max_size=4)
+
+
+@given(st.data(), TRAFFIC.map(b"".join))
 def test_fast_path_equals_slow_path_for_any_traffic(data: st.DataObject, received: bytes) -> None:
     chunks = data.draw(chunkings(received))
     by_the_fast_path = outcome(chunks)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(connection, "read_short_messages", lambda decoder, limit: [])
+        patch.setattr(connection, "join_fragments", lambda decoder, assembler: None)
         assert outcome(chunks) == by_the_fast_path

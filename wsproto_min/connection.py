@@ -37,7 +37,7 @@ import os
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
-from wsproto_min._fast_path import read_short_messages
+from wsproto_min._fast_path import join_fragments, read_short_messages
 from wsproto_min.codes import CloseCode, Opcode
 from wsproto_min.deflate import (
     DEFAULT_COMPRESSION_THRESHOLD,
@@ -103,10 +103,13 @@ class Close:
 Event = str | bytes | Ping | Pong | Close
 """A text message (`str`), a binary message (`bytes`), a control frame or the end."""
 
-# A look-up of a member in its enum takes as long as a call.
+# Constants, because the hot path reads the members often.
 _CLIENT, _SERVER = Role
 _, _OPEN, _CLOSING, _FLUSHING, _CLOSED = State
 _TEXT, _BINARY, _PING, _PONG = Opcode.TEXT, Opcode.BINARY, Opcode.PING, Opcode.PONG
+
+# Progress of the input: `next_event` reads frames, discards them, or has returned the Close event.
+_READING, _DISCARDING, _CLOSE_REPORTED = range(3)
 
 _NO_MESSAGES: list[str | bytes] = []  # shared and never changed, so an idle connection has no list
 
@@ -137,18 +140,19 @@ class Connection:
         state: The state; see the figure above.
         close_sent: The Close frame that was sent or queued, or None.
         close_received: The peer's Close frame, or None.
+        first_close: The earlier of these two frames, which began the closing: the same object as
+            `close_sent` or `close_received`. None before.
         error: The violation that failed the connection, or None.
 
     """
 
     __slots__ = (
         "_assembler",
-        "_close_reported",
         "_compression_threshold",
         "_compressor",
         "_context_takeover",
         "_decoder",
-        "_input_ended",
+        "_input",
         "_max_fragments",
         "_max_message_size",
         "_short_messages",
@@ -156,6 +160,7 @@ class Connection:
         "close_received",
         "close_sent",
         "error",
+        "first_close",
         "role",
         "state",
     )
@@ -164,6 +169,7 @@ class Connection:
     state: State
     close_sent: Close | None
     close_received: Close | None
+    first_close: Close | None
     error: ProtocolError | None
 
     def __init__(
@@ -180,6 +186,7 @@ class Connection:
         self.state = _OPEN
         self.close_sent = None
         self.close_received = None
+        self.first_close = None
         self.error = None
         self._compression_threshold = compression_threshold
         self._max_message_size = max_message_size
@@ -192,8 +199,7 @@ class Connection:
         self._assembler: MessageAssembler | None = None  # created for the first data frame
         self._short_messages = _NO_MESSAGES  # from the fast path, the next one last
         self._unsent: list[bytes] | None = None
-        self._input_ended = False  # no further frame is read
-        self._close_reported = False
+        self._input = _READING
 
     @property
     def accepts_shared_compression(self) -> bool:
@@ -213,7 +219,7 @@ class Connection:
 
     def receive_data(self, data: bytes) -> None:
         """Store bytes received from the peer for `next_event`."""
-        if not self._input_ended:
+        if self._input == _READING:
             self._decoder.receive_data(data)
 
     def receive_eof(self) -> None:
@@ -233,18 +239,19 @@ class Connection:
         if self._short_messages:
             return self._short_messages.pop()
         try:
-            while not self._input_ended:
+            while self._input == _READING:
                 decoder = self._decoder
                 if not decoder.buffer:
                     break
+                assembler = self._assembler
+                frame = None
                 if self.role is _SERVER and not decoder.in_frame:
-                    assembler = self._assembler
-                    if assembler is None or assembler.idle:
-                        messages = read_short_messages(decoder, self._max_message_size)
-                        if messages:
-                            self._short_messages = messages
-                            return messages.pop()
-                frame = decoder.next_frame()
+                    if assembler is not None and not assembler.idle:
+                        frame = join_fragments(decoder, assembler)
+                    elif messages := read_short_messages(decoder, self._max_message_size):
+                        self._short_messages = messages
+                        return messages.pop()
+                frame = frame or decoder.next_frame()
                 if frame is None:
                     break
                 event = self._receive_frame(frame)
@@ -255,8 +262,7 @@ class Connection:
             self.error = error.with_traceback(None)
             self.fail(error.code, error.reason)
             return self._report_close(Close(error.code, error.reason))
-        if self.state is _CLOSED and not self._close_reported:
-            self._input_ended = True
+        if self.state is _CLOSED and self._input != _CLOSE_REPORTED:
             return self._report_close(Close(CloseCode.ABNORMAL_CLOSURE))
         return None
 
@@ -309,7 +315,8 @@ class Connection:
             if self.close_sent is None:
                 self._send_close(code, reason)
             self.state = _FLUSHING
-        self._input_ended = True
+        if self._input == _READING:
+            self._input = _DISCARDING
         self._short_messages = _NO_MESSAGES
         self._decoder.discard()
         self._assembler = None
@@ -350,8 +357,8 @@ class Connection:
             return Pong(frame.payload)
         close = Close(*parse_close(frame.payload))
         self.close_received = close
-        self._input_ended = True
         if self.close_sent is None:
+            self.first_close = close
             # Section 5.5.1: the endpoint "typically echos the status code it received".
             self._send_close(close.code)
         if self.state < _FLUSHING:
@@ -359,7 +366,7 @@ class Connection:
         return self._report_close(close)
 
     def _report_close(self, close: Close) -> Close:
-        self._close_reported = True
+        self._input = _CLOSE_REPORTED
         return close
 
     def _require_open(self) -> None:
@@ -372,6 +379,8 @@ class Connection:
         payload = b"" if code == CloseCode.NO_STATUS_RCVD else encode_close(code, reason)
         self._send_frame(Opcode.CLOSE, payload)
         self.close_sent = Close(*parse_close(payload))
+        if self.first_close is None:
+            self.first_close = self.close_sent
 
     def _send_frame(self, opcode: Opcode, payload: bytes, *, rsv1: bool = False) -> None:
         # Section 5.3: the masking key must be fresh for each frame and unpredictable.

@@ -99,6 +99,15 @@ class MessageAssembler:
         """True while no message is under way."""
         return self._opcode is None
 
+    @property
+    def remaining_limits(self) -> tuple[int, int]:
+        """The payload bytes on the wire and the fragments that the message may still have."""
+        return self._wire_limit() - self._received, self._max_fragments - self._fragments
+
+    def count_joined_fragments(self, number: int) -> None:
+        """Count fragments that the caller has joined with the next frame."""
+        self._fragments += number
+
     def receive_frame(self, frame: Frame) -> str | bytes | None:
         """Add a data frame or its next chunk; return the message that it completes.
 
@@ -150,13 +159,15 @@ class MessageAssembler:
         if self._fragments > self._max_fragments:
             problem = f"a message has more than {self._max_fragments} fragments"
             raise ProtocolError(rules.TOO_MANY_FRAGMENTS, problem)
-        limit = self._max_message_size
-        if self._rsv1:
-            # DEFLATE's fixed codes take up to nine bits a byte, and its blocks have headers.
-            limit += limit // 8 + 64
         self._received += frame.length
-        if self._received > limit:
+        if self._received > self._wire_limit():
             raise self._too_big()
+
+    def _wire_limit(self) -> int:
+        """Return the limit for the payload on the wire."""
+        limit = self._max_message_size
+        # DEFLATE's fixed codes take up to nine bits a byte, and its blocks have headers.
+        return limit + limit // 8 + 64 if self._rsv1 else limit
 
     def _decompress(self, payload: bytes, last: bool) -> bytes:
         """Decompress a chunk of a compressed message within the size limit."""

@@ -1,6 +1,7 @@
 """Parsing of received frames, without a socket.
 
-The input is masked binary messages of one frame each, in chunks of 64 KiB. Each
+The input is masked binary messages in chunks of 64 KiB: of one frame each, and in one
+row of many small fragments. Each
 contender is the class that a server would use: our `Connection`, the `ServerProtocol`
 of websockets in state OPEN, the `Connection` of wsproto. All get the same chunks.
 After the measured time, the parsed messages are compared with the sent ones.
@@ -23,6 +24,8 @@ from wsproto_min.frames import encode_frame
 READ_SIZE = 1 << 16
 FRAME_SIZES = (64, 1024)
 LARGE = 1 << 20
+FRAGMENTED = 1 << 16
+FRAGMENT_SIZE = 256
 
 Parse = Callable[[Iterable[bytes]], list[bytes]]
 
@@ -45,10 +48,27 @@ def benchmarks(*, quick: bool = False, ours_alone: bool = False) -> list[Benchma
     return [
         _benchmark(f"codec, {size} B frames", "frames/s", size, megabytes, ours_alone)
         for size in FRAME_SIZES
-    ] + [_benchmark("codec, 1 MiB messages", "MB/s", LARGE, 5 * megabytes, ours_alone)]
+    ] + [
+        _benchmark("codec, 1 MiB messages", "MB/s", LARGE, 5 * megabytes, ours_alone),
+        _benchmark(
+            f"codec, fragments of {FRAGMENT_SIZE} B",
+            "MB/s",
+            FRAGMENTED,
+            megabytes,
+            ours_alone,
+            FRAGMENT_SIZE,
+        ),
+    ]
 
 
-def _benchmark(name: str, unit: str, size: int, megabytes: int, ours_alone: bool) -> Benchmark:
+def _benchmark(
+    name: str,
+    unit: str,
+    size: int,
+    megabytes: int,
+    ours_alone: bool,
+    fragment_size: int | None = None,
+) -> Benchmark:
     count = max(1, megabytes * 10**6 // size)
     contenders: list[tuple[str, Parse]] = [("wsproto_min", parse_with_ours)]
     if not ours_alone:
@@ -59,7 +79,10 @@ def _benchmark(name: str, unit: str, size: int, megabytes: int, ours_alone: bool
     return Benchmark(
         name,
         unit,
-        [Contender(name, partial(run, parse, size, count, unit)) for name, parse in contenders],
+        [
+            Contender(name, partial(run, parse, size, count, unit, fragment_size))
+            for name, parse in contenders
+        ],
     )
 
 
@@ -72,9 +95,9 @@ def _websockets_name() -> str:
     return f"websockets, C extension {'on' if rivals.websockets_has_c() else 'off'}"
 
 
-def run(parse: Parse, size: int, count: int, unit: str) -> Sample:
+def run(parse: Parse, size: int, count: int, unit: str, fragment_size: int | None = None) -> Sample:
     """Measure `parse` on `count` messages of `size` bytes, and check its result."""
-    sent, chunks = _traffic(size, count)
+    sent, chunks = _traffic(size, count, fragment_size or size)
     begin = time.perf_counter()
     received = parse(chunks)
     elapsed = time.perf_counter() - begin
@@ -83,12 +106,23 @@ def run(parse: Parse, size: int, count: int, unit: str) -> Sample:
     return Sample((count if unit == "frames/s" else count * size / 1e6) / elapsed)
 
 
-def _traffic(size: int, count: int) -> tuple[list[bytes], list[bytes]]:
+def _traffic(size: int, count: int, fragment_size: int) -> tuple[list[bytes], list[bytes]]:
     """Return messages and the chunks of their masked frames; the same every time."""
     source = random.Random(size)
     # A few different messages in turn are enough to detect a loss or a mix-up.
     variety = [(source.randbytes(size), source.randbytes(4)) for _ in range(61)][:count]
-    frames = [encode_frame(Opcode.BINARY, message, mask=mask) for message, mask in variety]
+    frames = [
+        b"".join(
+            encode_frame(
+                Opcode.CONTINUATION if begin else Opcode.BINARY,
+                message[begin : begin + fragment_size],
+                fin=begin + fragment_size >= size,
+                mask=mask,
+            )
+            for begin in range(0, size, fragment_size)
+        )
+        for message, mask in variety
+    ]
     messages = [variety[index % len(variety)][0] for index in range(count)]
     stream = b"".join(frames[index % len(frames)] for index in range(count))
     return messages, [
