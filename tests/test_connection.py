@@ -803,6 +803,15 @@ def test_eof_without_a_close_is_the_event_1006_once(role: Role) -> None:
 
 
 @BOTH_ROLES
+def test_eof_behind_a_close_keeps_the_close_event(role: Role) -> None:
+    connection = Connection(role)
+    connection.receive_data(to(role, "88 02 . 03e8"))
+    connection.receive_eof()
+    assert list(iter(connection.next_event, None)) == [Close(1000)]
+    assert connection.state is State.CLOSED
+
+
+@BOTH_ROLES
 def test_eof_after_the_program_failed_is_the_event_1006(role: Role) -> None:
     connection = Connection(role)
     connection.fail(1011)

@@ -90,9 +90,11 @@ def test_fast_path_releases_a_read_that_is_decoded() -> None:
 # The second fast path joins the fragments of a message.
 
 
-def within_message(data: bytes, **limits: int) -> tuple[FrameDecoder, MessageAssembler]:
+def within_message(
+    data: bytes, max_message_size: int = 1 << 20, max_fragments: int | None = None
+) -> tuple[FrameDecoder, MessageAssembler]:
     """Return a decoder with the data, and an assembler whose message has begun."""
-    assembler = MessageAssembler(**limits)
+    assembler = MessageAssembler(max_message_size=max_message_size, max_fragments=max_fragments)
     assembler.receive_frame(Frame(Opcode.BINARY, b"<", fin=False))
     return decoder_with(data), assembler
 

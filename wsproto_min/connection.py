@@ -105,7 +105,7 @@ Event = str | bytes | Ping | Pong | Close
 
 # Constants, because the hot path reads the members often.
 _CLIENT, _SERVER = Role
-_, _OPEN, _CLOSING, _FLUSHING, _CLOSED = State
+_OPEN, _CLOSING, _FLUSHING, _CLOSED = list(State)[1:]
 _TEXT, _BINARY, _PING, _PONG = Opcode.TEXT, Opcode.BINARY, Opcode.PING, Opcode.PONG
 
 # Progress of the input: `next_event` reads frames, discards them, or has returned the Close event.
