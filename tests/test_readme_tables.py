@@ -218,6 +218,7 @@ CHATD_LIMITS = {
     "time to join a room, if invitations are required": "JOIN_TIMEOUT",
     "interval between checks of invitations": "RECHECK_INTERVAL",
     "interval between runs of retention": "RETENTION_INTERVAL",
+    "messages deleted in one step of retention": "DELETE_LIMIT",
     "log lines that wait for a slow reader": "MAX_QUEUED_RECORDS",
 }
 

@@ -175,7 +175,7 @@ class SQLiteStore:
         callback(result)
 
     def apply_retention(self) -> bool:
-        """Delete a bounded number of messages in one transaction."""
+        """Delete up to DELETE_LIMIT messages in one transaction."""
         before = self._database.total_changes
         try:
             more = self._retention.apply()

@@ -1,9 +1,10 @@
 """The message store: the interface between the chat and a storage engine.
 
-The store decides: the chat delivers a message only after the store has it, in the
-store's order. Each method takes a callback for its result. An engine calls it in the
-thread of the event loop, at once or in a later iteration. The interface therefore suits
-an embedded engine (`SQLiteStore`) and a shared one.
+The store decides the order of the messages. The chat delivers a message only after the
+store has it. `append` and the reads take a callback for the result. An engine calls the
+callback in the thread of the event loop, at once or in a later iteration. The interface
+therefore suits an embedded engine (`SQLiteStore`) and a shared one. `apply_retention`
+and `close` block.
 """
 
 from __future__ import annotations
@@ -80,10 +81,13 @@ class MessageStore(Protocol):
         """Read the newest `limit` messages with ids below `before`, None for no bound."""
 
     def apply_retention(self) -> bool:
-        """Delete a bounded number of messages that retention no longer keeps.
+        """Delete messages that retention no longer keeps.
+
+        The call blocks the event loop. An engine therefore bounds the number of messages
+        that one call deletes in all rooms together (`retention.DELETE_LIMIT`).
 
         Returns:
-            True if more messages remain to be deleted.
+            True if more messages may remain to be deleted.
 
         Raises:
             StoreError: The engine failed; a later call may succeed.

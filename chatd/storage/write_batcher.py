@@ -2,11 +2,13 @@
 
 A join reads the stored messages, then receives every later one. The client would miss a
 batch stored during that read, or receive it twice. The batcher therefore never lets an
-append and a read overlap, however late the store calls back.
+append overlap the read of a join, however late the store calls back. Pages of history
+bypass the batcher. An exception of the store or of a callback does not stop the batcher.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,6 +22,8 @@ from chatd.storage.store import (
     StoreError,
 )
 from wsproto_min import Peer
+
+logger = logging.getLogger("chatd")
 
 Batch = Sequence[tuple[Peer, NewMessage]]
 """Messages of one append, each with its sender."""
@@ -64,7 +68,13 @@ class WriteBatcher:
         batch, self._pending = self._pending, []
         self._appending = True
         self._append_started = time.monotonic()
-        self._store.append([message for _, message in batch], partial(self._on_append, batch))
+        messages = [message for _, message in batch]
+        try:
+            self._store.append(messages, partial(self._on_append, batch))
+        except Exception:
+            if not self._appending:  # the exception comes from the callback
+                raise
+            self._on_append(batch, _unexpected("append"))
         return len(batch)
 
     def read(self, read: Callable[[ReadCallback], None], callback: ReadCallback) -> None:
@@ -82,18 +92,39 @@ class WriteBatcher:
             self._start_read(read, callback)
 
     def _start_read(self, read: Callable[[ReadCallback], None], callback: ReadCallback) -> None:
+        is_active = True
+
         def on_read(result: Page | StoreError) -> None:
+            nonlocal is_active
+            is_active = False
             self._active_reads -= 1
             callback(result)
 
         self._active_reads += 1
-        read(on_read)
+        try:
+            read(on_read)
+        except Exception:
+            if not is_active:  # the exception comes from the callback
+                raise
+            on_read(_unexpected("read"))
 
     def _on_append(self, batch: Batch, result: Sequence[StoredMessage] | StoreError) -> None:
         self._appending = False
         if not isinstance(result, StoreError):
             self._observe_append(time.monotonic() - self._append_started)
-        self._deliver(batch, result)
-        waiting_reads, self._waiting_reads = self._waiting_reads, []
-        for start in waiting_reads:
-            start()
+        try:
+            self._deliver(batch, result)
+        finally:
+            waiting_reads, self._waiting_reads = self._waiting_reads, []
+            for start in waiting_reads:
+                try:
+                    start()
+                except Exception:  # the other reads must start too
+                    logger.exception("message store: the callback of a read raised an exception")
+
+
+def _unexpected(action: str) -> StoreError:
+    """Log the exception in progress; return the error that replaces it."""
+    problem = f"message store: cannot {action}: unexpected exception"
+    logger.exception("%s; report this bug", problem)
+    return StoreError(f"{problem}; see the traceback in the log")

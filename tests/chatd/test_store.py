@@ -315,6 +315,44 @@ def test_retention_of_many_messages_removes_the_oldest_in_steps(
         assert store.apply_retention() is False
 
 
+@pytest.mark.parametrize("options", [{"keep_messages": 1}, {"keep_days": 1.0}])
+def test_retention_bounds_each_call_over_all_rooms(
+    options: dict[str, Any], path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "DELETE_LIMIT", 4)
+    names = [f"room{number}" for number in range(7)]
+    with open_store(path, **options) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite, "format_time", lambda _: "2024-03-01T12:00:00.000Z")
+            for room in names:
+                append(store, *(message(text, room=room) for text in "abc"))
+        for room in names:
+            append(store, message("d", room=room))
+
+        def count() -> int:
+            return sum(len(texts(read_after(store, room=room))) for room in names)
+
+        counts = [count()]
+        while store.apply_retention():
+            counts.append(count())
+        assert counts == [28, 24, 20, 16, 12, 8]
+        assert count() == 7
+        assert all(texts(read_after(store, room=room)) == ["d"] for room in names)
+        assert all(read_after(store, room=room).gap for room in names)
+
+
+def test_retention_bounds_the_rooms_that_a_call_checks(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "ROOM_LIMIT", 2)
+    with open_store(path, keep_messages=1) as store:
+        for number in range(5):
+            append(store, *(message(text, room=f"room{number}") for text in "ab"))
+        assert [store.apply_retention() for _ in range(3)] == [True, True, False]
+        for number in range(5):
+            assert texts(read_after(store, room=f"room{number}")) == ["b"]
+
+
 def test_retention_applies_to_messages_of_an_earlier_run(path: str) -> None:
     with open_store(path) as store:
         append(store, *map(message, "abc"))
