@@ -2,8 +2,8 @@
 
 The server collects the messages of one event loop iteration and gives them to the
 store as one batch. It delivers each message after the store has it, in the store's
-order, in chat mode to the sender as well. A client that has seen a message can
-therefore ask for all later ones.
+order. In chat mode the sender also receives its message. A client that has seen a
+message can therefore ask for all later ones.
 """
 
 from __future__ import annotations
@@ -125,10 +125,10 @@ class Chat:
             self.server.call_later(RECHECK_INTERVAL, self._recheck)
 
     def drain(self, timeout: float) -> None:
-        """Make the server's `run` return once the peers have got their queued bytes.
+        """Make the server's `run` return once each peer has the bytes in its write buffer.
 
         Any thread or signal handler may call this. The server refuses further
-        connections, and sends each peer the bytes queued for it and Close 1001.
+        connections, and sends each peer the bytes in its write buffer and Close 1001.
 
         Args:
             timeout: Seconds after which the server closes the remaining connections.
@@ -192,7 +192,7 @@ class Chat:
             self.server.call_later(JOIN_TIMEOUT, partial(self._require_joined, peer, mode))
 
     def _require_joined(self, peer: Peer, mode: ChatMode) -> None:
-        if not mode.members:
+        if not mode.has_joined:
             peer.close(CloseCode.POLICY_VIOLATION, f"no room joined within {JOIN_TIMEOUT:g} s")
 
     def _on_close(self, peer: Peer) -> None:
@@ -303,7 +303,8 @@ class Chat:
         if room is not None and not stored.repeated:
             if room.plain_peers:
                 room.plain_peers.send(new.text, sender=peer)
-            # A sender in plain mode receives nothing, one in chat mode its acknowledgement.
+            # A sender in chat mode receives its acknowledgement, which counts as a delivery.
+            # A sender in plain mode receives nothing.
             self._metrics.messages_delivered += (
                 len(room.chat_peers) + len(room.plain_peers) - (peer in room.plain_peers)
             )
@@ -321,15 +322,17 @@ class Chat:
 
     def _recheck(self) -> None:
         """Close the peers with an expired or revoked invitation."""
-        self.server.call_later(RECHECK_INTERVAL, self._recheck)  # first, in case of an exception
-        for peer in self.server.peers:
-            if peer.is_open:
-                mode: OpenMode = peer.user_data
-                tokens = mode.tokens.values() if isinstance(mode, ChatMode) else (mode.token,)
-                reasons = map(self._authorizer.recheck, tokens)
-                reason = next(filter(None, reasons), None)
-                if reason is not None:
-                    self._ban(peer, mode, reason)
+        try:
+            for peer in self.server.peers:
+                if peer.is_open:
+                    mode: OpenMode = peer.user_data
+                    tokens = mode.tokens.values() if isinstance(mode, ChatMode) else (mode.token,)
+                    reasons = map(self._authorizer.recheck, tokens)
+                    reason = next(filter(None, reasons), None)
+                    if reason is not None:
+                        self._ban(peer, mode, reason)
+        finally:  # also after an exception
+            self.server.call_later(RECHECK_INTERVAL, self._recheck)
 
     def _ban(self, peer: Peer, mode: OpenMode, reason: str) -> None:
         if isinstance(mode, ChatMode):
@@ -337,14 +340,16 @@ class Chat:
         peer.close(CloseCode.POLICY_VIOLATION, reason)
 
     def _apply_retention(self) -> None:
+        """Delete the messages of one step, and schedule the next step."""
         more = False
         try:
             more = self._store.apply_retention()
         except StoreError as error:
             self._on_store_error(error)
-        # Pauses between the steps keep the chat responsive while much is removed.
-        pause = RETENTION_PAUSE if more else RETENTION_INTERVAL
-        self.server.call_later(pause, self._apply_retention)
+        finally:  # also after an exception
+            # Pauses between the steps keep the chat responsive while much is removed.
+            pause = RETENTION_PAUSE if more else RETENTION_INTERVAL
+            self.server.call_later(pause, self._apply_retention)
 
     def _on_store_error(self, error: StoreError) -> None:
         self._metrics.store_failures += 1

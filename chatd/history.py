@@ -25,7 +25,10 @@ MAX_RESPONSE_TEXT = 1 << 19
 
 
 class CatchUp(NamedTuple):
-    """Messages for a peer that joins; `gap` is True if it missed more than these."""
+    """Messages for a peer that joins.
+
+    `gap` is True if the peer also missed messages that are not in `messages`.
+    """
 
     messages: Sequence[Message]
     gap: bool

@@ -26,14 +26,16 @@ class ChatMode:
     """A connection in chat mode.
 
     `members` and `tokens` have room names as keys: the connection's members, and the
-    invitation tokens that they joined with.
+    invitation tokens that they joined with. `has_joined` is True after the first join,
+    also once the peer has left all rooms.
     """
 
-    __slots__ = ("bucket", "members", "record", "tokens")
+    __slots__ = ("bucket", "has_joined", "members", "record", "tokens")
 
     def __init__(self, record: ConnectionRecord) -> None:
         self.record = record
         self.bucket: TokenBucket | None = None  # until the first message
+        self.has_joined = False
         self.members: dict[str, Member] = {}
         self.tokens: dict[str, str | None] = {}
 

@@ -1,4 +1,4 @@
-"""All rooms in use: peers join, catch up and leave here, and presence goes out from here.
+"""Registry of the rooms in use: peers join, catch up and leave; presence is broadcast.
 
 A peer in chat mode joins in two steps. It gets its name at once. It gets live messages
 as soon as the store has returned the messages that it missed.
@@ -64,7 +64,7 @@ class RoomRegistry:
     def join(
         self, peer: Peer, mode: ChatMode, request: protocol.Join, invitation: Invitation | None
     ) -> None:
-        """Let a peer in chat mode join a room, or rename it there.
+        """Let a peer in chat mode join a room, or change the peer's name there.
 
         An invitation decides the name. The peer receives `joined` when the store has
         answered, and live messages from then on.
@@ -94,24 +94,24 @@ class RoomRegistry:
             room.leave(former_member)
         if former_peer is not None and former_peer is not peer:
             self._evict(former_peer, room)
+        mode.has_joined = True
         mode.members[room.name] = member
         if invitation is not None:
             mode.tokens[room.name] = request.token
-        self._catch_up(peer, mode, member, request.after)
+        self._catch_up(peer, mode, member, request)
 
     def join_plain(self, peer: Peer, mode: PlainMode) -> Member:
-        """Return the member of a peer in plain mode, which joins with its first message."""
-        if mode.member is None:
-            room, now = mode.room, time.monotonic()
-            self._changed[room] = None
-            if mode.name is not None:
-                with suppress(NameTaken):  # the invited person is in the room already
-                    mode.member, _ = room.join(mode.name, None, peer, now, proven=True)
-            if mode.member is None:
-                mode.member = room.join_as_guest(peer, now)
+        """Let a peer in plain mode join its room, before its first message."""
+        room, now = mode.room, time.monotonic()
+        self._changed[room] = None
+        if mode.name is not None:
+            with suppress(NameTaken):  # the invited person is in the room already
+                mode.member, _ = room.join(mode.name, None, peer, now, proven=True)
+                return mode.member
+        mode.member = room.join_as_guest(peer, now)
         return mode.member
 
-    def _catch_up(self, peer: Peer, mode: ChatMode, member: Member, after: int | None) -> None:
+    def _catch_up(self, peer: Peer, mode: ChatMode, member: Member, request: protocol.Join) -> None:
         """Send `joined` when the store has answered, and let live messages follow."""
         room = member.room
 
@@ -121,7 +121,8 @@ class RoomRegistry:
             if isinstance(result, StoreError):
                 room.chat_peers.discard(peer)  # present if the peer joined before
                 mode.forget(room.name)
-                self.leave(member)
+                # A client that presented its session can present it again.
+                self.leave(member, reserve=request.session == member.session)
                 self._history.report_failure(peer, room.name, result)
             else:
                 room.chat_peers.add(peer)
@@ -130,14 +131,14 @@ class RoomRegistry:
                         room.name,
                         member.name,
                         member.session,
-                        room.names(),
+                        room.names_to_send(),
                         room.count,
                         result.messages,
                         gap=result.gap,
                     )
                 )
 
-        self._history.catch_up(room.name, after, finish)
+        self._history.catch_up(room.name, request.after, finish)
 
     def _evict(self, peer: Peer, room: Room) -> None:
         """Remove a peer from a room because its session joined over another connection."""
@@ -200,9 +201,8 @@ class RoomRegistry:
         changed, self._changed = self._changed, {}
         now = time.monotonic()
         for room in changed:
-            named = room.count <= NAMED_MEMBERS
             wait = room.last_broadcast_at + PRESENCE_INTERVAL - now
-            if not named and wait > 0:
+            if room.count > NAMED_MEMBERS and wait > 0:
                 if not room.broadcast_scheduled:
                     room.broadcast_scheduled = True
                     self._server.call_later(wait, partial(self._broadcast_later, room))
@@ -210,7 +210,7 @@ class RoomRegistry:
             changes = room.take_changes()
             if changes is not None:
                 room.last_broadcast_at = now
-                joined, left = changes if named else (None, None)
+                joined, left = changes
                 room.chat_peers.send(protocol.presence(room.name, joined, left, room.count))
 
     def _broadcast_later(self, room: Room) -> None:

@@ -1,4 +1,4 @@
-"""One room: its members by name, its reserved names and the peers that get its messages.
+"""Room of the chat: its members by name, its reserved names and the peers that get its messages.
 
 A name is unique in its room, regardless of case. It belongs to a session: a secret
 that the server sends only to the owner of the name. After a lost connection the name
@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 from chatd.model import NAMED_MEMBERS, RESERVED_FOR
 from wsproto_min import Group, Peer
+
+Changes = tuple[list[str], list[str]] | tuple[None, None]
+"""Names that joined and names that left; None in a room too large for names."""
 
 
 class NameTaken(Exception):
@@ -37,6 +40,10 @@ class Member:
 class Room:
     """Members of a room, and their changes since the last presence message.
 
+    A presence message names the members that joined and left. In a large room, with more
+    than NAMED_MEMBERS members, it has only the count, and the clients lose their lists
+    of names. The first presence message after the room has shrunk has all names.
+
     `count` is the number of members with a peer. `last_broadcast_at` is the time of
     the last presence message; `broadcast_scheduled` is True while a timer for the
     next one is pending.
@@ -52,7 +59,9 @@ class Room:
         "_joined",
         "_left",
         "_members",
-        "_names_sent",
+        "_names_withheld",
+        "_reported_count",
+        "_seen_changes",
         "broadcast_scheduled",
         "chat_peers",
         "count",
@@ -70,9 +79,12 @@ class Room:
         self.broadcast_scheduled = False
         self._members: dict[str, Member] = {}  # by name in lower case, reservations included
         self._guests = 0  # number of the last guest name
-        self._joined: dict[str, None] = {}  # a dict is a set that keeps its order
+        # Changes since the last presence message with names. A dict is a set with an order.
+        self._joined: dict[str, None] = {}
         self._left: dict[str, None] = {}
-        self._names_sent = False  # a client got the names since the last presence message
+        self._seen_changes: set[str] = set()  # changed names in a list that a client received
+        self._names_withheld = False  # a client received only a count since then
+        self._reported_count = 0  # the count that all clients know; -1 if they differ
 
     def join(
         self, name: str, session: str | None, peer: Peer, now: float, *, proven: bool = False
@@ -142,7 +154,11 @@ class Room:
         self._record_change(member.name, self._left, self._joined)
 
     def expire_reservations(self, now: float) -> int:
-        """Remove the reservations that end by `now`; return the number of the others."""
+        """Remove the reservations that end by `now`.
+
+        Returns:
+            Number of remaining reservations.
+        """
         self._members = {
             key: member
             for key, member in self._members.items()
@@ -155,31 +171,52 @@ class Room:
         """True if the room has no peers, no members and no reservations."""
         return not self.plain_peers and not self._members
 
-    def names(self) -> list[str]:
-        """Return the members' names for a client, or none in a room with over NAMED_MEMBERS."""
-        self._names_sent = True
-        if self.count > NAMED_MEMBERS:
-            return []
-        return [member.name for member in self._members.values() if member.peer is not None]
+    def names_to_send(self) -> list[str]:
+        """Return the names, or [] with more than NAMED_MEMBERS members.
 
-    def take_changes(self) -> tuple[list[str], list[str]] | None:
-        """Return the names that joined and left since the last call, None without changes."""
-        if not self._joined and not self._left:
+        The room records that a client received them.
+        """
+        if self.count != self._reported_count:
+            self._reported_count = -1
+        if self.count > NAMED_MEMBERS:
+            self._names_withheld = True
+            return []
+        self._seen_changes.update(self._joined, self._left)
+        return self._names()
+
+    def take_changes(self) -> Changes | None:
+        """Return the changes for a presence message, None without changes.
+
+        Returns:
+            The names that joined and left since the last call, both None in a large room.
+            Once a large room has shrunk, all names count as joined.
+        """
+        if self.count > NAMED_MEMBERS:
+            if self.count == self._reported_count:
+                return None
+            self._names_withheld = True
+            self._reported_count = self.count
+            return None, None
+        if not self._joined and not self._left and not self._names_withheld:
             return None
-        changes = list(self._joined), list(self._left)
-        self._joined, self._left, self._names_sent = {}, {}, False
+        changes = self._names() if self._names_withheld else list(self._joined), list(self._left)
+        self._joined, self._left, self._names_withheld = {}, {}, False
+        self._seen_changes.clear()
+        self._reported_count = self.count
         return changes
+
+    def _names(self) -> list[str]:
+        return [member.name for member in self._members.values() if member.peer is not None]
 
     def _record_change(
         self, name: str, changes: dict[str, None], opposite: dict[str, None]
     ) -> None:
         """Record a change, unless it cancels the opposite change of the same name.
 
-        A client that got the names between the two changes knows only the first one.
-        In that case the second one is recorded as well.
+        A client that received the names between the two changes needs the second change too.
         """
         cancels = name in opposite
         if cancels:
             del opposite[name]
-        if not cancels or self._names_sent:
+        if not cancels or name in self._seen_changes:
             changes[name] = None

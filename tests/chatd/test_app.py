@@ -121,6 +121,67 @@ def test_join_fails_while_the_store_cannot_be_read(caplog: pytest.LogCaptureFixt
     assert {record.levelname for record in caplog.records} == {"ERROR"}
 
 
+def test_failed_join_with_session_keeps_the_name_reserved() -> None:
+    store = FailingStore()
+    with (
+        serve_chat(store) as chat,
+        ChatClient(chat.address) as ann,
+        ChatClient(chat.address) as ben,
+    ):
+        with ChatClient(chat.address) as lost:
+            session = lost.join("lobby", "Ann")["session"]
+        join = {"type": "join", "room": "lobby", "name": "Ann"}
+        store.fails = True
+        assert ann.error_for(**join, session=session)["code"] == "log_failed"
+        store.fails = False
+        assert ben.error_for(**join)["code"] == "name_taken"
+        assert ann.join("lobby", "Ann", session=session)["session"] == session
+
+
+def test_retention_continues_after_unexpected_exception(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(app, "RETENTION_INTERVAL", 0.01)
+    store = FailingStore()
+    apply_retention = store.apply_retention
+
+    def fail_once() -> bool:
+        if not store.retention_runs:
+            store.retention_runs += 1
+            raise RuntimeError("a bug of the engine")
+        return apply_retention()
+
+    monkeypatch.setattr(store, "apply_retention", fail_once)
+    with serve_chat(store):
+        poll(lambda: store.retention_runs >= 3, "three runs of retention")
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_exception_of_the_store_rejects_messages_and_joins(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug of the engine")
+
+    store = FailingStore()
+    with (
+        serve_chat(store) as chat,
+        ChatClient(chat.address) as ann,
+        ChatClient(chat.address) as ben,
+    ):
+        ann.join("lobby", "Ann")
+        with monkeypatch.context() as patch:
+            for method in ("append", "read_before"):
+                patch.setattr(store, method, fail)
+            error = ann.error_for(type="say", room="lobby", text="lost", key="k1")
+            assert (error["code"], error["key"]) == ("log_failed", "k1")
+            error = ben.error_for(type="join", room="lobby", name="Ben")
+            assert (error["code"], error["room"]) == ("log_failed", "lobby")
+        ann.say("lobby", "stored")
+        assert ben.join("lobby", "Ben")["messages"][0]["text"] == "stored"
+    assert {record.levelname for record in caplog.records} == {"ERROR"}
+
+
 def test_retention_continues_after_failures(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -598,6 +598,29 @@ def test_large_room_presence_has_only_a_count_and_is_rare(
         assert len(presence) <= elapsed / interval + 2, f"{len(presence)} in {elapsed:.2f} s"
 
 
+def test_presence_lists_all_members_once_a_room_has_shrunk(
+    chat: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (rooms, registry):
+        monkeypatch.setattr(module, "NAMED_MEMBERS", 2)
+    monkeypatch.setattr(registry, "PRESENCE_INTERVAL", 0.0)
+    with ExitStack() as stack:
+        ann, ben, cem, dan = (stack.enter_context(ChatClient(chat.address)) for _ in range(4))
+        ann.join("lobby", "Ann")
+        ben.join("lobby", "Ben")
+        cem.join("lobby", "Cem")
+        assert dan.join("lobby", "Dan")["members"] == []
+        assert "joined" not in ann.receive_pending()[-1]
+        ben.send(type="leave", room="lobby")
+        ben.receive_pending()
+        cem.send(type="leave", room="lobby")
+        cem.receive_pending()
+        for client in (ann, dan):
+            presence = client.receive_pending()[-1]
+            assert (presence["joined"], presence["left"]) == (["Ann", "Dan"], ["Ben"])
+            assert presence["count"] == 2
+
+
 # Rate limit and restart.
 
 

@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from chatd import rooms
 from chatd.model import NAMED_MEMBERS, RESERVED_FOR, is_room_name
 from chatd.rooms import Member, NameTaken
 from tests.chat import bare_peer, bare_room
@@ -63,7 +64,7 @@ def test_name_is_reserved_for_its_session_for_30_seconds(now: float, is_reserved
     room, peer = bare_room(), bare_peer()
     member, _ = room.join("Ann", None, bare_peer(), 0.0)
     room.leave(member, reserve_at=100.0)
-    assert (room.count, room.names(), room.is_empty) == (0, [], False)
+    assert (room.count, room.names_to_send(), room.is_empty) == (0, [], False)
     if is_reserved:
         with pytest.raises(NameTaken):
             room.join("ann", None, peer, now)
@@ -95,7 +96,7 @@ def test_expire_reservations_returns_number_of_remaining_ones() -> None:
     assert room.expire_reservations(29.9) == 2
     assert room.expire_reservations(30.0) == 1
     assert room.expire_reservations(40.0) == 0
-    assert room.names() == ["Cem"]
+    assert room.names_to_send() == ["Cem"]
     assert not room.is_empty
 
 
@@ -127,11 +128,11 @@ def test_take_changes_after_names_reports_cancelling_change() -> None:
     ann, _ = room.join("Ann", None, bare_peer(), 0.0)
     room.take_changes()
     room.leave(ann)
-    assert room.names() == []
+    assert room.names_to_send() == []
     room.join("Ann", None, bare_peer(), 0.0)
     assert room.take_changes() == (["Ann"], [])
     ben, _ = room.join("Ben", None, bare_peer(), 0.0)
-    assert room.names() == ["Ann", "Ben"]
+    assert room.names_to_send() == ["Ann", "Ben"]
     room.leave(ben)
     assert room.take_changes() == ([], ["Ben"])
 
@@ -141,7 +142,7 @@ def test_other_spelling_of_a_name_is_reported_as_change() -> None:
     member, _ = room.join("ann", None, peer, 0.0)
     room.take_changes()
     room.join("Ann", member.session, peer, 0.0)
-    assert room.names() == ["Ann"]
+    assert room.names_to_send() == ["Ann"]
     assert room.take_changes() == (["Ann"], ["ann"])
 
 
@@ -149,9 +150,26 @@ def test_large_room_lists_no_names_but_counts() -> None:
     room = bare_room()
     numbers = range(NAMED_MEMBERS + 1)
     members = [room.join(f"n{number}", None, bare_peer(), 0.0)[0] for number in numbers]
-    assert (room.names(), room.count) == ([], 201)
+    assert (room.names_to_send(), room.count) == ([], 201)
     room.leave(members[0])
-    assert len(room.names()) == room.count == 200
+    assert len(room.names_to_send()) == room.count == 200
+
+
+def test_transient_members_of_large_room_leave_no_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rooms, "NAMED_MEMBERS", 1)
+    room = bare_room()
+    for name in ("Ann", "Ben"):
+        room.join(name, None, bare_peer(), 0.0)
+    assert room.take_changes() == (None, None)
+    for number in range(100):
+        member, _ = room.join(f"n{number}", None, bare_peer(), 0.0)
+        room.names_to_send()
+        room.take_changes()
+        room.leave(member)
+        room.take_changes()
+    assert len(room._left) + len(room._seen_changes) == 0
 
 
 NAMES = st.sampled_from(["Ann", "ann", "ANN", "Ben", "Straße", "STRASSE", "guest-1", "guest-2"])
@@ -161,8 +179,11 @@ class RoomMachine(RuleBasedStateMachine):
     """A room beside a simple model: a list of members, a list of reservations, a clock.
 
     Each observer keeps a set of names up to date. It gets the list of names once, then
-    only changes.
+    only changes. `forgets` says whether a presence message without names empties the set.
     """
+
+    forgets = False
+    named_members = NAMED_MEMBERS
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,6 +192,7 @@ class RoomMachine(RuleBasedStateMachine):
         self.present: list[Member] = []
         self.reserved: list[tuple[Member, float]] = []
         self.observers: list[set[str]] = [set()]
+        self.counts = [0]  # the count that each observer knows
 
     def owner(self, name: str) -> Member | None:
         """Return the member that owns a name at the moment, according to the model."""
@@ -246,11 +268,23 @@ class RoomMachine(RuleBasedStateMachine):
 
     @rule()
     def observe(self) -> None:
-        self.observers.append(set(self.room.names()))
+        self.observers.append(set(self.room.names_to_send()))
+        self.counts.append(self.room.count)
 
     @rule()
     def report_changes(self) -> None:
-        joined, left = self.room.take_changes() or ([], [])
+        changes = self.room.take_changes()
+        if changes is not None:
+            self.counts = [self.room.count] * len(self.counts)
+        assert set(self.counts) == {self.room.count}
+        joined, left = changes or ([], [])
+        if self.room.count > self.named_members:
+            assert changes in (None, (None, None))
+            for names in self.observers if self.forgets else ():
+                names.clear()
+            return
+        assert joined is not None
+        assert left is not None
         assert not set(joined) & set(left)
         for names in self.observers:
             names -= set(left)
@@ -260,7 +294,7 @@ class RoomMachine(RuleBasedStateMachine):
 
     @invariant()
     def agrees_with_model(self) -> None:
-        # Do not call names() here: it changes which changes the room reports.
+        # Do not call names_to_send() here: it changes which changes the room reports.
         assert self.room.count == len(self.present)
         assert self.room.is_empty == (not self.present and not self.reserved)
         assert len({member.session for member in self.present}) == len(self.present)
@@ -268,3 +302,29 @@ class RoomMachine(RuleBasedStateMachine):
 
 RoomMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
 test_room_agrees_with_model = RoomMachine.TestCase
+
+
+class LargeRoomMachine(RoomMachine):
+    """A room that is large with more than two members."""
+
+    named_members = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(rooms, "NAMED_MEMBERS", self.named_members)
+
+    def teardown(self) -> None:
+        self.patch.undo()
+
+
+class ForgettingRoomMachine(LargeRoomMachine):
+    """A large room, and observers that forget the names, as the page does."""
+
+    forgets = True
+
+
+LargeRoomMachine.TestCase.settings = RoomMachine.TestCase.settings
+ForgettingRoomMachine.TestCase.settings = RoomMachine.TestCase.settings
+test_room_of_changing_size_agrees_with_model = LargeRoomMachine.TestCase
+test_observers_of_a_shrunk_room_regain_all_names = ForgettingRoomMachine.TestCase

@@ -102,7 +102,7 @@ class Chat:
             del self.known_names[evicted]
         self.members[place] = member
         self.sessions.append(member.session)
-        names = room.names()
+        names = room.names_to_send()
         self.known_names[place] = set(names)
         reply = protocol.joined(
             join.room, member.name, member.session, names, room.count, [SAMPLE], gap=False
