@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import re
+import select
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -28,8 +29,8 @@ from typing import TextIO
 MAX_QUEUED_RECORDS = 10_000
 # Seconds for which records gather in the queue before the listener writes them.
 GATHER_INTERVAL = 0.1
-# Lines that the listener formats without a pause, 3 us each. A write lets the thread of
-# the event loop run, but each switch between threads costs several times as much.
+# Lines that the listener formats without a pause. A write lets the thread of the event
+# loop run, but each switch between threads costs more than the format of a line.
 LINES_PER_WRITE = 32
 # Seconds for which the end of the process waits for the last lines.
 CLOSE_TIMEOUT = 1.0
@@ -178,7 +179,7 @@ class LineListener(QueueListener):
 
     def _write_lines(self) -> None:
         if self._lines:
-            with suppress(OSError, ValueError):  # the reader has closed the stream
+            with suppress(OSError, ValueError):  # the stream is closed or broken
                 self._write("".join(self._lines))
             self._lines.clear()
 
@@ -216,7 +217,7 @@ def log_to(stream: TextIO, log_format: str) -> Iterator[None]:
 def _lean_records() -> Iterator[None]:
     """Leave out of log records the thread and the process, which no line shows.
 
-    They take 20% of the time of a record; see "Optimization" in Python's logging HOWTO.
+    See "Optimization" in Python's logging HOWTO.
     """
     switches = logging.logThreads, logging.logProcesses, logging.logMultiprocessing
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
@@ -236,11 +237,16 @@ def _unbuffered_write(stream: TextIO) -> Callable[[str], object]:
         descriptor = stream.fileno()
     except OSError:  # a stream in memory
         return stream.write
+    writable = select.poll()
+    writable.register(descriptor, select.POLLOUT)
 
     def write(text: str) -> None:
         data = text.encode(stream.encoding, "backslashreplace")
         while data:
-            data = data[os.write(descriptor, data) :]
+            try:
+                data = data[os.write(descriptor, data) :]
+            except BlockingIOError:  # another process has made the file non-blocking
+                writable.poll()
 
     return write
 

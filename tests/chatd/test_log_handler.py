@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -253,6 +254,28 @@ def test_stalled_or_closed_reader_does_not_delay_the_end(
     poll(lambda: threading.active_count() == before, "the threads end")
     with suppress(BrokenPipeError):
         stream.close()
+
+
+def test_lines_reach_a_slow_reader_of_a_nonblocking_stream() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with os.fdopen(writer, "w") as stream, os.fdopen(reader) as lines:
+
+        def use() -> None:
+            with log_to(stream, "text"):
+                for number in range(3000):  # more than a pipe holds
+                    logger.info("%d %s", number, "x" * 50)
+                time.sleep(0.3)  # the reader is late
+                reading.set()
+            stream.close()
+
+        reading = threading.Event()
+        thread = threading.Thread(target=use, daemon=True)
+        thread.start()
+        assert reading.wait(PATIENCE)
+        received = [int(line.split()[2]) for line in lines]
+        thread.join()
+    assert received == list(range(3000))
 
 
 def test_process_ends_although_standard_error_is_stalled() -> None:
