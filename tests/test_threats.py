@@ -366,7 +366,7 @@ def test_chat_refuses_foreign_origins_and_accepts_programs() -> None:
             own = f"http://127.0.0.1:{port}"
             open_client(chat.address, subprotocols=subprotocols, origin=own).close()
             for origin, hint in (
-                ("null", "a page without a site"),
+                ("null", "a page with an opaque origin"),
                 ("http://evil.example", "--allow-origin http://evil.example"),
                 (f"http://localhost:{port}", f"--allow-origin http://localhost:{port}"),
             ):

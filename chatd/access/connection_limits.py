@@ -38,25 +38,29 @@ class ServiceUnavailable(HandshakeError):
 
 
 class Slot:
-    """One connection in the counts of a `ConnectionLimiter`.
+    """Place of a connection in the counts of a `ConnectionLimiter`.
 
     `key` identifies the address, None for an address without a limit. `refusal` is None
-    in a regular slot. In an overflow slot it is the reason for the refusal.
+    in a regular slot. In an overflow slot it is the reason for the refusal. `is_surplus`
+    is True if all overflow slots were taken: the server closes the connection at once.
     """
 
-    __slots__ = ("key", "refusal")
+    __slots__ = ("is_surplus", "key", "refusal")
 
-    def __init__(self, key: bytes | None, refusal: ServiceUnavailable | None) -> None:
+    def __init__(
+        self, key: bytes | None, refusal: ServiceUnavailable | None, *, is_surplus: bool
+    ) -> None:
         self.key = key
         self.refusal = refusal
+        self.is_surplus = is_surplus
 
 
 class ConnectionLimiter:
-    """Counts connections and limits them, per address and in total.
+    """Counter and limit of connections, per address and in total.
 
-    An IPv6 address counts with its whole /64 network, because one subscriber gets that
-    much. Trusted proxies and the Unix socket have no limit of their own: the addresses
-    that they forward count instead.
+    An IPv6 address counts with its whole /64 network, because a provider assigns a whole
+    /64 network to one subscriber. Trusted proxies and the Unix socket have no limit of
+    their own: the addresses that they forward count instead.
 
     Args:
         max_peers: Limit in total; 0 for none.
@@ -82,15 +86,15 @@ class ConnectionLimiter:
     def acquire(self, address: str) -> Slot | None:
         """Return a slot for an accepted connection, None if the overflow slots are full too."""
         slot = self._take(address)
-        if slot.refusal is not None and self.overflow_full:
+        if slot.is_surplus:
             self.release(slot)
             return None
         return slot
 
     @property
     def overflow_full(self) -> bool:
-        """True if more connections than overflow slots are over a limit."""
-        return self._overflow > OVERFLOW_SLOTS
+        """True if all overflow slots are taken."""
+        return self._overflow >= OVERFLOW_SLOTS
 
     def rekey(self, slot: Slot, address: str) -> Slot:
         """Return the slot of a connection after the request has named its client.
@@ -118,13 +122,14 @@ class ConnectionLimiter:
     def _take(self, address: str) -> Slot:
         key = self._key(address)
         refusal = self._check(key)
+        is_surplus = refusal is not None and self.overflow_full
         if refusal is not None:
             self._overflow += 1
         else:
             self._total += 1
             if key is not None:
                 self._by_key[key] += 1
-        return Slot(key, refusal)
+        return Slot(key, refusal, is_surplus=is_surplus)
 
     def _check(self, key: bytes | None) -> ServiceUnavailable | None:
         if self._max_peers and self._total >= self._max_peers:

@@ -35,7 +35,7 @@ class Unauthorized(Exception):
 
 
 class RevocationListUnavailable(Unauthorized):
-    """The revocation list cannot be read, so every invitation is refused."""
+    """The revocation list cannot be read: chatd refuses new joins; open connections stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +105,16 @@ class Invitations:
         if now >= fields["expires"]:
             raise Unauthorized("the invitation has expired; ask for a new link")
         try:
-            revoked_at = self._load_revocations().get(fields["name"].casefold())
+            revocations = self._load_revocations()
         except OSError as error:
             if str(error) != self._logged_error:
                 self._logged_error = str(error)
-                logger.error("every invitation is refused: %s", error)
+                logger.error("%s; chatd refuses new joins", error)
             raise RevocationListUnavailable(
                 "invitations cannot be checked at the moment; tell the operator of this chat"
             ) from None
+        self._logged_error = None
+        revoked_at = revocations.get(fields["name"].casefold())
         if revoked_at is not None and fields["issued"] <= revoked_at:
             raise Unauthorized("the invitation was revoked; ask the operator of this chat")
         return Invitation(fields["name"], tuple(fields["rooms"]))
@@ -147,11 +149,12 @@ class Invitations:
             status = self._revocation_path.stat()
         except FileNotFoundError:
             return {}
+        except OSError as error:
+            raise _unreadable(self._revocation_path, error) from None
         version = (status.st_mtime_ns, status.st_ino)
         if version != self._revocation_version:
             self._revocations = _read_revocations(self._revocation_path)
             self._revocation_version = version
-            self._logged_error = None
         return self._revocations
 
 
@@ -160,12 +163,16 @@ def _read_revocations(path: Path) -> dict[str, float]:
         revocations = json.loads(path.read_text())
         return {name: float(time) for name, time in revocations.items()}
     except OSError as error:
-        raise OSError(f"revocation list {path}: cannot read: {error.strerror}") from None
+        raise _unreadable(path, error) from None
     except (ValueError, TypeError, AttributeError):
         raise OSError(
             f"revocation list {path}: the file is damaged; restore a backup, or remove the file"
             " and revoke its names again"
         ) from None
+
+
+def _unreadable(path: Path, error: OSError) -> OSError:
+    return OSError(f"revocation list {path}: cannot read: {error.strerror}")
 
 
 def _load_secret(path: Path) -> bytes:

@@ -71,7 +71,8 @@ class OriginPolicy:
         if not _SITE.fullmatch(origin):
             raise HandshakeError(
                 HTTPStatus.FORBIDDEN,
-                "header Origin: a page without a site, such as a local file, may not connect;"
+                "header Origin: a page with an opaque origin, such as a local file, may not"
+                " connect;"
                 " open the page at the address of this server",
             )
         raise HandshakeError(

@@ -15,7 +15,7 @@ from typing import Literal
 from wsproto_min import Headers
 
 TrustedNetwork = IPv4Network | IPv6Network | Literal["unix"]
-"""A network, or `unix` for every client of the Unix socket."""
+"""A network of trusted proxies or metrics readers; `unix` for clients of the Unix socket."""
 
 Host = IPv4Address | IPv6Address | Literal["unix"]
 """The host of an address, or `unix` for a client of the Unix socket."""
@@ -28,7 +28,7 @@ def parse_network(text: str) -> TrustedNetwork:
     """Parse `ADDRESS`, `ADDRESS/BITS` or `unix`.
 
     Raises:
-        ValueError: The text is none of them.
+        ValueError: The text has another form, or the address has host bits set.
     """
     return "unix" if text == "unix" else ip_network(text)
 

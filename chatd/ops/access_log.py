@@ -62,8 +62,7 @@ class AccessLog:
         """Return the record of an accepted peer, or abort the peer and return None."""
         slot = self._limiter.acquire(peer.address)
         if slot is None:
-            self._metrics.refusals["none", "no_spare_place"] += 1
-            peer.abort()
+            self._abort(peer)
             return None
         return ConnectionRecord(slot)
 
@@ -77,16 +76,21 @@ class AccessLog:
 
         Raises:
             ServiceUnavailable: No regular slot is free, or the server drains. If the overflow
-                slots are full too, the peer is aborted as well.
+                slots are full too, this method also counts and aborts the peer.
         """
         if self.draining:
             reason = "the server is stopping; try again when it is back"
             raise ServiceUnavailable("draining", reason)
         record.slot = self._limiter.rekey(record.slot, peer.address)
         if record.slot.refusal is not None:
-            if self._limiter.overflow_full:
-                peer.abort()
+            if record.slot.is_surplus:
+                self._abort(peer)
             raise record.slot.refusal
+
+    def _abort(self, peer: Peer) -> None:
+        """Count and abort a peer that the server does not answer."""
+        self._metrics.refusals["none", "no_spare_place"] += 1
+        peer.abort()
 
     def on_join_refused(self, peer: Peer, room: str, reason: str) -> None:
         """Count and log a join that was refused in chat mode."""
@@ -137,18 +141,15 @@ class AccessLog:
 
 
 def describe_close(connection: Connection) -> tuple[str, Close]:
-    """Return the side that ended a connection, and its Close frame.
+    """Return the side that began the closing, and its Close frame.
 
     The side is `peer` or `server`. It is `lost` if the stream ended without a Close
     frame; code 1006 then stands for the frame (RFC 6455, 7.1.5).
     """
-    sent, received = connection.close_sent, connection.close_received
-    # RFC 6455, 5.5.1: the answer to a Close frame repeats its code. It has no reason.
-    if received is not None and sent == Close(received.code):
-        return "peer", received
-    if sent is not None:
-        return "server", sent
-    return "lost", _LOST
+    close = connection.first_close
+    if close is None:
+        return "lost", _LOST
+    return "peer" if close is connection.close_received else "server", close
 
 
 def _log(message: str, **fields: object) -> None:

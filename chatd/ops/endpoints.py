@@ -1,10 +1,10 @@
 """Endpoints for monitoring: `/healthz` and `/metrics`.
 
 Everybody may read the health, which is one word. Metrics reveal more, such as the
-number of people at night, so only programs on this machine may read them. A proxy on
-this machine must not publish them by accident, although it connects from a loopback
-address. So a local request must also have a loopback Host header and no header that
-proxies add. A proxy may omit one of these signs, but hardly all of them.
+number of people at night. By default, only programs on this machine may read metrics. A
+proxy on this machine must not publish them by accident, although it connects from a
+loopback address. So a local request must also have a loopback Host header and no header
+that proxies add. A proxy may omit one of these signs, but hardly all of them.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def metrics_response(
         server: The server of the chat.
         metrics: The counters of the chat.
         peers_by_mode: Number of open peers in the modes `chat` and `plain`.
-        rooms: Number of rooms in use.
+        rooms: Number of rooms with a peer or a reserved name.
     """
     peers = server.peers
     values: dict[tuple[str, ...], tuple[str, Value]] = {
@@ -100,13 +100,13 @@ def metrics_response(
             "Open WebSocket connections by mode.",
             {(mode,): number for mode, number in peers_by_mode.items()},
         ),
-        ("chatd_rooms",): ("Rooms with a member or a reserved name.", rooms),
+        ("chatd_rooms",): ("Rooms in use.", rooms),
         ("chatd_queue_bytes",): (
             "Bytes in the write buffers of all peers.",
             sum(peer.write_buffer_size for peer in peers),
         ),
         ("chatd_messages_received_total",): (
-            "Messages received from peers.",
+            "Messages given to the store.",
             metrics.messages_received,
         ),
         ("chatd_messages_delivered_total",): (

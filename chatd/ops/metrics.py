@@ -1,7 +1,7 @@
 """Counters of the chat, and the text exposition format of Prometheus (version 0.0.4).
 
-Events that share a cause are counted together: once per event loop iteration, batch or
-message, not once per peer. Values that peers hold are summed only when a client reads
+The chat updates a counter once per event loop iteration, batch or message. Refusals and
+closes count per connection. Values that peers hold are summed only when a client reads
 `/metrics`.
 """
 
@@ -16,8 +16,7 @@ from wsproto_min import CloseCode
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-# Upper bounds in seconds. An iteration with one message takes about 0.0001, and people
-# notice delays from 0.1 on.
+# Upper bounds in seconds. People notice delays from 0.1 on.
 BUCKET_BOUNDS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 

@@ -94,6 +94,15 @@ def test_acquire_returns_none_once_overflow_slots_are_full() -> None:
     assert limiter.acquire(LOCAL.format(1)) is not None
 
 
+def test_overflow_is_full_once_all_overflow_slots_are_taken() -> None:
+    limiter = ConnectionLimiter(1, 0, ())
+    for port in range(OVERFLOW_SLOTS):
+        limiter.acquire(REMOTE.format(port))
+        assert not limiter.overflow_full
+    limiter.acquire(LOCAL.format(1))
+    assert limiter.overflow_full
+
+
 # Limits of a running server.
 
 
@@ -200,6 +209,10 @@ def test_overflow_slots_limit_refusals_behind_a_trusted_proxy() -> None:
                 responses.append(b"")
         refused = [b"HTTP/1.1 503"] * OVERFLOW_SLOTS
         assert responses == [b"HTTP/1.1 101", *refused, b"", b"", b""]
+        # The proxy itself may read the metrics, because it has no limit.
+        metrics = exchange(chat.address, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        aborted = b'chatd_refused_total{status="none",reason="no_spare_place"} 3\n'
+        assert aborted in metrics
 
 
 # File descriptors.

@@ -327,6 +327,19 @@ def test_peer_that_leaves_before_joining_causes_no_log_record(
     assert caplog.records == []
 
 
+def test_peer_that_joined_and_left_is_not_closed_at_the_timeout(
+    invitations: Invitations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "JOIN_TIMEOUT", 0.05)
+    token = invitations.issue("Ann", [], 7, time.time())
+    with serve_chat(invitations=invitations) as chat, ChatClient(chat.address) as ann:
+        ann.join("lobby", "Ann", token=token)
+        ann.send(type="leave", room="lobby")
+        with ChatClient(chat.address) as later:
+            assert later.receive_close()[0] == 1008
+        assert ann.join("lobby", "Ann", token=token)["members"] == ["Ann"]
+
+
 def end_of(plain: Client) -> tuple[int, str]:
     with pytest.raises(ConnectionClosed) as caught:
         plain.recv(PATIENCE)
@@ -400,7 +413,8 @@ def test_damaged_revocation_list_refuses_joins_until_repaired(
             assert "cannot be checked at the moment; tell the operator" in refused["message"]
         ann.say("lobby", "still here")
         (line,) = {record.getMessage() for record in caplog.records}
-        assert line.startswith("every invitation is refused: ")
+        assert line.startswith("revocation list ")
+        assert line.endswith("; chatd refuses new joins")
         assert "revoked: the file is damaged; restore a backup, or remove the file" in line
         (tmp_path / "new").write_text(json.dumps({"ann": time.time()}))
         (tmp_path / "new").replace(tmp_path / "revoked")
@@ -423,6 +437,24 @@ def test_unreadable_revocation_list_is_logged_once(
     )
     (tmp_path / "revoked").rmdir()
     assert invitations.check(token, NOW).name == "Ann"
+
+
+def test_each_outage_of_the_revocation_list_is_logged(
+    invitations: Invitations, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token, revoked = invitations.issue("Ann", [], 7, NOW), tmp_path / "revoked"
+    invitations.revoke("Ben", NOW)
+    assert invitations.check(token, NOW).name == "Ann"
+    for outages in (1, 2, 3):
+        revoked.rename(tmp_path / "same file")
+        revoked.symlink_to("revoked")
+        assert "cannot be checked" in reason(invitations, token)
+        assert "cannot be checked" in reason(invitations, token)
+        revoked.unlink()
+        (tmp_path / "same file").rename(revoked)
+        assert invitations.check(token, NOW).name == "Ann"
+        assert len(caplog.records) == outages
+    assert caplog.messages[0].startswith(f"revocation list {revoked}: cannot read: ")
 
 
 def test_commands_fail_with_a_damaged_revocation_list(tmp_path: Path) -> None:

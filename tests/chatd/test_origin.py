@@ -167,10 +167,10 @@ def test_page_of_another_site_gets_403_and_the_option(host: str, origin: str) ->
         ("localhost", "http://" + "x" * 16_000),
     ],
 )
-def test_page_without_site_gets_403_and_origin_is_not_echoed(host: str, origin: str) -> None:
+def test_page_with_opaque_origin_gets_403_without_echo(host: str, origin: str) -> None:
     status, reason = refusal(host, origin)
     assert status == 403
-    assert reason.startswith("header Origin: a page without a site, such as a local file, may not")
+    assert reason.startswith("header Origin: a page with an opaque origin, such as a local file,")
     assert len(reason) < 200
     assert refusal(host, origin, upgrade=False) == (0, ""), "the page itself has no origin limit"
 
