@@ -10,10 +10,12 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from selectors import EVENT_READ
 from typing import Any
 
 import pytest
 
+from tests.net.workbench import Workbench
 from tests.support import (
     PATIENCE,
     Client,
@@ -121,6 +123,20 @@ def test_client_gone_before_accept_disturbs_no_other() -> None:
             assert waiting.recv(12) == b"HTTP/1.1 400"
 
 
+def test_failed_accepts_do_not_raise_the_number_per_iteration() -> None:
+    bench = Workbench([0.0])
+    sock = failing_listener()
+    sock.error = ConnectionAbortedError()
+    listener = listener_module.Listener(bench.context, sock, None)
+    try:
+        for _ in range(listener_module.SINGLE_ACCEPTS + 1):
+            listener.on_ready(EVENT_READ)
+        assert sock.failures == listener_module.SINGLE_ACCEPTS + 1, "one accept() an iteration"
+    finally:
+        listener.close()
+        bench.stop()
+
+
 def test_stop_during_an_accept_pause_does_not_resume(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -214,6 +230,30 @@ def test_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
     with serving(server=server), connect_url(f"ws+unix:{path}") as client:
         client.send("Hello")
         assert client.recv(timeout=PATIENCE) == "Hello"
+
+
+def test_close_keeps_the_unix_socket_of_another_server(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    first, second = Server(on_message=Peer.send), Server(on_message=Peer.send)
+    first.listen_unix(str(path))
+    path.unlink()
+    second.listen_unix(str(path))
+    first.stop()
+    first.run()
+    with serving(server=second), connect_url(f"ws+unix:{path}") as client:
+        client.send("Hello")
+        assert client.recv(timeout=PATIENCE) == "Hello"
+    assert not path.exists()
+
+
+def test_close_ignores_a_unix_socket_file_that_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    server = Server(on_message=Peer.send)
+    server.listen_unix(str(path))
+    path.unlink()
+    server.stop()
+    server.run()
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("waiting", [0, 3], ids=["idle", "full queue"])

@@ -17,7 +17,7 @@ from wsproto_min.net.tls import TLSSocket
 
 # Length of the kernel's queue of new connections; the kernel limits it to net.core.somaxconn.
 BACKLOG = 1024
-# Most connections that one iteration accepts, so that open connections are not kept waiting.
+# Maximum number of connections that one iteration accepts, so that open connections do not wait.
 ACCEPTS_PER_ITERATION = 64
 # A failed accept() costs about 10% of a handshake. Accept one connection per iteration, and
 # more only after SINGLE_ACCEPTS iterations in a row found one.
@@ -114,6 +114,7 @@ class Listener:
         self._context = context
         self._socket = sock
         self._ssl_context = ssl_context
+        self._socket_file = _identify_socket_file(sock)
         self._successes = 0  # consecutive iterations that accepted a connection
         self._paused = False
         self._closed = False
@@ -121,6 +122,7 @@ class Listener:
 
     def on_ready(self, events: int) -> None:
         """Accept waiting connections, up to a limit."""
+        accepted = False
         for _ in range(1 if self._successes < SINGLE_ACCEPTS else ACCEPTS_PER_ITERATION):
             try:
                 sock, address = self._socket.accept()
@@ -132,8 +134,9 @@ class Listener:
                     self._pause(error)
                     return
                 continue  # the client has gone (ECONNABORTED and others, see accept(2))
+            accepted = True
             self._start_session(sock, address)
-        self._successes += 1
+        self._successes = self._successes + 1 if accepted else 0
 
     def _start_session(self, sock: socket.socket, address: tuple[str, int] | str | bytes) -> None:
         sock.setblocking(False)
@@ -150,7 +153,11 @@ class Listener:
 
     def _pause(self, error: OSError) -> None:
         """Stop accepting for a while, because a ready listener would keep the loop busy."""
-        logger.warning("accept: %s; the server tries again in %g s", error, ACCEPT_PAUSE)
+        logger.warning(
+            "accept: %s; raise the limit on descriptors or memory; the server tries again in %g s",
+            error,
+            ACCEPT_PAUSE,
+        )
         self._paused = True
         self._context.loop.unregister(self._socket)
         self._context.loop.call_later(ACCEPT_PAUSE, self._resume)
@@ -161,14 +168,27 @@ class Listener:
             self._context.loop.register(self._socket, EVENT_READ, self)
 
     def close(self) -> None:
-        """Close the socket, and remove its file if it is a Unix socket."""
+        """Close the socket, and remove its file if it is a Unix socket.
+
+        A file that another server has put in its place stays.
+        """
         self._closed = True
         if not self._paused:
             self._context.loop.unregister(self._socket)
-        if self._socket.family == socket.AF_UNIX:
-            with suppress(OSError, ValueError):  # ValueError: an abstract name has no file
+        # An open socket keeps the inode of its file, so no other file can have its number.
+        if self._socket_file and self._socket_file == _identify_socket_file(self._socket):
+            with suppress(OSError):
                 os.unlink(self._socket.getsockname())
         self._socket.close()
+
+
+def _identify_socket_file(sock: socket.socket) -> tuple[int, int] | None:
+    """Return device and inode of the file at a Unix socket's path, or None without a file."""
+    if sock.family == socket.AF_UNIX:
+        with suppress(OSError, ValueError):  # ValueError: an abstract name has no file
+            status = os.stat(sock.getsockname())
+            return status.st_dev, status.st_ino
+    return None
 
 
 def _format_address(address: tuple[str, int] | str | bytes) -> str:
