@@ -39,6 +39,29 @@ def test_silent_peer_is_closed_with_1011_at_its_timeout(pinging: Workbench) -> N
     assert remote.events[-1] == Close(1011, "no sign of life")
 
 
+def test_bytes_sent_includes_the_close_frame_to_a_lost_peer(pinging: Workbench) -> None:
+    peer, _ = pinging.open()
+    pinging.iterate(ahead=20.0)
+    before = pinging.context.write_coalescer.bytes_sent
+    pinging.iterate(ahead=8.1)
+    assert peer.close_code == 1011
+    close_frame = 2 + 2 + len(peer.close_reason)
+    assert pinging.context.write_coalescer.bytes_sent - before == close_frame
+
+
+def test_awaiting_pong_ends_with_the_pong(pinging: Workbench) -> None:
+    peer, remote = pinging.open()
+    keepalive = peer._session.keepalive
+    assert keepalive is not None
+    pinging.iterate(ahead=20.0)
+    assert keepalive.awaiting_pong
+    assert remote.count_pings() == 1
+    remote.answer_ping()
+    pinging.iterate(ahead=1.0)
+    assert not keepalive.awaiting_pong
+    assert keepalive.timeout_running, "the timeout ends 8 s after the Ping"
+
+
 @pytest.mark.parametrize("data", [text("hi"), text("hi")[:1], PING], ids=["text", "byte", "Ping"])
 def test_any_byte_is_a_sign_of_life(pinging: Workbench, data: bytes) -> None:
     peer, remote = pinging.open()

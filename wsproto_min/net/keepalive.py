@@ -1,15 +1,17 @@
 """Keepalive: Pings that find dead peers and measure the latency (RFC 6455, section 5.5.2).
 
 A silent peer may be idle or gone, and TCP does not tell which. So the server sends a Ping.
-Within a timeout it expects any byte, be it the Pong or other data::
+The peer is alive if the server receives a byte, or if the socket takes buffered bytes, before
+the timeout::
 
-              interval                            timeout
-    idle -------------------> Ping, awaiting_pong ---------------> lost
+              interval                              timeout
+    idle -------------------> Ping, timeout_running ---------------> lost
       ^                                 |             no byte
-      |                                 | timeout, a byte has come
+      |                                 | timeout, the peer is alive
       +---------------------------------+
 
-A `Keepalive` has no clock and no timer. `Session` calls it when its own timer fires.
+A timeout that is longer than the interval delays the next Ping to its own end. A `Keepalive`
+has no clock and no timer. `Session` calls it when its own timer fires.
 """
 
 from __future__ import annotations
@@ -26,20 +28,26 @@ class Keepalive:
     """Keepalive of one open connection.
 
     Attributes:
-        alive_since_ping: The peer has sent or received bytes since the last Ping.
-        awaiting_pong: The timeout of the last Ping has not passed yet.
+        alive_since_ping: The server has received a byte since the last Ping, or the socket has
+            taken buffered bytes.
+        timeout_running: The timeout of the last Ping has not passed yet.
         ping_sent_at: Time of the last Ping; 0 once its Pong has come.
         latency: Seconds from the last answered Ping to its Pong; None before the first.
 
     """
 
-    __slots__ = ("alive_since_ping", "awaiting_pong", "latency", "ping_sent_at")
+    __slots__ = ("alive_since_ping", "latency", "ping_sent_at", "timeout_running")
 
     def __init__(self) -> None:
         self.alive_since_ping: bool = False
-        self.awaiting_pong: bool = False
+        self.timeout_running: bool = False
         self.ping_sent_at: float = 0.0
         self.latency: float | None = None
+
+    @property
+    def awaiting_pong(self) -> bool:
+        """True from a Ping to its Pong."""
+        return self.ping_sent_at != 0.0
 
     def on_timer(
         self, connection: Connection, now: float, *, interval: float, timeout: float
@@ -49,27 +57,27 @@ class Keepalive:
         Args:
             connection: The open connection; it queues the Ping.
             now: Time on the monotonic clock, in seconds.
-            interval: Seconds from one Ping to the next.
-            timeout: Seconds within which a byte must come after a Ping.
+            interval: Seconds from one Ping to the next, if `timeout` is not longer.
+            timeout: Seconds to wait after a Ping for received bytes or write progress.
 
         Returns:
             Seconds until the next call, or None if the peer is lost.
 
         """
-        if self.awaiting_pong:
-            self.awaiting_pong = False
+        if self.timeout_running:
+            self.timeout_running = False
             if not self.alive_since_ping:
                 return None
             if interval > timeout:
                 return interval - timeout
         self.alive_since_ping = False
-        self.awaiting_pong = True
+        self.timeout_running = True
         self.ping_sent_at = now
         connection.ping(_PAYLOAD.pack(now))
         return timeout
 
     def on_pong(self, payload: bytes, now: float) -> None:
         """Measure the latency if this is the first Pong for the last Ping."""
-        if self.ping_sent_at and payload == _PAYLOAD.pack(self.ping_sent_at):
+        if self.awaiting_pong and payload == _PAYLOAD.pack(self.ping_sent_at):
             self.latency = now - self.ping_sent_at
             self.ping_sent_at = 0.0
