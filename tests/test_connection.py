@@ -19,7 +19,7 @@ from wsproto_min.codes import CloseCode, Opcode
 from wsproto_min.connection import Close, Connection, Event, Ping, Pong, Role, State
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import ConnectionClosed
-from wsproto_min.frames import encode_frame
+from wsproto_min.frames import encode_close, encode_frame
 from wsproto_min.testing import strategies
 from wsproto_min.testing.raw_frame import parse_frame_notation
 from wsproto_min.testing.strategies import (
@@ -682,6 +682,43 @@ def test_both_sides_may_close_at_once() -> None:
     assert receive(client, to_client) == [Close(1001)]
     assert (server.state, client.state) == (State.FLUSHING, State.FLUSHING)
     assert server.data_to_send() + client.data_to_send() == b""
+
+
+@BOTH_ROLES
+@pytest.mark.parametrize("reason", ["", "bye"])
+def test_first_close_is_the_frame_that_began_the_closing(role: Role, reason: str) -> None:
+    ours, theirs = Connection(role), Connection(CLIENT if role is SERVER else SERVER)
+    assert ours.first_close is None
+    ours.close(4000)
+    receive(theirs, ours.data_to_send())
+    assert theirs.first_close is theirs.close_received
+    assert theirs.first_close is not theirs.close_sent
+    receive(ours, encode_close_frame(role, 4000, reason))
+    assert ours.close_received == Close(4000, reason)
+    assert ours.first_close is ours.close_sent
+
+
+def encode_close_frame(receiver: Role, code: int, reason: str) -> bytes:
+    """Return a Close frame that `receiver` accepts."""
+    mask = bytes(4) if receiver is SERVER else None
+    return encode_frame(Opcode.CLOSE, encode_close(code, reason), mask=mask)
+
+
+@BOTH_ROLES
+def test_first_close_after_a_violation_is_the_sent_frame(role: Role) -> None:
+    connection = Connection(role)
+    connection.receive_data(b"\xff\xff")
+    assert isinstance(connection.next_event(), Close)
+    assert connection.first_close is connection.close_sent
+    assert connection.first_close is not None
+
+
+@BOTH_ROLES
+def test_first_close_without_any_close_frame_is_none(role: Role) -> None:
+    connection = Connection(role)
+    connection.receive_eof()
+    assert connection.next_event() == Close(1006)
+    assert connection.first_close is None
 
 
 @BOTH_ROLES

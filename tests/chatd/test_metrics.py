@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from chatd.access.invitations import Invitations
 from chatd.access.trusted_networks import parse_network
 from chatd.app import Chat
+from chatd.ops.access_log import describe_close
 from chatd.ops.endpoints import check_metrics_reader
 from chatd.ops.metrics import BUCKET_BOUNDS, Histogram, Metrics, format_exposition
 from tests.chat import ChatClient, open_store, serve_chat
 from tests.chatd.test_app import FailingStore
 from tests.support import Address, Client, connect, exchange, poll, reset, serving
-from wsproto_min import CloseCode, HandshakeError, Request
+from wsproto_min import Close, CloseCode, Connection, HandshakeError, Opcode, Request, Role
+from wsproto_min.frames import encode_close, encode_frame
 from wsproto_min.http import Headers
 
 # A sample line: name, labels, value.
@@ -82,6 +84,24 @@ def test_histogram_buckets_are_cumulative(times: list[float]) -> None:
         assert samples[f'x_bucket{{le="{bound}"}}'] == sum(each <= bound for each in times)
     assert samples['x_bucket{le="+Inf"}'] == samples["x_count"] == len(times)
     assert samples["x_sum"] == pytest.approx(sum(times))
+
+
+def test_describe_close_with_a_reasoned_reply_names_the_server() -> None:
+    connection = Connection(Role.SERVER)
+    assert describe_close(connection)[0] == "lost"
+    connection.close(1000)
+    reply = encode_close(1000, "the client's reason")
+    connection.receive_data(encode_frame(Opcode.CLOSE, reply, mask=bytes(4)))
+    assert connection.next_event() == Close(1000, "the client's reason")
+    assert describe_close(connection) == ("server", Close(1000))
+
+
+def test_describe_close_with_the_peers_first_close_names_it() -> None:
+    connection = Connection(Role.SERVER)
+    close = encode_frame(Opcode.CLOSE, encode_close(1000, "bye"), mask=bytes(4))
+    connection.receive_data(close)
+    assert connection.next_event() == Close(1000, "bye")
+    assert describe_close(connection) == ("peer", Close(1000, "bye"))
 
 
 def test_unregistered_close_codes_of_peers_share_one_label() -> None:

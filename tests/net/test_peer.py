@@ -145,6 +145,10 @@ def test_subprotocol_is_the_negotiated_one(bench: Workbench) -> None:
         pytest.param(
             lambda peer: peer.close(4002, "enough"), close(4003), 4002, "enough", id="another code"
         ),
+        pytest.param(
+            lambda peer: peer.close(4002), close(4002, "bye"), 4002, "", id="reply with a reason"
+        ),
+        pytest.param(lambda peer: None, close(4001, "bye"), 4001, "bye", id="closed with a reason"),
         pytest.param(lambda peer: peer.fail(4004, "bad"), b"", 4004, "bad", id="failed"),
         pytest.param(Peer.abort, b"", 1006, "", id="aborted"),
         pytest.param(lambda peer: None, UNMASKED, 1002, None, id="violation"),

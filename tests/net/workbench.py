@@ -25,9 +25,9 @@ def text(message: str) -> bytes:
     return encode_frame(Opcode.TEXT, message.encode(), mask=MASK)
 
 
-def close(code: int = 1000) -> bytes:
+def close(code: int = 1000, reason: str = "") -> bytes:
     """Return a client's Close frame."""
-    return encode_frame(Opcode.CLOSE, encode_close(code), mask=MASK)
+    return encode_frame(Opcode.CLOSE, encode_close(code, reason), mask=MASK)
 
 
 PING = encode_frame(Opcode.PING, b"still there?", mask=MASK)

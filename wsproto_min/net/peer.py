@@ -13,7 +13,7 @@ from wsproto_min.net.keepalive import Keepalive
 from wsproto_min.net.transport import Transport
 
 
-class Session(Protocol):
+class PeerSession(Protocol):
     """The part of a `session.Session` that its peer shows to the application."""
 
     @property
@@ -54,7 +54,7 @@ class Session(Protocol):
 
 
 class Peer:
-    """One connection of a server.
+    """A connection of a server, as the application sees it.
 
     Methods that do not apply in the current state do nothing, so an application need not
     check it. Use a peer only in the thread of `Server.run`.
@@ -67,7 +67,7 @@ class Peer:
 
     __slots__ = ("__weakref__", "_groups", "_session", "_transport", "address", "user_data")
 
-    def __init__(self, session: Session, transport: Transport, address: str) -> None:
+    def __init__(self, session: PeerSession, transport: Transport, address: str) -> None:
         self.address: str = address
         self.user_data: Any = None
         self._session = session
@@ -86,10 +86,10 @@ class Peer:
 
     @property
     def request(self) -> Request | None:
-        """The opening request, from `on_request` until `on_open` has returned.
+        """The opening request, from `on_request` on.
 
-        None after that, because headers would double the memory of an idle peer. Keep the
-        parts that you need in `user_data`.
+        None once `on_open` has returned, because headers would double the memory of an idle
+        peer. Keep the parts that you need in `user_data`. A refused peer keeps its request.
         """
         return self._session.request
 
@@ -121,16 +121,17 @@ class Peer:
 
     @property
     def close_code(self) -> int | None:
-        """Close code that ended the connection; None while it is open or if it never was.
+        """Close code of the Close frame that began the closing, sent or received.
 
-        1006 if the stream ended without a Close frame (RFC 6455, section 7.1.5).
+        None while the connection is open, or if the connection never opened. 1006 if the
+        stream ended without a Close frame (RFC 6455, section 7.1.5).
         """
         close = self._close_frame()
         return None if close is None else close.code
 
     @property
     def close_reason(self) -> str:
-        """Reason in the Close frame that ended the connection, or an empty string."""
+        """Reason in the Close frame that began the closing, or an empty string."""
         close = self._close_frame()
         return "" if close is None else close.reason
 
@@ -138,11 +139,7 @@ class Peer:
         connection = self._session.connection
         if connection is None or self.is_open:
             return None
-        sent, received = connection.close_sent, connection.close_received
-        # Section 5.5.1: the reply to a Close frame repeats its code and has no reason.
-        if received is not None and sent == Close(received.code):
-            return received
-        return sent or Close(CloseCode.ABNORMAL_CLOSURE)
+        return connection.first_close or Close(CloseCode.ABNORMAL_CLOSURE)
 
     def send(self, message: str | bytes) -> None:
         """Send a text (`str`) or binary (`bytes`) message if the peer is open.
@@ -156,7 +153,8 @@ class Peer:
         """Neither read nor process anything from this peer for `seconds`.
 
         Nothing is lost: its messages wait in the kernel, and then at the sender. A later
-        call replaces an earlier one.
+        call replaces an earlier one. Does nothing once closing has begun, because the server
+        must read the peer's Close frame.
         """
         self._session.pause_reading(seconds)
 
