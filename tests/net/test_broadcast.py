@@ -127,6 +127,17 @@ def test_bytes_sent_counts_every_write() -> None:
     )
 
 
+def test_bytes_sent_omits_discarded_frames() -> None:
+    write_coalescer = WriteCoalescer()
+    gone, present = FakePeer("gone"), FakePeer("present")
+    for member in (gone, present):
+        write_coalescer.enqueue(member, b"five!")
+    write_coalescer.discard(gone)
+    write_coalescer.flush()
+    assert (gone.writes, present.writes) == ([], [b"five!"])
+    assert write_coalescer.bytes_sent == 5
+
+
 def test_peer_failing_in_write_gets_no_more_group_frames() -> None:
     write_coalescer = WriteCoalescer()
     lost, other = members = FakePeer("lost"), FakePeer("other")

@@ -482,12 +482,69 @@ def test_abort_in_on_accept_refuses_that_client_only() -> None:
         poll(lambda: len(disconnected) == 3, "three clients are disconnected")
 
 
-def test_exception_in_on_accept_is_logged(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with serving(on_accept=_fail) as running:
+def test_exception_in_on_accept_is_logged_and_aborts(caplog: pytest.LogCaptureFixture) -> None:
+    disconnected: list[Peer] = []
+
+    def fail_once(peer: Peer) -> None:
+        if not disconnected:
+            _fail()
+
+    with serving(on_accept=fail_once, on_disconnect=disconnected.append) as running:
+        with connect(running.address) as sock, suppress(ConnectionResetError):
+            assert sock.recv(1) == b"", "the server answered a peer that on_accept did not admit"
+        poll(lambda: disconnected, "on_disconnect comes")
         assert is_served(running.address)
-    assert "application callback: raised an exception" in caplog.text
+    assert "on_accept: raised an exception for 127.0.0.1:" in caplog.text
+    assert "on purpose" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "callback", ["on_open", "on_message", "on_close", "on_disconnect", "on_before_flush"]
+)
+def test_exception_in_a_callback_is_logged_with_its_name(
+    caplog: pytest.LogCaptureFixture, callback: str
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("on purpose")
+
+    options: dict[str, Any] = {"on_message": send_back, callback: fail}
+    with serving(server=Server(**options)) as running:
+        with Client(running.address) as client:
+            client.send("hello")
+            client.close()
+            client.receive_all()
+        running.wait_for_peers(0)
+        poll(lambda: f"{callback}: raised an exception" in caplog.text, "the name is logged")
+    assert "; fix the callback" in caplog.text
+
+
+@pytest.mark.parametrize("call", ["send", "abort"])
+def test_calls_in_on_iteration_end_take_effect_at_once(call: str) -> None:
+    peers: list[Peer] = []
+    disconnected: list[Peer] = []
+
+    def on_iteration_end(seconds: float) -> None:
+        while peers:
+            peer = peers.pop()
+            if call == "send":
+                peer.send("from the end of the iteration")
+            else:
+                peer.abort()
+
+    server = Server(
+        on_message=lambda peer, message: peers.append(peer),
+        on_iteration_end=on_iteration_end,
+        on_disconnect=disconnected.append,
+        ping_interval=None,
+    )
+    with serving(server=server) as running, Client(running.address) as client:
+        client.sock.settimeout(PATIENCE)
+        client.send("hello")
+        if call == "send":
+            assert client.receive() == "from the end of the iteration"
+        else:
+            assert client.receive() is None
+            poll(lambda: disconnected, "on_disconnect comes before the loop waits")
 
 
 def test_on_iteration_end_measures_without_the_wait() -> None:

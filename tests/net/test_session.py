@@ -13,7 +13,7 @@ import pytest
 from tests.net.workbench import MASK, PING, UNMASKED, Remote, Workbench, close, text
 from tests.support import handshake, read_to_end
 from wsproto_min.codes import Opcode
-from wsproto_min.connection import Close, Event, Pong
+from wsproto_min.connection import Close, Event, Pong, State
 from wsproto_min.errors import HandshakeError
 from wsproto_min.frames import encode_frame
 from wsproto_min.handshake import accept
@@ -317,6 +317,18 @@ def test_close_timeout_ends_a_peer_that_stays_after_a_violation(bench: Workbench
     assert not bench.context.peers
 
 
+def test_close_timeout_is_one_limit_for_the_whole_closing(bench: Workbench) -> None:
+    peer, remote = bench.open()
+    peer.close(4000)
+    bench.iterate(ahead=9.0)
+    assert bench.context.peers, "closed before the deadline"
+    remote.sock.sendall(UNMASKED)  # the violation is a second step of the closing
+    bench.iterate()
+    assert peer.state is State.FLUSHING
+    bench.iterate(ahead=1.2)
+    assert not bench.context.peers, "the violation prolonged the deadline"
+
+
 # Pauses.
 
 
@@ -473,6 +485,23 @@ def test_close_ends_a_pause(bench: Workbench) -> None:
     remote.sock.sendall(text("ignored") + close(1001))
     bench.iterate_until(lambda: peer not in bench.context.peers, "the Close frame is read")
     assert received(bench) == []
+
+
+def test_pause_reading_after_close_is_ignored(bench: Workbench) -> None:
+    peer, remote = bench.open()
+    peer.close(1000, "bye")
+    peer.pause_reading(60.0)
+    remote.sock.sendall(close(1000))
+    bench.iterate_until(lambda: peer not in bench.context.peers, "the Close frame is read")
+
+
+def test_pause_reading_after_fail_is_ignored(bench: Workbench) -> None:
+    peer, remote = bench.open()
+    peer.fail(1008, "enough")
+    peer.pause_reading(60.0)
+    bench.iterate()
+    remote.sock.close()
+    bench.iterate_until(lambda: peer not in bench.context.peers, "the end of the stream is read")
 
 
 # Memory.

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tests.faults import Faults, FaultySocket, wrap
 from tests.net.workbench import PING, UNMASKED, Workbench, close, text
 from tests.support import handshake
-from wsproto_min.codes import CloseCode
+from wsproto_min.codes import CloseCode, Opcode
 from wsproto_min.connection import Close, Pong
+from wsproto_min.frames import encode_frame
 from wsproto_min.http import Response
 from wsproto_min.net.broadcast import Group
 from wsproto_min.net.peer import Peer
@@ -176,6 +177,42 @@ def test_write_joins_the_response_and_messages_of_on_open(bench: Workbench) -> N
 
 
 # The end of the stream.
+
+
+@pytest.mark.parametrize("ending", ["last write", "close"])
+def test_write_after_the_end_is_dropped(bench: Workbench, ending: str) -> None:
+    peer, remote = bench.open()
+    transport = peer._transport
+    if ending == "close":
+        transport.close()
+    else:
+        transport.end_after_next_write(half_close=True)
+        transport.write(encode_frame(Opcode.TEXT, b"last"))
+    transport.write(encode_frame(Opcode.TEXT, b"dropped"))
+    bench.iterate()
+    remote.read()
+    assert remote.ended
+    assert remote.events == ([] if ending == "close" else ["last"])
+
+
+def test_bytes_sent_omits_messages_to_an_aborted_peer(bench: Workbench) -> None:
+    peer, _ = bench.open()
+    before = bench.context.write_coalescer.bytes_sent
+    peer.send("y" * 1000)
+    peer.abort()
+    bench.iterate()
+    assert bench.context.write_coalescer.bytes_sent == before
+
+
+def test_bytes_sent_includes_the_close_frame_to_a_slow_reader(bench: Workbench) -> None:
+    peer, _ = bench.open()
+    peer._transport._write_buffer_limit = 100_000
+    before = bench.context.write_coalescer.bytes_sent
+    peer.send("x" * 1_000_000)
+    bench.iterate()
+    assert peer.close_code == 1008
+    close_frame = 2 + 2 + len(peer.close_reason)
+    assert bench.context.write_coalescer.bytes_sent - before == 1_000_010 + close_frame
 
 
 def test_close_frame_follows_the_whole_write_buffer(bench: Workbench) -> None:

@@ -16,7 +16,7 @@ from wsproto_min.frames import encode_frame
 from wsproto_min.net.write_coalescer import NumberedFrames, Recipient, WriteCoalescer
 
 
-class Member(Recipient, Protocol):
+class GroupMember(Recipient, Protocol):
     """A peer, as far as groups use it."""
 
     _groups: tuple[Group, ...]
@@ -57,21 +57,22 @@ class Group:
     ) -> None:
         self._write_coalescer = write_coalescer
         self._compression_threshold = compression_threshold
-        # Members of this group alone share this tuple as their `_groups`. An identity check
-        # then tells whether a member may get the shared bytes.
+        # A peer that is in this group and in no second group has this tuple as `_groups`. An
+        # identity check then tells whether the peer may get the shared bytes.
         self.single_membership: tuple[Group] = (self,)
-        self._members: dict[Member, None] = {}
+        self._members: dict[GroupMember, None] = {}
         # Frames of this iteration: sequence number, plain frame, compressed frame (the plain
         # one again if compression does not pay), sender.
-        self._frames: list[tuple[int, bytes, bytes, Member | None]] = []
-        # Members that joined after the first of these frames, with the number of that moment.
-        self._joined_at: dict[Member, int] = {}
+        self._frames: list[tuple[int, bytes, bytes, GroupMember | None]] = []
+        # Members that joined after the first of these frames, with the next sequence number at
+        # the time of joining.
+        self._joined_at: dict[GroupMember, int] = {}
 
     def __len__(self) -> int:
         """Return the number of members."""
         return len(self._members)
 
-    def __iter__(self) -> Iterator[Member]:
+    def __iter__(self) -> Iterator[GroupMember]:
         """Iterate over the members in the order in which they joined."""
         return iter(self._members)
 
@@ -79,15 +80,15 @@ class Group:
         """Return True if `member` is in the group."""
         return member in self._members
 
-    def add(self, member: Member) -> None:
+    def add(self, member: GroupMember) -> None:
         """Add a peer, which receives messages sent from now on; ignore a peer that is not open."""
         if member.is_open and member not in self._members:
             self._members[member] = None
             member._groups = (*member._groups, self) if member._groups else self.single_membership
             if self._frames:
-                self._joined_at[member] = self._write_coalescer.enqueue_group(self)
+                self._joined_at[member] = self._write_coalescer.mark_group(self)
 
-    def discard(self, member: Member, *, keep_pending: bool = True) -> None:
+    def discard(self, member: GroupMember, *, keep_pending: bool = True) -> None:
         """Remove a peer if it is a member.
 
         Args:
@@ -103,7 +104,7 @@ class Group:
             others = tuple(group for group in member._groups if group is not self)
             member._groups = others[0].single_membership if len(others) == 1 else others
 
-    def send(self, message: str | bytes, *, sender: Member | None = None) -> None:
+    def send(self, message: str | bytes, *, sender: GroupMember | None = None) -> None:
         """Send a text (`str`) or binary (`bytes`) message to every member except `sender`."""
         opcode, payload = encode_message(message)
         plain = compressed = encode_frame(opcode, payload)
@@ -111,21 +112,21 @@ class Group:
             member._accepts_shared_compression for member in self._members
         ):
             compressed = encode_frame(opcode, SHARED_COMPRESSOR.compress(payload), rsv1=True)
-        self._frames.append((self._write_coalescer.enqueue_group(self), plain, compressed, sender))
+        self._frames.append((self._write_coalescer.mark_group(self), plain, compressed, sender))
 
-    def members_needing_merge(self) -> Iterator[Member]:
+    def members_needing_merge(self) -> Iterator[GroupMember]:
         """Iterate over the members that may not receive all frames of this iteration."""
         yield from self._joined_at
         for _, _, _, sender in self._frames:
             if sender is not None:
                 yield sender
 
-    def flush(self, merged: dict[Member, NumberedFrames]) -> int:
+    def flush(self, merged: dict[GroupMember, NumberedFrames]) -> int:
         """Write this iteration's frames to the members; return the number of bytes.
 
         Args:
-            merged: Peers that receive other bytes, with their frames. Members of several
-                groups are added to it, and all members in it get this group's frames added.
+            merged: Peers that receive other bytes, with their frames. flush() adds members
+                of several groups to `merged`, and appends this group's frames there.
         """
         plain, compressed = self._join_frames()
         single_membership = self.single_membership
@@ -152,7 +153,7 @@ class Group:
             return plain, plain
         return plain, b"".join([compressed for _, _, compressed, _ in self._frames])
 
-    def _frames_for(self, member: Member) -> NumberedFrames:
+    def _frames_for(self, member: GroupMember) -> NumberedFrames:
         """Return the frames of this iteration that one member must receive."""
         joined_at = self._joined_at.get(member, -1)
         compresses = member._accepts_shared_compression

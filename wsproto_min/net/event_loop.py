@@ -1,6 +1,6 @@
 """A single-threaded event loop: ready sockets, timers, and calls from other threads.
 
-One iteration (`run_once`) waits in a selector and calls the handler of each ready socket. It
+An iteration (`run_once`) waits in a selector and calls the handler of each ready socket. It
 then makes the calls that other threads asked for, and fires the expired timers.
 The loop contains nothing of WebSocket or TLS.
 """
@@ -83,9 +83,10 @@ class EventLoop:
         self._selector.unregister(sock)
 
     def call_at(self, when: float, callback: Callable[[], None]) -> None:
-        """Call `callback` once, in the first iteration that ends its wait at or after `when`.
+        """Call `callback` once, at the end of the first iteration that reaches `when`.
 
-        A timer cannot be cancelled: a callback checks whether it still applies.
+        An iteration fires its timers last, and reads the clock just before. A timer cannot
+        be cancelled: a callback checks whether it still applies.
 
         Args:
             when: Time on the monotonic clock, in seconds.
@@ -100,7 +101,7 @@ class EventLoop:
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
         """Call `callback` in the next iteration, and wake the loop if it waits.
 
-        Other threads and signal handlers may use this method, and no other.
+        This is the only method for other threads and signal handlers.
         """
         self._calls.append(callback)
         # BlockingIOError: the socket is full of wake-ups, so one more adds nothing.
@@ -114,7 +115,8 @@ class EventLoop:
 
         Python runs signal handlers between bytecodes of the main thread. A signal that
         arrives just before the wait, or in another thread, interrupts no system call.
-        The loop would sleep on, so each signal also writes a byte to the loop's socket.
+        Without a wake-up byte the loop would continue to wait. So each signal also writes a
+        byte to the loop's socket.
         """
         if threading.current_thread() is not threading.main_thread():
             yield  # signal handlers never run in this thread

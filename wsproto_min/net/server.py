@@ -47,8 +47,9 @@ def _ignore(*arguments: object) -> None:
 class Server:
     """A WebSocket server on non-blocking sockets and one selector.
 
-    An exception in a callback is logged. A callback that concerns one peer also ends that
-    peer, with status 500 or close code 1011.
+    The server logs each exception in a callback. An exception in `on_accept` closes the socket.
+    An exception in `on_request` refuses the handshake with 500. An exception in `on_open` or
+    `on_message` closes the peer with 1011.
 
     Args:
         on_message: `on_message(peer, message)` receives a text (`str`) or binary (`bytes`)
@@ -65,17 +66,22 @@ class Server:
         on_before_flush: `on_before_flush()` comes after all ready sockets were read and before
             the iteration's messages go out. Act here on several messages together.
         on_iteration_end: `on_iteration_end(seconds)` receives the time that the iteration took
-            after its wait. Messages sent here wait for the next iteration.
+            after its wait. Messages sent here go out at once, outside this time.
         max_message_size: Largest message in bytes that a peer may send.
-        max_fragments: Most fragments of a message; see `MessageAssembler` for the default.
+        max_fragments: Maximum number of fragments of a message; see `MessageAssembler` for
+            the default.
         write_buffer_limit: Bytes that may wait for a slow reader. A peer beyond the limit is
             closed with 1008.
         open_timeout: Seconds for the whole opening handshake, TLS included.
-        close_timeout: Seconds for a peer to answer a Close frame and to end its stream.
+        close_timeout: Seconds from the first Close frame, or from a refusal, to the closed
+            socket. The limit includes the write buffer, the peer's reply and the end of its
+            stream.
         compression_threshold: Smallest message in bytes that is compressed, for peers that
             negotiated compression.
-        ping_interval: Seconds between Pings to an open peer; None sends none.
-        ping_timeout: Seconds after a Ping within which any byte must come from the peer.
+        ping_interval: Seconds from one Ping to the next. A longer `ping_timeout` delays the
+            next Ping to the end of the timeout. None disables Pings.
+        ping_timeout: Seconds that the server waits after a Ping for received bytes or write
+            progress.
 
     """
 
@@ -133,7 +139,10 @@ class Server:
 
     @property
     def bytes_sent(self) -> int:
-        """Number of bytes sent to all peers, including bytes in write buffers."""
+        """Number of bytes passed to open sockets, before TLS encryption.
+
+        Includes bytes in write buffers, and bytes that a failing socket did not take.
+        """
         return self._context.write_coalescer.bytes_sent
 
     def group(self) -> Group:
@@ -180,11 +189,11 @@ class Server:
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call `callback` once, in the server's thread, `seconds` from now."""
-        self._loop.call_later(seconds, partial(self._call, callback))
+        self._loop.call_later(seconds, partial(self._call, "call_later", callback))
 
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
         """Call `callback` in the server's thread; any thread or signal handler may call this."""
-        self._loop.call_soon_threadsafe(partial(self._call, callback))
+        self._loop.call_soon_threadsafe(partial(self._call, "call_soon_threadsafe", callback))
 
     def run(self) -> None:
         """Serve until `stop`, then close every socket. A server runs once."""
@@ -200,13 +209,16 @@ class Server:
             self._loop.run_once()
             self._end_iteration()
             if self._on_iteration_end is not None:
-                self._call(self._on_iteration_end, time.monotonic() - self._loop.woke_at)
+                seconds = time.monotonic() - self._loop.woke_at
+                self._call("on_iteration_end", self._on_iteration_end, seconds)
+                if self._has_pending():  # the next wait has no limit
+                    self._end_iteration()
             if self._stopping and self._listeners and not self._has_connections():
                 self._begin_stop(FINAL_RESPONSE_TIMEOUT, accepting=False)
         self._end_iteration()  # callbacks for the last peers
 
     def _end_iteration(self) -> None:
-        """Make pending callbacks, then write; repeat while that causes more of either."""
+        """Call callbacks and write frames until neither is pending."""
         context = self._context
         while True:
             # Take both lists first: on_close may abort other peers, and their on_close must
@@ -214,26 +226,31 @@ class Server:
             disconnected, context.disconnected = context.disconnected, []
             closed, context.closed = context.closed, []
             for peer in closed:
-                self._call(self._on_close, peer)
-            self._call(self._on_before_flush)
+                self._call("on_close", self._on_close, peer)
+            self._call("on_before_flush", self._on_before_flush)
             context.write_coalescer.flush()
             for peer in disconnected:  # after the writes, which are urgent
-                self._call(self._on_disconnect, peer)
-            if not (context.closed or context.disconnected or context.write_coalescer):
+                self._call("on_disconnect", self._on_disconnect, peer)
+            if not self._has_pending():
                 return
 
-    def _call(self, callback: Callable[..., None], *arguments: object) -> None:
+    def _has_pending(self) -> bool:
+        """Return True if callbacks or frames are pending."""
+        context = self._context
+        return bool(context.closed or context.disconnected or context.write_coalescer)
+
+    def _call(self, name: str, callback: Callable[..., None], *arguments: object) -> None:
         try:
             callback(*arguments)
         except Exception:
-            logger.exception("application callback: raised an exception")
+            logger.exception("%s: raised an exception; fix the callback", name)
 
     def stop(self, grace: float = 1.0, *, accepting: bool = False) -> None:
         """Make `run` return; any thread or signal handler may call this.
 
-        The server first processes the data that has arrived, as far as one read of each peer
-        goes. Then it closes its listeners and sends every peer Close 1001, after everything
-        that the peer was sent before. A second call can only make the end come earlier.
+        The server first reads once from each peer and processes these bytes. Then it closes
+        its listeners and sends every peer Close 1001, after everything that the peer was sent
+        before. A second call can only make the end come earlier.
 
         Args:
             grace: Seconds for peers to answer; then the server closes their sockets.

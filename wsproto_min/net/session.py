@@ -1,12 +1,13 @@
-"""The session of one peer: the protocol between its transport and the application.
+"""The session of a peer: the protocol between its transport and the application.
 
 The path of received bytes: the transport calls `on_data`. `ServerHandshake`, and after it
 `Connection`, turn the bytes into a request and into events. The session passes messages to
 the application's callbacks. Bytes to send, from the application or from the protocol, go to
-the write coalescer. It writes them at the end of the loop iteration.
+the write coalescer. It writes them at the end of the loop iteration, except a Close frame to a
+slow or lost peer, which it writes at once.
 
-One timer serves each session: it limits the opening handshake, then drives the keepalive,
-then limits the closing handshake.
+Each session has a single timer, which limits the opening handshake, then drives the keepalive,
+then limits the closing.
 """
 
 from __future__ import annotations
@@ -25,21 +26,22 @@ from wsproto_min.http import Request, Response
 from wsproto_min.net.context import ServerContext
 from wsproto_min.net.keepalive import Keepalive
 from wsproto_min.net.peer import Peer
-from wsproto_min.net.timers import Slot
+from wsproto_min.net.timers import TimerSlot
 from wsproto_min.net.tls import TLSSocket
 from wsproto_min.net.transport import Transport
 
 logger: logging.Logger = logging.getLogger("wsproto_min")
 
 _INTERNAL_ERROR = "internal server error"
+_CALLBACK_RAISED = "%s: raised an exception for %s; fix the callback"
 
-# A look-up of a member in its enum takes as long as a call.
+# Constants, because the hot path reads the members often.
 _CONNECTING, _OPEN, _CLOSING, _FLUSHING, _CLOSED = State
 _MESSAGE = (str, bytes)
 
 
 class Session:
-    """One accepted connection, from its opening handshake to its closed socket.
+    """An accepted connection, from its opening handshake to its closed socket.
 
     Args:
         context: The server's shared state.
@@ -93,9 +95,9 @@ class Session:
             max_fragments=context.max_fragments,
             compression_threshold=context.compression_threshold,
         )
-        self._timer: Slot = context.timers.start(self, context.open_timeout)
+        self._timer: TimerSlot = context.timers.start(self, context.open_timeout)
         context.peers.add(self.peer)
-        self._call(context.on_accept)
+        self._call("on_accept", context.on_accept)
 
     # Receiving.
 
@@ -119,7 +121,7 @@ class Session:
         try:
             result = handshake.next_result()
         except Exception:
-            logger.exception("on_request: raised an exception for %s", peer.address)
+            logger.exception(_CALLBACK_RAISED, "on_request", peer.address)
             result = handshake.refuse(HandshakeError(500, _INTERNAL_ERROR), self.request)
         if result is not None and self.state is not _CLOSED:  # on_request may abort
             self._finish_handshake(handshake, result)
@@ -152,7 +154,7 @@ class Session:
         else:
             self.keepalive = Keepalive()
             self._start_timer(self._context.ping_interval)
-        self._call(self._context.on_open)
+        self._call("on_open", self._context.on_open)
         self.request = None
         connection.receive_data(result.trailing_data)
         if not self._paused_until:
@@ -166,9 +168,9 @@ class Session:
                 break
             if isinstance(event, _MESSAGE):
                 if self.state is _OPEN:  # after close() the application wants no messages
-                    self._call(self._context.on_message, event)
+                    self._call("on_message", self._context.on_message, event)
             elif not isinstance(event, Pong):
-                self._enqueue(connection)  # a Pong precedes later messages
+                self._enqueue(connection)  # the reply precedes later messages
             elif self.keepalive is not None:
                 self.keepalive.on_pong(event.payload, time.monotonic())
             if self._paused_until and self.state is _OPEN:
@@ -178,27 +180,39 @@ class Session:
         else:
             self._enqueue(connection)
 
-    def _call(self, callback: Callable[..., None], *arguments: object) -> None:
-        """Call the application; an exception ends this session and no other."""
+    def _call(self, name: str, callback: Callable[..., None], *arguments: object) -> None:
+        """Call the application. An exception fails an open connection with 1011.
+
+        Before the handshake an exception closes the socket.
+        """
         peer = self.peer
         try:
             callback(peer, *arguments)
         except Exception:
-            logger.exception("application callback: raised an exception for %s", peer.address)
-            self.fail(CloseCode.INTERNAL_ERROR, _INTERNAL_ERROR)
+            logger.exception(_CALLBACK_RAISED, name, peer.address)
+            if self.connection is None:
+                self.transport.close()
+            else:
+                self.fail(CloseCode.INTERNAL_ERROR, _INTERNAL_ERROR)
 
     def pause_reading(self, seconds: float) -> None:
         """See `Peer.pause_reading`."""
+        if self.state < _CLOSING:
+            self.transport.pause_reading()
+            self._resume_later(seconds)
+
+    def _resume_later(self, seconds: float) -> None:
+        """Replace the end of the pause."""
         self._paused_until = time.monotonic() + seconds
-        self.transport.pause_reading()
         self._context.loop.call_later(seconds, self._resume_reading)
 
     def _resume_reading(self) -> None:
         """End a pause, unless a later call has prolonged it."""
         if self._paused_until and self._paused_until <= time.monotonic():
             self._paused_until = 0.0
+            # Count the peer as alive: the server reads nothing during a pause.
             if self.keepalive is not None:
-                self.keepalive.alive_since_ping = True  # unknown, because nothing was read
+                self.keepalive.alive_since_ping = True
             if self.connection is not None:
                 self._process_events(self.connection)
             if not self._paused_until:  # a message may have paused reading again
@@ -219,7 +233,7 @@ class Session:
             self._context.write_coalescer.enqueue(self.peer, data)
 
     def on_write_progress(self) -> None:
-        """Count reading as a sign of life."""
+        """Count write progress as a sign of life: the peer takes bytes."""
         if self.keepalive is not None:
             self.keepalive.alive_since_ping = True
 
@@ -230,7 +244,7 @@ class Session:
         self._leave_groups(keep_pending=False)  # the write that fills the buffer includes them
         self._enter(_FLUSHING)
         self.transport.end_after_next_write(half_close=True)
-        self.transport.write(self.connection.data_to_send())
+        self._context.write_coalescer.write_now(self.peer, self.connection.data_to_send())
 
     # Ending.
 
@@ -264,6 +278,7 @@ class Session:
         self._handshake = None
         self._timer.pop(self, None)
         self._context.peers.discard(self.peer)
+        self._context.write_coalescer.discard(self.peer)
         self._context.disconnected.append(self.peer)
         del self.peer
 
@@ -272,11 +287,11 @@ class Session:
         if self.state is _OPEN:
             self._leave_groups(keep_pending=state is not _CLOSED)
             self._context.closed.append(self.peer)
-        self.state = state
-        if state is not _CLOSED:
+        if self.state < _CLOSING and state is not _CLOSED:  # one limit for the whole closing
             self._start_timer(self._context.close_timeout)
             if self._paused_until:
-                self.pause_reading(0)  # the peer's Close frame is to be read
+                self._resume_later(0)  # the session must read the peer's Close frame
+        self.state = state
 
     def _leave_groups(self, *, keep_pending: bool) -> None:
         for group in self.peer._groups:
@@ -305,15 +320,16 @@ class Session:
         connection, keepalive = self.connection, self.keepalive
         assert connection is not None
         assert keepalive is not None
+        # Count the peer as alive: the server reads nothing during a pause.
         if self._paused_until:
-            keepalive.alive_since_ping = True  # unknown, because nothing is read
+            keepalive.alive_since_ping = True
         interval, timeout = self._context.ping_interval, self._context.ping_timeout
         assert interval is not None
         now = time.monotonic()
         seconds = keepalive.on_timer(connection, now, interval=interval, timeout=timeout)
         if seconds is None:
             connection.fail(CloseCode.INTERNAL_ERROR, "no sign of life")
-            self.transport.write(connection.data_to_send())
+            self._context.write_coalescer.write_now(self.peer, connection.data_to_send())
             self.transport.close()
         else:
             self._enqueue(connection)

@@ -15,8 +15,8 @@ from typing import Protocol
 
 from wsproto_min.net.event_loop import EventLoop
 
-# Length of a tick in seconds: a deadline is late by less than this, or by less than 1/8 of
-# its own time. A power of two, so that the rounding is exact.
+# Length of a tick in seconds. A timer fires late by less than min(TICK, seconds / _MIN_TICKS).
+# TICK is a power of two, so rounding to whole TICKs is exact.
 TICK = 0.125
 _MIN_TICKS = 8
 
@@ -28,7 +28,7 @@ class Target(Protocol):
         """Act on the deadline."""
 
 
-Slot = dict[Target, None]
+TimerSlot = dict[Target, None]
 """The targets of one deadline, in the order in which their timers were started."""
 
 
@@ -43,9 +43,9 @@ class CoarseTimers:
 
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
-        self._slots: dict[float, Slot] = {}
+        self._slots: dict[float, TimerSlot] = {}
 
-    def start(self, target: Target, seconds: float) -> Slot:
+    def start(self, target: Target, seconds: float) -> TimerSlot:
         """Call `target.on_timer` once, `seconds` from now or up to a tick later."""
         deadline = time.monotonic() + seconds
         tick = min(TICK, seconds / _MIN_TICKS)

@@ -1,8 +1,8 @@
 """The transport of one peer: a non-blocking socket with its write buffer.
 
 A transport reads and writes without blocking, and buffers the bytes that the socket does not
-take. It asks the event loop for just the events that it needs. It calls its owner, the
-session, for received bytes, for a full buffer, and at the end. It does not interpret the bytes.
+take. It asks the event loop for just the events that it needs. The transport calls the session
+when bytes arrive, the buffer is full, or the socket is closed. It does not interpret the bytes.
 
 How a connection ends: close() with unread input sends RST, and the RST may overtake the last
 bytes. So after the last bytes the transport half-closes the socket and waits for the other
@@ -51,7 +51,8 @@ class Transport:
 
     Attributes:
         closed: The socket is closed.
-        close_after_flush: The last bytes are written or in the write buffer.
+        close_after_flush: True after the last write; the transport ends the stream when the
+            buffer is empty.
 
     Raises:
         OSError: The event loop cannot watch the socket.
@@ -87,7 +88,7 @@ class Transport:
         self._write_buffer_limit = write_buffer_limit
         self._owner = owner
         self._write_buffer: WriteBuffer | None = None  # None while empty: most peers need none
-        self._ending = False  # the next write is the last one, or was
+        self._ending = False  # True after `end_after_next_write`
         self._half_close = True
         self._eof_received = False
         self._reading_paused = False
@@ -106,7 +107,7 @@ class Transport:
 
     def on_ready(self, events: int) -> None:
         """Flush the write buffer and read once, as far as the socket is ready."""
-        # With TLS, either event may be the one that the other direction waits for.
+        # With TLS a read may wait for EVENT_WRITE, and a write for EVENT_READ.
         is_tls = isinstance(self._socket, TLSSocket)
         if events & EVENT_WRITE or is_tls:
             self._flush()
@@ -129,7 +130,7 @@ class Transport:
         if data:
             self._owner.on_data(data)
         elif self._ending and self._write_buffer:
-            # The other side has only half-closed: it still receives the rest.
+            # The peer has half-closed, but can still receive the write buffer.
             self._eof_received = True
             self._update_interest()
         else:
@@ -148,7 +149,7 @@ class Transport:
     def write(self, data: bytes) -> None:
         """Send bytes after all earlier ones, and buffer the part that the socket does not take.
 
-        Bytes after the last write are dropped.
+        Drops all bytes after the write that `end_after_next_write` announced.
         """
         if self.close_after_flush or self.closed:
             return

@@ -46,7 +46,7 @@ class PendingGroup(Protocol):
 class WriteCoalescer:
     """Frames that wait for the end of the loop iteration.
 
-    `bytes_sent` counts all bytes that were handed to transports.
+    `bytes_sent` counts all bytes passed to the transports.
     """
 
     __slots__ = ("_groups", "_numbers", "_pending", "bytes_sent")
@@ -69,8 +69,8 @@ class WriteCoalescer:
         """Send frames of a group to one peer, in the place that their numbers give them."""
         self._pending.setdefault(member, []).extend(frames)
 
-    def enqueue_group(self, group: PendingGroup) -> int:
-        """Have `flush` call `group.flush`; return the sequence number for a frame."""
+    def mark_group(self, group: PendingGroup) -> int:
+        """Mark a group for the next flush; return a new sequence number."""
         self._groups[group] = None
         return next(self._numbers)
 
@@ -78,6 +78,15 @@ class WriteCoalescer:
         """Write one peer's frames at once, unless a group's frames may have to precede them."""
         if not self._groups:
             self._write(member, self._pending.pop(member, []))
+
+    def write_now(self, member: Recipient, data: bytes) -> None:
+        """Write bytes to one peer at once, before its pending frames."""
+        self.bytes_sent += len(data)
+        member._transport.write(data)
+
+    def discard(self, member: Recipient) -> None:
+        """Drop the pending frames of a peer with a closed socket."""
+        self._pending.pop(member, None)
 
     def flush(self) -> None:
         """Write all pending frames, in one write for each peer."""
@@ -97,7 +106,7 @@ class WriteCoalescer:
         elif frames:
             frames.sort()  # numbers are unique, so sort() never compares frames
             data = b"".join([frame for _, frame in frames])
-        else:  # only the peer's own messages went to its groups
+        else:  # no frames: the groups sent only this peer's messages
             return
         self.bytes_sent += len(data)
         member._transport.write(data)
