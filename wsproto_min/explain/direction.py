@@ -37,7 +37,7 @@ class Direction:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.fed = 0  # bytes of the current frame that the connection has received
+        self.fed: int = 0  # bytes of the current frame that the connection has received
         self.unfinished: FragmentInfo | None = None  # of the message in progress
 
     def receive(self, frame: FrameFields) -> Event | None:
