@@ -6,7 +6,7 @@
     server.listen("127.0.0.1", 8080)
     server.run()
 
-One iteration of `run` waits until sockets are ready, reads each of them once, and calls the
+An iteration of `run` waits until sockets are ready, reads each of them once, and calls the
 application. It then writes everything that was sent, in one write for each peer. Only the
 responses to handshakes go out earlier. Callbacks run in the thread of `run`, one at a time, and
 must not block.
