@@ -176,9 +176,12 @@ def test_python_session_prints_its_results() -> None:
     assert len(blocks) > 10
     report: list[str] = []
     with serving() as running:
+        timer = Timer(3 * PATIENCE, running.server.stop)  # ends a wait for a missing message
+        timer.start()
         session = "\n".join(blocks).replace("9001", str(running.address[1]))
         test = doctest.DocTestParser().get_doctest(session, {}, LEARN, LEARN, 0)
         result = doctest.DocTestRunner().run(test, out=report.append)
+        timer.cancel()
     assert not result.failed, "".join(report)
 
 
