@@ -41,7 +41,7 @@ DEFAULT_MAX_MESSAGE_SIZE = 1 << 20
 BYTES_PER_FRAGMENT = 64
 MIN_FRAGMENTS = 128
 
-# A look-up of a member in its enum takes as long as a call.
+# Constants, because the hot path reads the members often.
 _CONTINUATION, _TEXT = Opcode.CONTINUATION, Opcode.TEXT
 
 
