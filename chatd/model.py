@@ -3,8 +3,6 @@
 `protocol` and `storage` build on this module. It imports nothing of chatd.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from datetime import datetime

@@ -36,8 +36,6 @@ data frames (text, binary, continuation) from control frames (Close, Ping, Pong)
     b'Hello'
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from wsproto_min import rules

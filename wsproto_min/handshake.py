@@ -15,15 +15,13 @@ has the open `Connection`, or the error. Below them, `accept` checks a client's 
     <Connection client OPEN>
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
+from typing import NamedTuple
 
 from wsproto_min import deflate
 from wsproto_min.connection import Connection, Role
@@ -58,8 +56,7 @@ _PROTOCOL = "Sec-WebSocket-Protocol"
 _EXTENSIONS = "Sec-WebSocket-Extensions"
 
 
-@dataclass(frozen=True, slots=True)
-class NegotiatedOptions:
+class NegotiatedOptions(NamedTuple):
     """Options that both sides agreed on.
 
     Attributes:
@@ -72,16 +69,14 @@ class NegotiatedOptions:
     compression: DeflateParameters | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Acceptance:
+class Acceptance(NamedTuple):
     """A server's decision to open a connection: the response 101 and the negotiated options."""
 
     response: Response
     options: NegotiatedOptions
 
 
-@dataclass(frozen=True, slots=True)
-class HandshakeResult:
+class HandshakeResult(NamedTuple):
     """The outcome of an opening handshake.
 
     Attributes:

@@ -5,12 +5,10 @@ parse it, `Response.encode` and `encode_head` write one. Request bodies are not 
 scanned more than a fixed number of times, however a peer splits or repeats its headers.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
+from typing import NamedTuple
 
 from wsproto_min.errors import HandshakeError
 
@@ -83,8 +81,7 @@ class Headers:
         return token in [item.lower() for item in self.tokens(name)]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """The head of a request.
 
     Attributes:
@@ -116,8 +113,7 @@ class Request:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """A response. Except for 101 it gets a Content-Length and ends the connection.
 
     Attributes:

@@ -5,9 +5,7 @@ A `ProtocolError` carries the rule that was broken. The Close frame, the verdict
 section, close code and sentence from here.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from wsproto_min.codes import CloseCode
 
@@ -15,8 +13,7 @@ _PROTOCOL_ERROR = CloseCode.PROTOCOL_ERROR
 _INVALID_DATA = CloseCode.INVALID_FRAME_PAYLOAD_DATA
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """A rule and the consequence of breaking it.
 
     Attributes:

@@ -7,10 +7,7 @@ therefore suits an embedded engine (`SQLiteStore`) and a shared one. `apply_rete
 and `close` block.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from chatd.model import Message
@@ -43,8 +40,7 @@ class StoredMessage(NamedTuple):
     repeated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """Messages of a room in ascending order.
 
     `more` is True if older matching messages exist beyond the limit. `gap` is True if

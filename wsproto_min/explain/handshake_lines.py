@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from wsproto_min.deflate import NAME, DeflateParameters
 from wsproto_min.errors import HandshakeError
@@ -175,4 +175,4 @@ def _explain_lines(
 def _with_accept_key(response: Response, accept: str) -> Response:
     name = "sec-websocket-accept"
     headers = [(field, accept if field == name else value) for field, value in response.headers]
-    return replace(response, headers=headers)
+    return response._replace(headers=headers)

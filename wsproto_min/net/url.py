@@ -1,16 +1,13 @@
 """WebSocket URLs: RFC 6455, section 3."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 DEFAULT_PORTS: dict[str, int] = {"ws": 80, "wss": 443}
 """Port of each scheme if the URL names none."""
 
 
-@dataclass(frozen=True, slots=True)
-class WebSocketURL:
+class WebSocketURL(NamedTuple):
     """Parts of a WebSocket URL (section 3).
 
     Attributes:
