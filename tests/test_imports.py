@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -71,3 +73,12 @@ def test_imports_have_no_cycle_not_even_for_annotations() -> None:
         for module, path in modules.items()
     }
     assert list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_import_of_the_protocol_loads_no_socket() -> None:
+    code = (
+        "import sys; from wsproto_min import Connection; from wsproto_min.handshake import accept;"
+        "print(*{'socket', 'selectors', 'ssl', 'threading'} & sys.modules.keys())"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (loaded.stdout, loaded.stderr) == ("\n", "")

@@ -5,16 +5,21 @@ the dissector in `wsproto_min.explain`, strategies for property tests in `wsprot
 The README beside this file says which module to read first.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from wsproto_min.codes import CloseCode, Opcode
 from wsproto_min.connection import Close, Connection, Event, Ping, Pong, Role, State
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import ConnectionClosed, HandshakeError, ProtocolError, WebSocketError
 from wsproto_min.handshake import Acceptance, accept
 from wsproto_min.http import Headers, Request, Response
-from wsproto_min.net.broadcast import Group
-from wsproto_min.net.client import Client, connect
-from wsproto_min.net.peer import Peer
-from wsproto_min.net.server import Server
+
+if TYPE_CHECKING:
+    from wsproto_min.net.broadcast import Group
+    from wsproto_min.net.client import Client, connect
+    from wsproto_min.net.peer import Peer
+    from wsproto_min.net.server import Server
 
 __all__ = [
     "Acceptance",
@@ -42,3 +47,20 @@ __all__ = [
     "accept",
     "connect",
 ]
+
+_NET = {
+    "Client": "client",
+    "Group": "broadcast",
+    "Peer": "peer",
+    "Server": "server",
+    "connect": "client",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a name of `net` at its first use, so that the protocol loads no sockets."""
+    if name not in _NET:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.net.{_NET[name]}"), name)
+    globals()[name] = value
+    return value
