@@ -8,7 +8,8 @@ frames to messages, module `connection` reacts to them. The decoder has three pr
 2. It returns a data frame in chunks while the frame arrives. So the receiver finds invalid text
    at the first byte that cannot continue the text. Control frames are small (section 5.5) and
    always returned whole.
-3. The frames do not depend on how the bytes were split. Only the chunks of a data frame do.
+3. The frames do not depend on how many bytes each read returned. Only the chunks of a data
+   frame do.
 
 `parse_header` follows the figure of section 5.2 from left to right::
 

@@ -54,7 +54,7 @@ class SQLiteStore:
     Args:
         path: Database file, or ":memory:" for a store that ends with the process.
         keep_messages: Number of messages to keep in each room, None for all.
-        keep_days: Age in days up to which to keep messages, None for any.
+        keep_days: Delete messages older than this many days; None deletes none by age.
 
     Raises:
         StoreError: The file cannot be used.
@@ -104,7 +104,8 @@ class SQLiteStore:
             with self._database:
                 self._database.executemany(_INSERT, rows)
         except sqlite3.IntegrityError:
-            # The store has a key already. This is rare, so find it message by message.
+            # At least one message repeats a key that its room already has. This is rare, so look
+            # up each message.
             with self._database:
                 stored = self._append_one_by_one(messages, time)
             self._last_id = max(self._last_id, *(each.message.id for each in stored))
@@ -218,6 +219,6 @@ def _open_error(path: str, error: sqlite3.Error | OSError) -> StoreError:
 
 
 def _page(rows: list[tuple[int, str, str, str]], limit: int, *, gap: bool) -> Page:
-    """Return up to `limit` rows as a page; `rows` are the newest first, up to limit + 1."""
+    """Return up to `limit` rows as a page; `rows` has up to `limit` + 1, the newest first."""
     messages = [Message(*row) for row in reversed(rows[:limit])]
     return Page(messages, more=len(rows) > limit, gap=gap)

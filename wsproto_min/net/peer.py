@@ -144,8 +144,8 @@ class Peer:
     def send(self, message: str | bytes) -> None:
         """Send a text (`str`) or binary (`bytes`) message if the peer is open.
 
-        The message goes out at the end of the loop iteration, and in `on_open` once that
-        has returned.
+        The message goes out at the end of the loop iteration. A message sent in `on_open` goes
+        out after `on_open` has returned.
         """
         self._session.send(message)
 
