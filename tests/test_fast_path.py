@@ -93,7 +93,7 @@ def test_fast_path_releases_a_read_that_is_decoded() -> None:
 def within_message(
     data: bytes, max_message_size: int = 1 << 20, max_fragments: int | None = None
 ) -> tuple[FrameDecoder, MessageAssembler]:
-    """Return a decoder with the data, and an assembler whose message has begun."""
+    """Return a decoder with the data, and an assembler within a message."""
     assembler = MessageAssembler(max_message_size=max_message_size, max_fragments=max_fragments)
     assembler.receive_frame(Frame(Opcode.BINARY, b"<", fin=False))
     return decoder_with(data), assembler

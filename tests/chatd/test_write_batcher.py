@@ -178,7 +178,7 @@ def test_exception_in_append_fails_the_batch_and_not_the_next() -> None:
     assert fixture.delivered[1:] == [(["b"], True)]
 
 
-def test_exception_in_read_fails_the_read_and_not_the_next_append() -> None:
+def test_exception_in_read_spares_the_next_append() -> None:
     fixture = Fixture(BrokenStore())
     fixture.read()
     assert [type(page) for page in fixture.pages] == [StoreError]
