@@ -2,7 +2,7 @@
 
 A silent peer may be idle or gone, and TCP does not tell which. So the server sends a Ping.
 The peer is alive if the server receives a byte, or if the socket takes buffered bytes, before
-the timeout::
+the timeout. The states::
 
               interval                              timeout
     idle -------------------> Ping, timeout_running ---------------> lost
