@@ -225,7 +225,7 @@ class RoomMachine(RuleBasedStateMachine):
             member.name.casefold()
             for member in (*self.present, *(member for member, _ in self.reserved))
         }
-        expired = {member.name for member, until in self.reserved if until <= self.now}
+        expired = {m.name.casefold() for m, until in self.reserved if until <= self.now}
         member = self.room.join_as_guest(bare_peer(), self.now)
         assert member.name in free | expired
         self.add(member)
