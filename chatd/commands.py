@@ -50,7 +50,7 @@ def revoke(options: Namespace) -> int:
 
 def check(options: Namespace) -> int:
     """Check the message store; return 1 if there is a problem."""
-    path = str(options.db or default_path())
+    path = str(options.db or find_default_store())
     try:
         with open_read_only(path) as database, flushed_output():
             problems = list(itertools.islice(check_store(database), MAX_PROBLEMS + 1))
@@ -75,7 +75,7 @@ def check(options: Namespace) -> int:
 def export(options: Namespace) -> int:
     """Print the messages as JSON lines."""
     try:
-        with open_read_only(str(options.db or default_path())) as database, flushed_output():
+        with open_read_only(str(options.db or find_default_store())) as database, flushed_output():
             for line in export_store(database, options.room):
                 print(line)
     except StoreError as error:
@@ -102,6 +102,18 @@ def flushed_output() -> Iterator[None]:
         raise CommandError(f"standard output: cannot write: {error.strerror}") from None
 
 
+def find_default_store() -> Path:
+    """Return the path of the message store without `--db`.
+
+    Raises:
+        CommandError: The environment does not determine a path.
+    """
+    try:
+        return default_path()
+    except StoreError as error:
+        raise CommandError(str(error)) from None
+
+
 def open_invitations(options: Namespace) -> Invitations:
     """Return the invitations in the directory of the message store.
 
@@ -109,7 +121,7 @@ def open_invitations(options: Namespace) -> Invitations:
         CommandError: The secret or the revocation list cannot be used.
     """
     if options.db is None or options.db == MEMORY:
-        directory = default_path().parent
+        directory = find_default_store().parent
     else:
         directory = Path(options.db).absolute().parent
     try:

@@ -61,7 +61,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
             # A default here would overwrite a --db before the command.
             default=None if each is parser else argparse.SUPPRESS,
             help="database file of the messages; the invitation files are beside it. :memory:"
-            " stores no messages (default: chatd/chat.db in the user's state directory)",
+            " stores no messages (default: chat.db in $STATE_DIRECTORY or the user's state directory)",
         )
     options = parser.parse_args(arguments)
     if options.command in ("check", "export") and options.db == MEMORY:

@@ -11,9 +11,9 @@ from argparse import Namespace
 from chatd.access.connection_limits import DEFAULT_MAX_PEERS, raise_descriptor_limit
 from chatd.access.origin import OriginPolicy
 from chatd.app import Chat
-from chatd.commands import CommandError, flushed_output, open_invitations
+from chatd.commands import CommandError, find_default_store, flushed_output, open_invitations
 from chatd.ops.log_handler import log_to
-from chatd.storage.sqlite import MEMORY, SQLiteStore, default_path
+from chatd.storage.sqlite import MEMORY, SQLiteStore
 from chatd.storage.store import StoreError
 
 # Prefixes of the hosts that other machines cannot reach.
@@ -100,7 +100,7 @@ def _prepare_store(options: Namespace) -> str:
     """Return the path of the message store; create the default directory."""
     if options.db is not None:
         return str(options.db)
-    path = default_path()
+    path = find_default_store()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

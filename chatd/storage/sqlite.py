@@ -43,9 +43,28 @@ SELECT room, id FROM trimmed WHERE room NOT IN (SELECT room FROM rooms WHERE roo
 
 
 def default_path() -> Path:
-    """Return the default database file, in the XDG state directory."""
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(state) / "chatd" / "chat.db"
+    """Return the default database file.
+
+    A service manager sets `STATE_DIRECTORY` (systemd.exec(5), StateDirectory=). Without it, the
+    file is in the XDG state directory. Both specifications require absolute paths, so a relative
+    path is ignored.
+
+    Raises:
+        StoreError: The user has no home directory, and no variable replaces it.
+    """
+    own = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]  # the first of several
+    if os.path.isabs(own):
+        return Path(own) / "chat.db"
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(state):
+        return Path(state) / "chatd" / "chat.db"
+    home = os.path.expanduser("~")
+    if not os.path.isabs(home):  # no HOME, and no entry in the password database
+        raise StoreError(
+            "message store: this user has no home directory; choose a file with --db, or a"
+            " directory with STATE_DIRECTORY"
+        )
+    return Path(home) / ".local" / "state" / "chatd" / "chat.db"
 
 
 class SQLiteStore:

@@ -377,12 +377,46 @@ def test_read_after_unknown_id_returns_all_with_gap() -> None:
 
 def test_default_path_is_in_the_xdg_state_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ann")
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     assert str(default_path()) == "/home/ann/.local/state/chatd/chat.db"
     monkeypatch.setenv("XDG_STATE_HOME", "")
     assert str(default_path()) == "/home/ann/.local/state/chatd/chat.db"
     monkeypatch.setenv("XDG_STATE_HOME", "/state")
     assert str(default_path()) == "/state/chatd/chat.db"
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")  # the specification: ignore it
+    assert str(default_path()) == "/home/ann/.local/state/chatd/chat.db"
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        ("/var/lib/chatd", "/var/lib/chatd/chat.db"),
+        ("/var/lib/chatd:/var/lib/other", "/var/lib/chatd/chat.db"),
+        ("/var/lib/private/chatd/", "/var/lib/private/chatd/chat.db"),
+        ("", "/state/chatd/chat.db"),
+        ("relative", "/state/chatd/chat.db"),
+        (":/var/lib/other", "/state/chatd/chat.db"),
+    ],
+)
+def test_default_path_is_in_the_service_managers_directory(
+    value: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
+    monkeypatch.setenv("STATE_DIRECTORY", value)
+    assert str(default_path()) == path
+
+
+def test_default_path_without_any_home_is_a_store_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_STATE_HOME", "STATE_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def find_no_entry(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", find_no_entry)
+    with pytest.raises(StoreError, match="no home directory; choose a file with --db"):
+        default_path()
 
 
 def open_error(path: str) -> str:
