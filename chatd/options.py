@@ -5,15 +5,23 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import sqlite3
+import ssl
+import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+import chatd
 from chatd.access.connection_limits import DEFAULT_MAX_PEERS, DEFAULT_MAX_PER_ADDRESS
 from chatd.access.trusted_networks import TrustedNetwork, parse_network
 from chatd.model import MAX_ID, InvalidName, is_room_name, normalize_name
 from chatd.ops.log_handler import FORMATTERS
 from chatd.storage.sqlite import MEMORY
 
+VERSION = (
+    f"chatd {chatd.__version__} (Python {sys.version.split()[0]},"
+    f" SQLite {sqlite3.sqlite_version}, {ssl.OPENSSL_VERSION})"
+)
 # A hundred years.
 MAX_DAYS = 36500
 
@@ -39,7 +47,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         SystemExit: An argument is invalid (status 2), or `--help` was given (status 0).
     """
     parser = _Parser(
-        prog="chatd", description="Serve a chat, or manage its invitations and messages."
+        prog="chatd",
+        description="Serve a chat, or manage its invitations and messages.",
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "-V", "--version", action="version", version=VERSION, help="print the versions and exit"
     )
     _add_serve_options(parser)
     commands = parser.add_subparsers(dest="command", title="other commands", metavar="COMMAND")
@@ -61,9 +74,15 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
             # A default here would overwrite a --db before the command.
             default=None if each is parser else argparse.SUPPRESS,
             help="database file of the messages; the invitation files are beside it. :memory:"
-            " stores no messages (default: chat.db in $STATE_DIRECTORY or the user's state directory)",
+            " stores no messages (default: chat.db in $STATE_DIRECTORY, or in the user's"
+            " state directory)",
         )
-    options = parser.parse_args(arguments)
+    try:
+        options = parser.parse_args(arguments)
+    except argparse.ArgumentError as error:
+        # argparse takes the value of an unknown option for the command.
+        unknown = _find_unknown_option(arguments) if error.argument_name == "COMMAND" else None
+        parser.error(f"unknown option {unknown!r}" if unknown else str(error))
     if options.command in ("check", "export") and options.db == MEMORY:
         parser.error(f"{options.command} needs a file; --db :memory: exists only inside its chatd")
     options.command = options.command or "serve"
@@ -72,6 +91,15 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.tls_cert and options.unix is not None:
         parser.error("TLS on a Unix socket is not supported; leave out --tls-cert or --unix")
     return options
+
+
+def _find_unknown_option(arguments: Sequence[str] | None) -> str | None:
+    """Return the first option before the command that does not exist, None without one."""
+    parser = _Parser(prog="chatd", add_help=False)
+    _add_serve_options(parser)
+    parser.add_argument("--db")
+    _, rest = parser.parse_known_args(arguments)
+    return next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
 
 
 def _add_serve_options(parser: argparse.ArgumentParser) -> None:

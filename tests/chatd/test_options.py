@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import chatd
 from chatd.__main__ import main
 from chatd.access.invitations import Invitations
 from chatd.access.trusted_networks import parse_network
@@ -115,6 +116,23 @@ NUMBERS = ["", "x", "-1", "nan", "inf", "1e999", "٣x"]
         (["invited", "Ann"], "invited"),
         (["--trusted-proxy", "10.0.0.1/8"], "--trusted-proxy"),
         (["--trusted-proxy", "me"], "--trusted-proxy"),
+        *(
+            (arguments, "chatd: unknown option '--hots' (see --help)")
+            for arguments in (
+                ["--hots", "x"],
+                ["--hots=x", "y"],
+                ["--port", "0", "--hots", "x"],
+                ["--hots", "x", "--port", "0", "invite", "Ann"],
+                ["--db", "a", "--hots", "x", "--help"],
+            )
+        ),
+        (["-x", "y"], "'-x'"),
+        (["--hots"], "--hots"),
+        (["--hots=x"], "--hots"),
+        (["invite", "--dayz", "3", "Ann"], "--dayz"),
+        (["revoke", "Ann", "--forse"], "--forse"),
+        (["--port", "0", "invited", "Ann"], "'invited'"),
+        (["--port", "x", "invited", "Ann"], "--port"),
         (["--tls-key", "key.pem"], "--tls-key needs --tls-cert"),
         (["--tls-cert", "cert.pem", "--unix", "socket"], "--tls-cert or --unix"),
     ],
@@ -130,6 +148,19 @@ def test_invalid_arguments_exit_with_2_and_one_line(
     assert errors.startswith("chatd"), errors
     assert word in errors
     assert errors.count("\n") == 1, errors
+
+
+@pytest.mark.parametrize("option", ["-V", "--version"])
+def test_version_option_prints_all_versions_in_one_line(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([option])
+    output, errors = capsys.readouterr()
+    assert (caught.value.code, errors) == (0, "")
+    assert output.startswith(f"chatd {chatd.__version__} (Python 3.")
+    assert "SQLite 3." in output
+    assert output.count("\n") == 1, output
 
 
 def fails(*arguments: str) -> str:
