@@ -7,6 +7,7 @@ the right that is not a trusted proxy. Every entry to its left may be forged.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -20,8 +21,19 @@ TrustedNetwork = IPv4Network | IPv6Network | Literal["unix"]
 Host = IPv4Address | IPv6Address | Literal["unix"]
 """The host of an address, or `unix` for a client of the Unix socket."""
 
-# Characters of the longest IP address, an IPv4 address embedded in IPv6.
-MAX_ADDRESS = 45
+# An entry is an address, as most proxies write it, or a node of RFC 7239, 6: with a port, an IPv6
+# address in brackets, the whole in quotation marks. The longest IP address has 45 characters (an
+# IPv4 address embedded in IPv6). A zone ("%eth0") names an interface of another machine, so the
+# pattern excludes it.
+_ENTRY = re.compile(
+    r"""(?P<quote>"?)
+    (?: (?P<ipv4>[0-9.]{7,15}) (?::[0-9]{1,5})?
+      | \[(?P<bracketed>[0-9A-Fa-f:.]{2,45})\] (?::[0-9]{1,5})?
+      | (?P<ipv6>[0-9A-Fa-f:.]{2,45})
+    )
+    (?P=quote)""",
+    re.VERBOSE,
+)
 
 
 def parse_network(text: str) -> TrustedNetwork:
@@ -49,7 +61,7 @@ def client_address(address: str, headers: Headers, trusted: Sequence[TrustedNetw
 
     Returns:
         `address`, unless its host is trusted and has forwarded another address. A
-        forwarded address has no port; an IPv6 address is in brackets. An invalid
+        forwarded address loses its port; an IPv6 address is in brackets. An invalid
         entry ends the search.
     """
     if not trusted:
@@ -91,8 +103,9 @@ def is_trusted(host: Host, trusted: Sequence[TrustedNetwork]) -> bool:
 
 
 def _parse_entry(text: str) -> IPv4Address | IPv6Address | None:
-    # A zone ("%eth0") names an interface of another machine and may hold any characters.
-    return None if "%" in text or len(text) > MAX_ADDRESS else _parse_ip(text)
+    """Return the address in an entry of X-Forwarded-For, without its port."""
+    found = _ENTRY.fullmatch(text)
+    return _parse_ip(found["ipv4"] or found["bracketed"] or found["ipv6"]) if found else None
 
 
 @lru_cache(1024)

@@ -49,8 +49,6 @@ def address_of(socket: str, *lines: str, trusted: list[str] = LAN) -> str:
         ("10.0.0.1:80", ["203.0.113.7, "], "10.0.0.1:80"),
         ("10.0.0.1:80", ["203.0.113.7, nonsense"], "10.0.0.1:80"),
         ("10.0.0.1:80", ["203.0.113.7, nonsense, 10.0.0.2"], "10.0.0.2"),
-        ("unix", ["203.0.113.7:4321"], "unix"),
-        ("unix", ["[2001:db8::1]"], "unix"),
         ("unix", ["203.0.113.007"], "unix"),
         ("unix", ["fe80::1%<script>"], "unix"),
         ("unix", ["٢٠٣.0.113.7"], "unix"),
@@ -66,6 +64,34 @@ def test_client_is_first_untrusted_address_from_the_right(
     socket: str, lines: list[str], address: str
 ) -> None:
     assert address_of(socket, *lines) == address
+
+
+@pytest.mark.parametrize(
+    ("entry", "address"),
+    [
+        ("203.0.113.7:17085", "203.0.113.7"),
+        ("203.0.113.7:1", "203.0.113.7"),
+        ('"203.0.113.7:17085"', "203.0.113.7"),
+        ('"203.0.113.7"', "203.0.113.7"),
+        ("[2001:db8::1]", "[2001:db8::1]"),
+        ("[2001:DB8::1]:17085", "[2001:db8::1]"),
+        ('"[2001:db8::1]:17085"', "[2001:db8::1]"),
+        ("[::ffff:203.0.113.7]:17085", "203.0.113.7"),
+        ("2001:db8::1:4321", "[2001:db8::1:4321]"),  # without brackets, 4321 is a part of it
+        ("198.51.100.1:80, 10.0.0.2:17085, [fd00::7]:80", "198.51.100.1"),
+        *(
+            (malformed, "unix")
+            for malformed in (
+                *("203.0.113.7:", "203.0.113.7:x", "203.0.113.7:123456", ":80", "[]", "[]:80"),
+                *("203.0.113:80", "[2001:db8::1", "2001:db8::1]:80", "[2001:db8::1]80"),
+                *("[fe80::1%eth0]:80", '"203.0.113.7', '203.0.113.7"', "[unix]:80", "unix:80"),
+                *("203.0.113.007:80", "[" + "1" * 16_000 + "]:80", "1" * 16_000),
+            )
+        ),
+    ],
+)
+def test_forwarded_address_loses_its_port_and_quotes(entry: str, address: str) -> None:
+    assert address_of("unix", entry) == address
 
 
 def test_only_listed_networks_are_trusted() -> None:
