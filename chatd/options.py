@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import chatd
 from chatd.access.connection_limits import DEFAULT_MAX_PEERS, DEFAULT_MAX_PER_ADDRESS
+from chatd.access.origin import is_origin
 from chatd.access.trusted_networks import TrustedNetwork, parse_network
 from chatd.model import MAX_ID, InvalidName, is_room_name, normalize_name
 from chatd.ops.log_handler import FORMATTERS
@@ -146,9 +147,10 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
         "--allow-origin",
         action="append",
         default=[],
-        type=_site,
-        metavar="URL",
-        help="another site with pages that may connect, like https://example.org; repeatable",
+        type=_origin,
+        metavar="ORIGIN",
+        help="another site or app with pages that may connect, like https://example.org or"
+        " tauri://localhost; repeatable",
     )
     add("--no-compression", action="store_true", help="do not negotiate permessage-deflate")
     add(
@@ -265,9 +267,15 @@ def _host(text: str) -> str:
     return text
 
 
-def _site(text: str) -> str:
-    if not re.fullmatch(r"(?i:https?://[^/?#@\s]+)/?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a site like https://example.org")
+def _origin(text: str) -> str:
+    if text.lower() == "null":
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is the origin of no site; any site can send it, so it cannot be allowed"
+        )
+    if not (is_origin(text) or is_origin(text.removesuffix("/"))):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an origin like https://example.org or tauri://localhost"
+        )
     return text
 
 

@@ -23,8 +23,12 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # RFC 9110, 7.2: host and port. A DNS name has at most 253 characters.
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{0,5})?")
-# RFC 6454, 7: an origin that --allow-origin accepts.
-_SITE = re.compile(r"https?://[A-Za-z0-9._:\[\]-]{1,300}", re.IGNORECASE)
+# RFC 6454, 7: the origin of a site (https://example.org) or an app (tauri://localhost, file://).
+_SITE = re.compile(
+    r"https?://[A-Za-z0-9._:\[\]-]{1,300}"
+    r"|(?!https?:)[a-z][a-z0-9+.-]{0,60}://[A-Za-z0-9._:\[\]-]{0,300}",
+    re.IGNORECASE,
+)
 
 
 class OriginPolicy:
@@ -33,7 +37,8 @@ class OriginPolicy:
     Args:
         hosts: Names of this server besides IP addresses, `localhost` and the name of
             the machine.
-        origins: Other sites with pages that may connect, such as `https://example.org`.
+        origins: Other origins with pages that may connect: sites such as
+            `https://example.org` and apps such as `tauri://localhost`.
     """
 
     def __init__(self, *, hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
@@ -68,18 +73,32 @@ class OriginPolicy:
             return
         if _is_same_origin(origin, host) or _normalize(origin) in self._origins:
             return
-        if not _SITE.fullmatch(origin):
+        if origin.lower() == "null":
             raise HandshakeError(
                 HTTPStatus.FORBIDDEN,
                 "header Origin: a page with an opaque origin, such as a local file, may not"
-                " connect;"
+                " connect, because every site can send null;"
                 " open the page at the address of this server",
+            )
+        if not is_origin(origin):
+            raise HandshakeError(
+                HTTPStatus.FORBIDDEN,
+                "header Origin must have the form SCHEME://HOST, with an optional port",
             )
         raise HandshakeError(
             HTTPStatus.FORBIDDEN,
             f"header Origin: pages of {origin!r} may not connect; to allow them, start chatd"
             f" with --allow-origin {origin}",
         )
+
+
+def is_origin(text: str) -> bool:
+    """Return True if a text is the origin of a site or an app; `null` is neither.
+
+    >>> [is_origin(text) for text in ("https://example.org:8443", "tauri://localhost", "null")]
+    [True, True, False]
+    """
+    return _SITE.fullmatch(text) is not None
 
 
 def host_name(host: str) -> str:

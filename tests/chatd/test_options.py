@@ -54,6 +54,10 @@ def test_defaults_serve_this_machine_only_and_keep_all_messages() -> None:
         (["--rate-limit", "2.5"], "rate_limit", 2.5),
         (["--allow-host", "a", "--allow-host", "b"], "allow_host", ["a", "b"]),
         (["--allow-origin", "https://a"], "allow_origin", ["https://a"]),
+        *(
+            (["--allow-origin", app], "allow_origin", [app])
+            for app in ("tauri://localhost", "capacitor://localhost", "app://.", "file://")
+        ),
         (["--trusted-proxy", "unix"], "trusted_proxy", ["unix"]),
         (["--trusted-proxy", "10.0.0.0/8"], "trusted_proxy", [parse_network("10.0.0.0/8")]),
         (["--db", "a"], "db", "a"),
@@ -101,9 +105,14 @@ NUMBERS = ["", "x", "-1", "nan", "inf", "1e999", "٣x"]
         ),
         *((["--allow-host", name], name) for name in ("http://a/", "a:80", "a b", "ä")),
         *(
-            (["--allow-origin", site], "is not a site like https://example.org")
-            for site in ("example.org", "https://a/path", "ftp://a", "https://", "null", "")
+            (["--allow-origin", site], "is not an origin like https://example.org or tauri://")
+            for site in (
+                *("example.org", "https://a/path", "https://", "", "//a", "://a", "1a://b"),
+                *("tauri://a/path", "https://ä.example", "https://*.example.org", "https://a@b"),
+                *("tauri:localhost", "https:example.org", "https:///", "file:///home"),
+            )
         ),
+        *((["--allow-origin", null], "any site can send it") for null in ("null", "NULL")),
         *(
             (["invite", "Ann", "--url", page], "is not a page like https://example.org/")
             for page in ("example.org", "ftp://a/", "https://a/#b", "https://a/?b", "/")

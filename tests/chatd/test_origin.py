@@ -154,25 +154,58 @@ def test_page_of_another_site_gets_403_and_the_option(host: str, origin: str) ->
         ("localhost", "http://evil.example/localhost"),
         ("localhost", "http://localhost@evil.example"),
         ("localhost", "http://evil.example#localhost"),
-        ("localhost", "null"),
-        ("localhost", "NULL"),
         ("localhost", ""),
         ("localhost", "localhost"),
         ("localhost", "//localhost"),
-        ("localhost", "file://"),
-        ("localhost", "file://localhost"),
-        ("localhost", "chrome-extension://localhost"),
         ("localhost", "http://"),
+        ("localhost", "tauri:localhost"),
+        ("localhost", "file:///home/ann/page.html"),
         ("localhost", "\x80" * 16_000),
         ("localhost", "http://" + "x" * 16_000),
+        ("localhost", "x" * 16_000 + "://localhost"),
     ],
 )
-def test_page_with_opaque_origin_gets_403_without_echo(host: str, origin: str) -> None:
-    status, reason = refusal(host, origin)
+def test_malformed_origin_gets_403_and_is_not_echoed(host: str, origin: str) -> None:
+    assert refusal(host, origin) == (
+        403,
+        "header Origin must have the form SCHEME://HOST, with an optional port",
+    )
+    assert refusal(host, origin, upgrade=False) == (0, ""), "the page itself has no origin limit"
+
+
+@pytest.mark.parametrize("origin", ["null", "NULL"])
+def test_page_with_opaque_origin_gets_403_and_the_reason(origin: str) -> None:
+    status, reason = refusal("localhost", origin)
     assert status == 403
     assert reason.startswith("header Origin: a page with an opaque origin, such as a local file,")
-    assert len(reason) < 200
-    assert refusal(host, origin, upgrade=False) == (0, ""), "the page itself has no origin limit"
+    assert "every site can send null" in reason
+    assert refusal("localhost", origin, upgrade=False) == (0, "")
+
+
+APPS = [
+    "tauri://localhost",
+    "capacitor://localhost",
+    "ionic://localhost",
+    "app://.",
+    "app://bundle:8080",
+    "chrome-extension://cjpalhdlnbpafiamejdnhcphjbkeiagm",
+    "moz-extension://2c127fa4-62c7-7e4f-90e5-472b45eecfdc",
+    "vscode-webview://0abc",
+    "file://",
+]
+
+
+@pytest.mark.parametrize("origin", APPS)
+def test_app_origin_is_refused_with_its_option_and_allowed(origin: str) -> None:
+    for host in ("localhost", "localhost:8080", "chat.example"):
+        status, reason = refusal(host, origin, hosts=("chat.example",))
+        assert status == 403
+        assert reason.endswith(f"--allow-origin {origin}")
+        allowed = {"hosts": ("chat.example",), "origins": (origin,)}
+        assert refusal(host, origin, **allowed) == (0, "")
+        assert refusal(host, origin.upper(), **allowed) == (0, "")
+        for other in {*APPS, "null", "https://localhost:1"} - {origin}:
+            assert refusal(host, other, **allowed)[0] == 403
 
 
 def test_allowed_origins_match_with_default_port_and_in_any_case() -> None:
