@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 from collections.abc import Sequence
-
-from chatd.commands import CommandError, check, export, invite, revoke
-from chatd.options import parse_arguments
-from chatd.serve import serve
-
-COMMANDS = {
-    "serve": serve,
-    "invite": invite,
-    "revoke": revoke,
-    "check": check,
-    "export": export,
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,12 +19,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 for a problem in the data, 2 for a failed command, 130
         for an interrupt before the server runs.
     """
+    _replace_closed_streams()
+    try:
+        import fcntl  # noqa: F401
+        import resource  # noqa: F401
+    except ImportError:
+        print(
+            "chatd: this system is not a Unix; run chatd on Linux or macOS, or on Windows in WSL",
+            file=sys.stderr,
+        )
+        return 2
+    # These modules need the two above.
+    from chatd.commands import CommandError, check, export, invite, revoke
+    from chatd.options import parse_arguments
+    from chatd.serve import serve
+
+    commands = {
+        "serve": serve,
+        "invite": invite,
+        "revoke": revoke,
+        "check": check,
+        "export": export,
+    }
     options = parse_arguments(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # the terminal may lack a file name's characters
             stream.reconfigure(errors="backslashreplace")
     try:
-        return COMMANDS[options.command](options)
+        return commands[options.command](options)
     except CommandError as error:
         print(f"chatd: {error}", file=sys.stderr)
         return 2
@@ -43,6 +54,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+
+
+def _replace_closed_streams() -> None:
+    """Open the null device for each standard stream that the process began without.
+
+    Otherwise a socket or the message store gets the descriptor 0, 1 or 2, and a library that
+    writes an error to standard error damages its data. `sys.stdout` stays None, so that a command
+    can refuse to print its result to nowhere.
+    """
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if stream is None:
+            os.open(os.devnull, os.O_RDWR)  # open() returns the lowest free descriptor
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 if __name__ == "__main__":

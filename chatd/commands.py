@@ -34,7 +34,8 @@ def invite(options: Namespace) -> int:
     invitations = _find_invitations(options)
     token = invitations.issue(options.name, options.room, options.days, time.time())
     path = f"r/{options.room[0]}" if options.room else ""
-    print(f"{options.url.rstrip('/')}/{path}#invite={token}")
+    with flushed_output():
+        print(f"{options.url.rstrip('/')}/{path}#invite={token}")
     return 0
 
 
@@ -44,7 +45,9 @@ def revoke(options: Namespace) -> int:
         _find_invitations(options).revoke(options.name, time.time())
     except OSError as error:
         raise CommandError(f"invitations for {options.name}: not revoked: {error}") from None
-    print(f"all invitations for {options.name} are revoked")
+    if sys.stdout is not None:
+        with flushed_output():
+            print(f"all invitations for {options.name} are revoked")
     return 0
 
 
@@ -88,9 +91,11 @@ def flushed_output() -> Iterator[None]:
     """Flush standard output after the block.
 
     Raises:
-        CommandError: The output cannot be written.
+        CommandError: The output is closed, or cannot be written.
         BrokenPipeError: The reader has closed the pipe.
     """
+    if sys.stdout is None:
+        raise CommandError("standard output: closed; redirect it to a file or to /dev/null")
     try:
         yield
         sys.stdout.flush()

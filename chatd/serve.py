@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
+import socket
 import ssl
 import sys
 from argparse import Namespace
 
 from chatd.access.connection_limits import DEFAULT_MAX_PEERS, raise_descriptor_limit
+from chatd.access.invitations import Invitations
 from chatd.access.origin import OriginPolicy
 from chatd.app import Chat
 from chatd.commands import CommandError, find_default_store, flushed_output, open_invitations
@@ -37,18 +40,7 @@ def serve(options: Namespace) -> int:
         except StoreError as error:
             raise CommandError(str(error)) from None
         try:
-            chat = Chat(
-                store,
-                origins=OriginPolicy(hosts=options.allow_host, origins=options.allow_origin),
-                invitations=invitations,
-                rate=options.rate_limit,
-                burst=2 * options.rate_limit,
-                compression=not options.no_compression,
-                trusted_proxies=options.trusted_proxy,
-                max_peers=_limit_peers(options.max_peers),
-                max_per_address=options.max_per_address,
-                metrics_readers=options.metrics_from,
-            )
+            chat = _create_chat(store, options, invitations)
             location = _listen(chat, options, context)
             _drain_at_signals(chat, options.drain_timeout)
             _announce(options, location, "memory only" if path == MEMORY else path)
@@ -58,7 +50,30 @@ def serve(options: Namespace) -> int:
     return 0
 
 
+def _create_chat(store: SQLiteStore, options: Namespace, invitations: Invitations | None) -> Chat:
+    try:
+        return Chat(
+            store,
+            origins=OriginPolicy(hosts=options.allow_host, origins=options.allow_origin),
+            invitations=invitations,
+            rate=options.rate_limit,
+            burst=2 * options.rate_limit,
+            compression=not options.no_compression,
+            trusted_proxies=options.trusted_proxy,
+            max_peers=_limit_peers(options.max_peers),
+            max_per_address=options.max_per_address,
+            metrics_readers=options.metrics_from,
+        )
+    except OSError as error:  # from socketpair(), which wakes the event loop
+        raise CommandError(
+            f"event loop: cannot create its sockets: {error.strerror}; allow this process Unix"
+            " sockets (AF_UNIX) and more file descriptors"
+        ) from None
+
+
 def _announce(options: Namespace, location: str, kept_in: str) -> None:
+    if sys.stdout is None:  # a service manager may close it
+        return
     try:
         with flushed_output():
             print(f"chatd is ready: {location} (messages in {kept_in}; Ctrl-C stops it)")
@@ -135,6 +150,8 @@ def _listen(chat: Chat, options: Namespace, context: ssl.SSLContext | None) -> s
     """Listen on the address in the options; return the location for the ready line."""
     try:
         if options.unix is not None:
+            if not hasattr(socket, "AF_UNIX"):
+                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
             chat.server.listen_unix(options.unix)
             return f"listening on the Unix socket {options.unix}"
         host, port = chat.server.listen(options.host, options.port, context)
@@ -150,6 +167,11 @@ def _explain_unix_error(error: OSError, path: str) -> str:
         return (
             f"Unix socket {path}: in use by a server, or not a socket; stop that server, remove"
             " the file or choose another path with --unix"
+        )
+    if error.errno == errno.EAFNOSUPPORT:
+        return (
+            f"Unix socket {path}: Unix sockets are not available to this process; listen on TCP"
+            " with --host and --port, or allow the address family AF_UNIX"
         )
     reason = error.strerror or error  # "AF_UNIX path too long" has no error number
     return f"Unix socket {path}: cannot listen: {reason}; choose another path with --unix"

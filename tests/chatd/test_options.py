@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from chatd.access.invitations import Invitations
 from chatd.access.trusted_networks import parse_network
 from chatd.options import parse_arguments
 from chatd.storage.sqlite import SQLiteStore
-from tests.support import PATIENCE, ROOT, command, daemon, need_ipv6
+from tests.support import PATIENCE, ROOT, command, daemon, need_ipv6, poll, read_to_end
 
 SERVE = ("keep_messages", "keep_days", "rate_limit", "allow_host", "allow_origin", "db")
 
@@ -384,6 +386,156 @@ def test_unusable_unix_socket_fails_with_one_line(
     assert "No such file or directory; choose another path" in capsys.readouterr().err
     assert main(["--unix", "x" * 200, "--db", ":memory:"]) == 2
     assert "too long" in capsys.readouterr().err
+
+
+def remove_unix_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the module `socket` that of a system without Unix sockets."""
+    pair = socket.socketpair()  # such a system makes the pair of TCP sockets
+    monkeypatch.setattr("socket.socketpair", lambda: pair)
+    monkeypatch.delattr(socket, "AF_UNIX")
+
+
+def test_unix_option_without_unix_sockets_fails_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+    arguments = ["--unix", str(tmp_path / "socket"), "--db", ":memory:"]
+    with monkeypatch.context() as patch:  # a service manager forbids the address family
+        patch.setattr("chatd.app.Server.listen_unix", refuse)
+        assert main(arguments) == 2
+    with monkeypatch.context() as patch:  # a system without Unix sockets
+        remove_unix_sockets(patch)
+        assert main(arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert "Unix sockets are not available to this process; listen on TCP with --host" in line
+
+
+def test_server_listens_on_tcp_without_unix_sockets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remove_unix_sockets(monkeypatch)
+    monkeypatch.setattr("chatd.app.Server.run", lambda server: server.stop())
+    monkeypatch.setattr("chatd.serve.signal.signal", lambda *_: None)
+    assert main(["--port", "0", "--db", ":memory:"]) == 0
+    assert "chatd is ready" in capsys.readouterr().out
+
+
+def test_event_loop_without_sockets_fails_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+    monkeypatch.setattr("socket.socketpair", refuse)
+    assert main(["--port", "0", "--db", ":memory:"]) == 2
+    errors = capsys.readouterr().err
+    assert "event loop: cannot create its sockets" in errors
+    assert "AF_UNIX" in errors
+    assert errors.count("\n") == 1, errors
+
+
+@pytest.mark.parametrize("missing", ["fcntl", "resource"])
+def test_system_that_is_not_a_unix_gets_one_line(missing: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; from chatd.__main__ import main"
+    result = subprocess.run(
+        [sys.executable, "-c", f"{code}; sys.exit(main([]))"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        "chatd: this system is not a Unix; run chatd on Linux or macOS, or on Windows in WSL\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--port", "0"],
+        ["--invite-only"],
+        ["invite", "Ann"],
+        ["revoke", "Ann"],
+        ["check"],
+        ["export"],
+    ],
+    ids=" ".join,
+)
+def test_user_without_home_directory_gets_one_line(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("HOME", "XDG_STATE_HOME", "STATE_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # no entry for the user
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert "this user has no home directory; choose a file with --db" in errors
+    assert errors.count("\n") == 1, errors
+
+
+def run_with_closed_streams(closing: str, *arguments: str) -> tuple[int, str, str]:
+    """Run chatd with closed streams; return the status and both outputs."""
+    result = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closing}', "sh", *command("chatd", *arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    return result.returncode, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("closing", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_server_with_closed_streams_serves(closing: str, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    arguments = command("chatd", "--unix", str(path), "--db", str(tmp_path / "chat.db"))
+    with subprocess.Popen(
+        ["sh", "-c", f'exec "$@" {closing}', "sh", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        try:
+            poll(lambda: path.exists() or process.poll() is not None, "chatd listens")
+            assert process.poll() is None, process.communicate()
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(PATIENCE)
+                sock.connect(str(path))
+                sock.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+                assert read_to_end(sock).endswith(b"ok\n")
+            for number in range(3):  # neither the store nor a socket takes a standard descriptor
+                target = os.readlink(f"/proc/{process.pid}/fd/{number}")
+                assert target.startswith(("/dev/", "pipe:")), target
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=PATIENCE)
+            assert (process.returncode, errors.decode()) == (0, "")
+        finally:
+            process.kill()
+
+
+def test_commands_with_closed_output_fail_with_one_line(tmp_path: Path) -> None:
+    path = str(tmp_path / "chat.db")
+    SQLiteStore(path).close()
+    Invitations(tmp_path)
+    for arguments in (["invite", "Ann"], ["check"], ["export"]):
+        assert run_with_closed_streams(">&-", *arguments, "--db", path) == (
+            *(2, ""),
+            "chatd: standard output: closed; redirect it to a file or to /dev/null\n",
+        )
+        assert run_with_closed_streams(">&- 2>&-", *arguments, "--db", path) == (2, "", "")
+    assert run_with_closed_streams(">&-", "revoke", "Ann", "--db", path) == (0, "", "")
+    assert run_with_closed_streams("2>&-", "--unix", "x" * 200, "--db", path) == (2, "", "")
+    for arguments in (["invite", "Ann"], ["revoke", "Ann"], ["check"]):
+        status, _, errors = run_with_closed_streams(">/dev/full", *arguments, "--db", path)
+        assert (status, errors) == (
+            2,
+            "chatd: standard output: cannot write: No space left on device\n",
+        )
 
 
 def test_server_with_certificate_announces_https(

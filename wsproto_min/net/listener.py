@@ -184,7 +184,7 @@ class Listener:
 
 def _identify_socket_file(sock: socket.socket) -> tuple[int, int] | None:
     """Return device and inode of the file at a Unix socket's path, or None without a file."""
-    if sock.family == socket.AF_UNIX:
+    if sock.family == getattr(socket, "AF_UNIX", None):  # Windows has no AF_UNIX
         with suppress(OSError, ValueError):  # ValueError: an abstract name has no file
             status = os.stat(sock.getsockname())
             return status.st_dev, status.st_ino
