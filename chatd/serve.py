@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import socket
@@ -14,10 +15,13 @@ from chatd.access.connection_limits import DEFAULT_MAX_PEERS, raise_descriptor_l
 from chatd.access.invitations import Invitations
 from chatd.access.origin import OriginPolicy
 from chatd.app import Chat
+from chatd.certificate import Certificate, CertificateError
 from chatd.commands import CommandError, find_default_store, flushed_output, open_invitations
 from chatd.ops.log_handler import log_to
 from chatd.storage.sqlite import MEMORY, SQLiteStore
 from chatd.storage.store import StoreError
+
+logger = logging.getLogger("chatd")
 
 # Prefixes of the hosts that other machines cannot reach.
 _LOOPBACK = ("127.", "::1", "localhost")
@@ -32,7 +36,7 @@ def serve(options: Namespace) -> int:
     with log_to(sys.stderr, options.log_format):
         path = _prepare_store(options)
         invitations = open_invitations(options) if options.invite_only else None
-        context = _load_certificate(options)
+        certificate = _load_certificate(options)
         try:
             store = SQLiteStore(
                 path, keep_messages=options.keep_messages, keep_days=options.keep_days
@@ -41,7 +45,8 @@ def serve(options: Namespace) -> int:
             raise CommandError(str(error)) from None
         try:
             chat = _create_chat(store, options, invitations)
-            location = _listen(chat, options, context)
+            _reload_at_hangup(chat, certificate)
+            location = _listen(chat, options, certificate.context if certificate else None)
             _drain_at_signals(chat, options.drain_timeout)
             _announce(options, location, "memory only" if path == MEMORY else path)
             chat.server.run()
@@ -100,6 +105,24 @@ def _drain_at_signals(chat: Chat, timeout: float) -> None:
         signal.signal(number, end)
 
 
+def _reload_at_hangup(chat: Chat, certificate: Certificate | None) -> None:
+    """Read the certificate again at each SIGHUP, whose default action would end the process."""
+
+    def reload() -> None:
+        if certificate is None:
+            logger.info("SIGHUP: ignored, because chatd has no certificate to read again")
+            return
+        try:
+            certificate.reload()
+        except CertificateError as error:
+            logger.error("%s; the previous certificate stays in use", error)
+        else:
+            logger.info("SIGHUP: the certificate was read again, for all new connections")
+
+    # The event loop calls `reload`, because a signal handler must not interrupt a log handler.
+    signal.signal(signal.SIGHUP, lambda *_: chat.server.call_soon_threadsafe(reload))
+
+
 def _limit_peers(requested: int | None) -> int:
     """Return the limit on connections, after raising the limit on file descriptors."""
     possible = raise_descriptor_limit(requested or DEFAULT_MAX_PEERS)
@@ -126,24 +149,13 @@ def _prepare_store(options: Namespace) -> str:
     return str(path)
 
 
-def _load_certificate(options: Namespace) -> ssl.SSLContext | None:
-    certificate, key = options.tls_cert, options.tls_key
-    if not certificate:
+def _load_certificate(options: Namespace) -> Certificate | None:
+    if not options.tls_cert:
         return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    files = certificate if key is None else f"{certificate} with the key {key}"
     try:
-        context.load_cert_chain(certificate, key)
-    except ssl.SSLError:  # its text is for readers of OpenSSL's sources
-        raise CommandError(
-            f"certificate {files}: not in PEM format, or the key is missing or belongs to another"
-            " certificate; check --tls-cert and --tls-key"
-        ) from None
-    except OSError as error:
-        raise CommandError(
-            f"certificate {files}: cannot read: {error.strerror}; check --tls-cert and --tls-key"
-        ) from None
-    return context
+        return Certificate(options.tls_cert, options.tls_key)
+    except CertificateError as error:
+        raise CommandError(str(error)) from None
 
 
 def _listen(chat: Chat, options: Namespace, context: ssl.SSLContext | None) -> str:

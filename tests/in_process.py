@@ -37,7 +37,7 @@ class Lines:
 
 @contextmanager
 def handlers_restored() -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     handlers = [signal.getsignal(number) for number in numbers]
     try:
         yield

@@ -544,7 +544,7 @@ def test_server_with_certificate_announces_https(
     # The ssl module validates certificates, so a stub is enough.
     loaded: list[tuple[str, str | None]] = []
     monkeypatch.setattr(
-        "ssl.SSLContext.load_cert_chain", lambda _, file, key: loaded.append((file, key))
+        "ssl.SSLContext.load_cert_chain", lambda _, file, key, password: loaded.append((file, key))
     )
     monkeypatch.setattr("chatd.app.Server.run", lambda server: server.stop())
     monkeypatch.setattr("chatd.serve.signal.signal", lambda *_: None)
