@@ -78,7 +78,7 @@ class Chat:
         max_peers: Limit of connections; 0 for none.
         max_per_address: Limit of connections from one address; 0 for none, None for
             the default.
-        metrics_readers: Networks that may read `/metrics`, besides this machine.
+        metrics_readers: Networks that may read `/metrics`.
     """
 
     def __init__(

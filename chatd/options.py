@@ -181,7 +181,7 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
         type=_network,
         default=[],
         metavar="ADDRESS[/BITS]|unix",
-        help="let this network read /metrics, besides this machine; repeatable",
+        help="let this network read /metrics, for example 127.0.0.1; repeatable",
     )
     add(
         "--log-format",

@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any, Self
 from unittest.mock import patch
 
+from chatd.access.trusted_networks import parse_network
 from chatd.app import Chat
 from chatd.rooms import Room
 from chatd.storage.sqlite import MEMORY, SQLiteStore
@@ -143,8 +144,10 @@ def open_store(path: str = MEMORY, **options: Any) -> SQLiteStore:
 def serve_chat(store: MessageStore | None = None, **options: Any) -> Iterator[RunningServer]:
     """Run a chat server in a thread.
 
-    By default the store is in memory and the message rate has no limit.
+    By default the store is in memory, the message rate has no limit, and this machine may
+    read the metrics.
     """
+    options.setdefault("metrics_readers", [parse_network("127.0.0.1")])
     options.setdefault("rate", 0.0)
     store = store or open_store()
     try:

@@ -1,10 +1,11 @@
 """Endpoints for monitoring: `/healthz` and `/metrics`.
 
-Everybody may read the health, which is one word. Metrics reveal more, such as the
-number of people at night. By default, only programs on this machine may read metrics. A
-proxy on this machine must not publish them by accident, although it connects from a
-loopback address. So a local request must also have a loopback Host header and no header
-that proxies add. A proxy may omit one of these signs, but hardly all of them.
+Every client may read the health, which is one word. Metrics reveal more, such as the
+number of people at night. A proxy on this machine must not publish them by accident. A
+request that nginx forwards with a bare `proxy_pass` can equal the request of a local
+program in every byte. So only the networks that the operator names may read the metrics,
+and a loopback address is no exception. The requests of these networks must be direct: a
+header that proxies add, HTTP/1.0 or a public Host header shows a proxy between them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from http import HTTPStatus
 from ipaddress import ip_address
 
 from chatd.access.origin import host_name
-from chatd.access.trusted_networks import TrustedNetwork, is_trusted, parse_host
+from chatd.access.trusted_networks import TrustedNetwork, is_trusted, parse_host, strip_port
 from chatd.ops.metrics import CONTENT_TYPE, Metrics, Value, format_exposition
 from chatd.page import check_method
 from wsproto_min import HandshakeError, Request, Response, Server
@@ -22,7 +23,14 @@ from wsproto_min import HandshakeError, Request, Response, Server
 HEALTH_PATH = "/healthz"
 METRICS_PATH = "/metrics"
 # Headers that proxies add; any of them marks a forwarded request.
-_PROXY_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
+_PROXY_HEADERS = (
+    "Forwarded",
+    "Via",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Proto",
+    "X-Real-IP",
+)
 
 
 def health_response(request: Request, *, draining: bool) -> Response:
@@ -40,9 +48,10 @@ def check_metrics_reader(
 
     Args:
         request: The request.
-        address: Address of the client, as in `Peer.address`.
-        networks: Networks that may read the metrics, besides this machine. `unix` stands
-            for direct clients of the Unix socket.
+        address: Address of the client, as in `Peer.address`. An address without a port is
+            the one that a trusted proxy has forwarded.
+        networks: Networks that may read the metrics. `unix` stands for direct clients of
+            the Unix socket.
 
     Raises:
         HandshakeError: 403 if the client may not read them, 405 for another method than
@@ -50,25 +59,24 @@ def check_metrics_reader(
     """
     check_method(request)
     host = parse_host(address)
-    if host is None:
+    if host is None or not is_trusted(host, networks):
         allowed = False
-    elif isinstance(host, str):
-        allowed = host in networks and not _is_forwarded(request)
-    elif host.is_loopback:
-        is_direct = is_trusted(host, networks) or _has_loopback_host(request)
-        allowed = is_direct and not _is_forwarded(request)
+    elif isinstance(host, str) or host.is_loopback:
+        allowed = not _is_forwarded(request) and _has_loopback_host(request)
     else:
-        allowed = is_trusted(host, networks)
+        allowed = strip_port(address) == address or not _is_forwarded(request)
     if not allowed:
         raise HandshakeError(
             HTTPStatus.FORBIDDEN,
-            "metrics: only programs on this machine may read them; to allow others, start"
-            " chatd with --metrics-from and their address, or unix for the Unix socket",
+            "metrics: this client may not read them, or a proxy has forwarded its request; to"
+            " allow a direct client, start chatd with --metrics-from and its address, for"
+            " example 127.0.0.1, or unix for the Unix socket",
         )
 
 
 def _is_forwarded(request: Request) -> bool:
-    return any(request.headers.values(name) for name in _PROXY_HEADERS)
+    """Return True if a request shows signs of a proxy; nginx sends HTTP/1.0 by default."""
+    return request.version == "HTTP/1.0" or any(map(request.headers.values, _PROXY_HEADERS))
 
 
 def _has_loopback_host(request: Request) -> bool:

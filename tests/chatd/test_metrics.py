@@ -245,36 +245,43 @@ LOCAL = ["Host: localhost"]
 @pytest.mark.parametrize(
     ("address", "headers", "networks", "allowed"),
     [
-        ("127.0.0.1:5", LOCAL, [], True),
-        ("127.0.0.1:5", ["Host: 127.0.0.1:8765"], [], True),
-        ("[::1]:5", ["Host: [::1]:8765"], [], True),
-        ("[::ffff:127.0.0.1]:5", LOCAL, [], True),
-        # Requests that a proxy on this machine forwards, configured or not.
-        ("127.0.0.1:5", [*LOCAL, "X-Forwarded-For: 198.51.100.1"], [], False),
-        ("127.0.0.1:5", [*LOCAL, "Forwarded: for=198.51.100.1"], [], False),
-        ("127.0.0.1:5", [*LOCAL, "Via: 1.1 a"], [], False),
-        ("127.0.0.1:5", [*LOCAL, "X-Real-IP: 198.51.100.1"], [], False),
-        ("127.0.0.1:5", [*LOCAL, "X-Forwarded-Host: a.example"], [], False),
-        ("127.0.0.1:5", ["Host: chat.example"], [], False),
-        ("127.0.0.1:5", ["Host: 192.0.2.1"], [], False),
-        ("127.0.0.1", [*LOCAL, "X-Forwarded-For: 127.0.0.1"], [], False),
+        # No network is allowed by default, and loopback is no exception.
+        ("127.0.0.1:5", LOCAL, [], False),
+        ("[::1]:5", ["Host: [::1]:8765"], [], False),
         ("198.51.100.1:5", LOCAL, [], False),
-        ("198.51.100.1", LOCAL, [], False),
         ("unix", LOCAL, [], False),
-        # Networks that the operator allows.
+        # This machine, directly.
+        ("127.0.0.1:5", LOCAL, ["127.0.0.1"], True),
+        ("127.0.0.1:5", ["Host: 127.0.0.1:8765"], ["127.0.0.0/8"], True),
+        ("[::1]:5", ["Host: [::1]:8765"], ["::1"], True),
+        ("[::ffff:127.0.0.1]:5", LOCAL, ["127.0.0.1"], True),
+        ("unix", LOCAL, ["unix"], True),
+        ("127.0.0.1:5", LOCAL, ["198.51.100.0/24", "unix", "::1"], False),
+        ("unix", LOCAL, ["127.0.0.1"], False),
+        # This machine, through a proxy.
+        ("127.0.0.1:5", [*LOCAL, "X-Forwarded-For: 198.51.100.1"], ["127.0.0.1"], False),
+        ("127.0.0.1:5", [*LOCAL, "Forwarded: for=198.51.100.1"], ["127.0.0.1"], False),
+        ("127.0.0.1:5", [*LOCAL, "Via: 1.1 a"], ["127.0.0.1"], False),
+        ("127.0.0.1:5", [*LOCAL, "X-Real-IP: 198.51.100.1"], ["127.0.0.1"], False),
+        ("127.0.0.1:5", [*LOCAL, "X-Forwarded-Host: a.example"], ["127.0.0.1"], False),
+        ("127.0.0.1:5", [*LOCAL, "X-Forwarded-Proto: https"], ["127.0.0.1"], False),
+        ("127.0.0.1:5", ["Host: chat.example"], ["127.0.0.1"], False),
+        ("127.0.0.1:5", ["Host: 192.0.2.1"], ["127.0.0.1"], False),
+        ("127.0.0.1:5", ["Host:"], ["127.0.0.1"], False),
+        ("127.0.0.1", [*LOCAL, "X-Forwarded-For: 127.0.0.1"], ["127.0.0.1"], False),
+        ("unix", [*LOCAL, "X-Forwarded-For: 198.51.100.1"], ["unix"], False),
+        ("unix", ["Host: chat.example"], ["unix"], False),
+        # Other machines, directly, through a trusted proxy and through an unknown one.
         ("198.51.100.1:5", ["Host: chat.example"], ["198.51.100.0/24"], True),
         ("198.51.100.1", [*LOCAL, "X-Forwarded-For: 198.51.100.1"], ["198.51.100.1"], True),
+        ("[2001:db8::1]", [*LOCAL, "X-Forwarded-For: 2001:db8::1"], ["2001:db8::1"], True),
+        ("198.51.100.1:5", [*LOCAL, "X-Forwarded-For: 192.0.2.1"], ["198.51.100.1"], False),
+        ("[2001:db8::1]:5", [*LOCAL, "Via: 1.1 a"], ["2001:db8::1"], False),
         ("203.0.113.1:5", LOCAL, ["198.51.100.0/24"], False),
-        ("127.0.0.1:5", LOCAL, ["198.51.100.0/24"], True),
-        ("unix", LOCAL, ["unix"], True),
-        ("unix", [*LOCAL, "X-Forwarded-For: 198.51.100.1"], ["unix"], False),
-        ("127.0.0.1:5", ["Host: chat.example"], ["unix"], False),
-        ("127.0.0.1:5", ["Host: chat.example"], ["127.0.0.1"], True),
-        ("127.0.0.1:5", [*LOCAL, "X-Forwarded-For: 198.51.100.1"], ["127.0.0.1"], False),
         ("nowhere", LOCAL, ["unix"], False),
     ],
 )
-def test_metrics_allow_this_machine_and_the_allowed_networks(
+def test_metrics_allow_direct_clients_of_allowed_networks(
     address: str, headers: Sequence[str], networks: Sequence[str], allowed: bool
 ) -> None:
     fields = [(name, value) for name, _, value in (line.partition(": ") for line in headers)]
@@ -286,6 +293,12 @@ def test_metrics_allow_this_machine_and_the_allowed_networks(
         with pytest.raises(HandshakeError, match="--metrics-from") as caught:
             check_metrics_reader(request, address, readers)
         assert caught.value.status == 403
+
+
+def test_metrics_refuse_http_1_0_which_nginx_sends() -> None:
+    request = Request("GET", "/metrics", "HTTP/1.0", Headers([("Host", "localhost")]))
+    with pytest.raises(HandshakeError, match="a proxy has forwarded its request"):
+        check_metrics_reader(request, "127.0.0.1:5", [parse_network("127.0.0.1")])
 
 
 def test_metrics_refuse_clients_of_proxies_and_foreign_hosts() -> None:

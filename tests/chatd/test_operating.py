@@ -30,7 +30,7 @@ from tests.support import (
 from wsproto_min.connection import Close
 from wsproto_min.net.server import Server
 
-ALONE = ("--port", "0", "--db", ":memory:", "--rate-limit", "0")
+ALONE = ("--port", "0", "--db", ":memory:", "--rate-limit", "0", "--metrics-from", "127.0.0.1")
 HEALTH = b"GET /healthz HTTP/1.1\r\n\r\n"
 TOKEN = "eyJzZWNyZXQ.token"
 

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from wsproto_min import Client, HandshakeError, connect
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 # nginx connects from this address, so that chatd can distinguish nginx from its clients.
 NGINX_ADDRESS = "127.0.0.2"
+README = (ROOT / "chatd" / "README.md").read_text()
 README_SOCKET = "http://unix:/run/chatd/chatd.sock"
 
 CONFIGURATION = """
@@ -52,11 +53,7 @@ http {{
 
 def snippet() -> str:
     """Return the nginx configuration in chatd/README.md."""
-    found = re.search(
-        r"<!-- nginx -->\n```nginx\n(.*?)```",
-        (ROOT / "chatd" / "README.md").read_text(),
-        re.DOTALL,
-    )
+    found = re.search(r"<!-- nginx -->\n```nginx\n(.*?)```", README, re.DOTALL)
     assert found, "chatd/README.md shows no nginx snippet"
     assert found[1].count(README_SOCKET) == 1
     return found[1]
@@ -68,15 +65,21 @@ def is_listening(address: Address) -> bool:
 
 
 @contextmanager
-def nginx(directory: Path, upstream: str, more: str = "") -> Iterator[Address]:
-    """Run nginx in front of `upstream`; yield its address."""
+def nginx(
+    directory: Path, upstream: str, more: str = "", configured: str | None = None
+) -> Iterator[Address]:
+    """Run nginx in front of `upstream`; yield its address.
+
+    `configured` replaces the configuration in chatd/README.md.
+    """
     need(NGINX, "nginx", "apt-get install nginx-light")
     assert NGINX is not None
     with socket.create_server(("127.0.0.1", 0)) as sock:
         address: Address = sock.getsockname()
     configuration = directory / "nginx.conf"
     configuration.write_text(CONFIGURATION.format(directory=directory, port=address[1], more=more))
-    (directory / "snippet.conf").write_text(snippet().replace(README_SOCKET, upstream))
+    configured = configured or snippet()
+    (directory / "snippet.conf").write_text(configured.replace(README_SOCKET, upstream))
     arguments = [NGINX, "-p", str(directory), "-c", str(configuration)]
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -172,3 +175,48 @@ def test_nginx_forwards_the_address_of_the_client(tmp_path: Path, trusted: str) 
 
     assert address_of_peer(parse_network(trusted)) == "127.0.0.1"
     assert address_of_peer().startswith("unix" if trusted == "unix" else f"{NGINX_ADDRESS}:")
+
+
+METRICS = b"GET /metrics HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n"
+BARE = f"location / {{ proxy_pass {README_SOCKET}; }}"
+HTTP_1_1 = f"location / {{ proxy_pass {README_SOCKET}; proxy_http_version 1.1; }}"
+# With keepalive to the upstream server, the request shows no proxy.
+HIDDEN = HTTP_1_1.replace("1.1;", '1.1; proxy_set_header Connection "";')
+PROXIES = {"bare": BARE, "HTTP/1.1": HTTP_1_1, "hidden": HIDDEN, "README": None}
+
+
+@pytest.mark.parametrize("configured", PROXIES.values(), ids=list(PROXIES))
+@pytest.mark.parametrize("transport", ["tcp", "unix"])
+def test_nginx_publishes_no_metrics_by_default(
+    configured: str | None, transport: str, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        if transport == "unix":
+            upstream = f"http://unix:{tmp_path / 'chatd.sock'}"
+            stack.enter_context(chatd_on(tmp_path / "chatd.sock"))
+        else:
+            running = stack.enter_context(daemon("chatd", "--port", "0", "--db", MEMORY))
+            upstream = f"http://127.0.0.1:{running.address[1]}"
+            assert b" 403 " in exchange(running.address, METRICS % b"localhost")[:20]
+        address = stack.enter_context(nginx(tmp_path, upstream, configured=configured))
+        for host in (b"localhost", b"127.0.0.1", b"[::1]", b"chat.example"):
+            assert exchange(address, METRICS % host).startswith(b"HTTP/1.1 403 "), host
+        assert exchange(address, b"GET /healthz HTTP/1.0\r\n\r\n").endswith(b"ok\n")
+
+
+@pytest.mark.parametrize(
+    ("proxy", "status"), [("bare", b"403"), ("README", b"403"), ("hidden", b"200")]
+)
+def test_nginx_publishes_metrics_only_if_allowed(proxy: str, status: bytes, tmp_path: Path) -> None:
+    readers = ("--metrics-from", "127.0.0.1")
+    with daemon("chatd", "--port", "0", "--db", MEMORY, *readers) as running:
+        upstream = f"http://127.0.0.1:{running.address[1]}"
+        assert b" 200 " in exchange(running.address, METRICS % b"localhost")[:20]
+        with nginx(tmp_path, upstream, configured=PROXIES[proxy]) as address:
+            response = exchange(address, METRICS % b"localhost")
+            assert response.startswith(b"HTTP/1.1 " + status)
+        # chatd/README.md has this location for a proxy that hides itself.
+        location = re.search(r"`(location = /metrics .*?)`", README)
+        assert location
+        with nginx(tmp_path, upstream, location[1], configured=PROXIES[proxy]) as address:
+            assert exchange(address, METRICS % b"localhost").startswith(b"HTTP/1.1 404 ")
