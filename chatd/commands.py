@@ -14,8 +14,10 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from chatd.access.invitations import SECRET_FILE, Invitations
+from chatd.addresses import is_loopback
 from chatd.ops.log_handler import escape_control_characters
 from chatd.storage.check import check_store, count_messages, export_store, open_read_only
 from chatd.storage.sqlite import MEMORY, default_path
@@ -36,6 +38,12 @@ def invite(options: Namespace) -> int:
     path = f"r/{options.room[0]}" if options.room else ""
     with flushed_output():
         print(f"{options.url.rstrip('/')}/{path}#invite={token}")
+    if is_loopback(urlsplit(options.url).hostname or ""):
+        print(
+            f"chatd: link for {options.name}: works on this machine only; for other machines, give"
+            " the address of the page with --url",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -23,6 +23,7 @@ VERSION = (
     f"chatd {chatd.__version__} (Python {sys.version.split()[0]},"
     f" SQLite {sqlite3.sqlite_version}, {ssl.OPENSSL_VERSION})"
 )
+DEFAULT_HOST = "127.0.0.1"
 # A hundred years.
 MAX_DAYS = 36500
 
@@ -87,6 +88,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.command in ("check", "export") and options.db == MEMORY:
         parser.error(f"{options.command} needs a file; --db :memory: exists only inside its chatd")
     options.command = options.command or "serve"
+    options.host = options.host or [DEFAULT_HOST]
     if options.tls_key and not options.tls_cert:
         parser.error("--tls-key needs --tls-cert")
     if options.tls_cert and options.unix is not None:
@@ -107,8 +109,9 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--host",
-        default="127.0.0.1",
-        help="address to listen on; 0.0.0.0 for all interfaces (default: %(default)s)",
+        action="append",
+        help="address or name to listen on; 0.0.0.0 for all addresses of this machine, :: for those"
+        f" of IPv6 too; repeatable (default: {DEFAULT_HOST})",
     )
     add(
         "--port",

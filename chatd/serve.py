@@ -10,10 +10,13 @@ import socket
 import ssl
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from chatd.access.connection_limits import DEFAULT_MAX_PEERS, raise_descriptor_limit
 from chatd.access.invitations import Invitations
 from chatd.access.origin import OriginPolicy
+from chatd.addresses import ListenError, is_loopback, listen, page_urls
 from chatd.app import Chat
 from chatd.certificate import Certificate, CertificateError
 from chatd.commands import CommandError, find_default_store, flushed_output, open_invitations
@@ -22,9 +25,6 @@ from chatd.storage.sqlite import MEMORY, SQLiteStore
 from chatd.storage.store import StoreError
 
 logger = logging.getLogger("chatd")
-
-# Prefixes of the hosts that other machines cannot reach.
-_LOOPBACK = ("127.", "::1", "localhost")
 
 
 def serve(options: Namespace) -> int:
@@ -46,9 +46,9 @@ def serve(options: Namespace) -> int:
         try:
             chat = _create_chat(store, options, invitations)
             _reload_at_hangup(chat, certificate)
-            location = _listen(chat, options, certificate.context if certificate else None)
+            urls = _listen(chat, options, certificate.context if certificate else None)
             _drain_at_signals(chat, options.drain_timeout)
-            _announce(options, location, "memory only" if path == MEMORY else path)
+            _announce(options, urls, "memory only" if path == MEMORY else path)
             chat.server.run()
         finally:
             store.close()
@@ -76,16 +76,26 @@ def _create_chat(store: SQLiteStore, options: Namespace, invitations: Invitation
         ) from None
 
 
-def _announce(options: Namespace, location: str, kept_in: str) -> None:
+def _announce(options: Namespace, urls: Sequence[str], kept_in: str) -> None:
+    """Print the ready line, and a warning if other machines have free access.
+
+    Args:
+        options: The options.
+        urls: Addresses of the page; none for a Unix socket.
+        kept_in: Place of the messages.
+    """
     if sys.stdout is None:  # a service manager may close it
         return
     try:
         with flushed_output():
+            location = f"listening on the Unix socket {options.unix}"
+            if urls:
+                location = f"open {' or '.join(urls)}"
             print(f"chatd is ready: {location} (messages in {kept_in}; Ctrl-C stops it)")
-            is_open = options.unix is None and not options.invite_only
-            if is_open and not options.host.startswith(_LOOPBACK):
+            reachable = [url for url in urls if not is_loopback(urlsplit(url).hostname or "")]
+            if reachable and not options.invite_only:
                 print(
-                    f"chatd: everybody who can reach {options.host} can read and write here; use"
+                    f"chatd: everybody who can reach {reachable[0]} can read and write here; use"
                     " --invite-only to admit only invited people"
                 )
     except BrokenPipeError as error:
@@ -158,20 +168,21 @@ def _load_certificate(options: Namespace) -> Certificate | None:
         raise CommandError(str(error)) from None
 
 
-def _listen(chat: Chat, options: Namespace, context: ssl.SSLContext | None) -> str:
-    """Listen on the address in the options; return the location for the ready line."""
+def _listen(chat: Chat, options: Namespace, context: ssl.SSLContext | None) -> list[str]:
+    """Listen as the options demand; return the addresses of the page, none for a Unix socket."""
+    if options.unix is None:
+        try:
+            listening = listen(chat.server, options.host, options.port, context)
+        except ListenError as error:
+            raise CommandError(_explain_tcp_error(error)) from None
+        return page_urls("https" if context else "http", listening)
     try:
-        if options.unix is not None:
-            if not hasattr(socket, "AF_UNIX"):
-                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
-            chat.server.listen_unix(options.unix)
-            return f"listening on the Unix socket {options.unix}"
-        host, port = chat.server.listen(options.host, options.port, context)
+        if not hasattr(socket, "AF_UNIX"):
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        chat.server.listen_unix(options.unix)
     except OSError as error:
-        if options.unix is not None:
-            raise CommandError(_explain_unix_error(error, options.unix)) from None
-        raise CommandError(_explain_tcp_error(error, options.host, options.port)) from None
-    return f"open {_url('https' if context else 'http', host, port)}"
+        raise CommandError(_explain_unix_error(error, options.unix)) from None
+    return []
 
 
 def _explain_unix_error(error: OSError, path: str) -> str:
@@ -189,18 +200,14 @@ def _explain_unix_error(error: OSError, path: str) -> str:
     return f"Unix socket {path}: cannot listen: {reason}; choose another path with --unix"
 
 
-def _explain_tcp_error(error: OSError, host: str, port: int) -> str:
-    if error.errno == errno.EADDRINUSE:
+def _explain_tcp_error(error: ListenError) -> str:
+    host, port, cause = error.host, error.port, error.cause
+    if cause.errno == errno.EADDRINUSE:
         return (
             f"port {port} on {host}: in use, perhaps by another chatd; stop that program or choose"
             " another port with --port (0 picks a free one)"
         )
-    if error.errno == errno.EACCES:
+    if cause.errno == errno.EACCES:
         return f"port {port}: permission denied; choose a port from 1024 up with --port"
-    return f"host {host}: cannot listen: {error.strerror}; choose an address with --host"
-
-
-def _url(scheme: str, host: str, port: int) -> str:
-    """Return the address of the page. A wildcard address becomes a loopback address."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"{scheme}://[{host}]:{port}/" if ":" in host else f"{scheme}://{host}:{port}/"
+    reason = str(cause.strerror).partition(" (while")[0]  # socket.create_server() adds the address
+    return f"host {host}: cannot listen: {reason}; choose an address with --host"

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd import app
+from chatd.__main__ import main
 from chatd.access.invitations import (
     DAY,
     SECRET_SIZE,
@@ -516,12 +517,19 @@ def test_recheck_ignores_connections_in_the_handshake(
 # Commands.
 
 
+LOOPBACK_WARNING = (
+    "chatd: link for Ann: works on this machine only; for other machines, give the address of the"
+    " page with --url\n"
+)
+
+
 def run(*arguments: str) -> str:
     """Run a command that must succeed; return its output."""
     result = subprocess.run(
         command("chatd", *arguments), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
     )
-    assert (result.returncode, result.stderr) == (0, ""), result
+    assert result.returncode == 0, result
+    assert result.stderr == (LOOPBACK_WARNING if "http://127.0.0.1" in result.stdout else "")
     return result.stdout
 
 
@@ -559,6 +567,25 @@ def test_invite_prints_link_to_first_room_valid_for_the_days(tmp_path: Path) -> 
     assert invitations.check(token, time.time()) == Invitation("Ann", ("a", "b.c"))
     invitations.check(token, before + DAY / 2 - 1)
     assert "expired" in reason(invitations, token, time.time() + DAY / 2)
+
+
+@pytest.mark.parametrize(
+    ("url", "warned"),
+    [
+        *((f"http://{host}/", True) for host in ("localhost:8765", "127.1.2.3", "[::1]:8765")),
+        ("https://chat.localhost/chat", True),
+        *((f"http://{host}/", False) for host in ("192.0.2.7:8765", "[2001:db8::1]", "a.example")),
+    ],
+)
+def test_invite_warns_about_a_loopback_link(
+    url: str, warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "chat.db").touch()
+    Invitations(tmp_path)
+    assert main(["invite", "Ann", "--url", url, "--db", str(tmp_path / "chat.db")]) == 0
+    output, errors = capsys.readouterr()
+    assert output.startswith(url)
+    assert errors == (LOOPBACK_WARNING if warned else "")
 
 
 def test_secret_is_in_the_state_directory_by_default(
