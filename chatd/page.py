@@ -85,5 +85,6 @@ def room_of(request: Request) -> str:
     raise HandshakeError(
         HTTPStatus.NOT_FOUND,
         "no such page; the chat is at / and at /r/ROOM, where ROOM is"
-        " 1 to 64 letters, digits, dots, underscores or dashes",
+        " 1 to 64 letters, digits, dots, underscores or dashes; a proxy with the chat under another"
+        " path must remove this path",
     )
