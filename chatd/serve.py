@@ -116,7 +116,7 @@ def _drain_at_signals(chat: Chat, timeout: float) -> None:
 
 
 def _reload_at_hangup(chat: Chat, certificate: Certificate | None) -> None:
-    """Read the certificate again at each SIGHUP, whose default action would end the process."""
+    """Read the certificate again at each SIGHUP. The default action would end the process."""
 
     def reload() -> None:
         if certificate is None:
