@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import shutil
 import signal
@@ -571,3 +572,55 @@ def test_tab_key_reaches_every_control(chat: Daemon, users: Users) -> None:
     assert expected <= reached
     ada.tab.press("Escape")
     ada.tab.wait("document.activeElement.id === 'message-input'")
+
+
+# Older browsers and errors.
+
+
+def open_with_script(users: Users, script: str, address: str) -> User:
+    """Open a page in which `script` runs first."""
+    user = users.open("about:blank")
+    user.tab.call("Page.addScriptToEvaluateOnNewDocument", source=script)
+    user.tab.go(address)
+    return user
+
+
+def test_page_without_url_can_parse_shows_links(chat: Daemon, users: Users) -> None:
+    old = open_with_script(users, "delete URL.canParse", url(chat, "old"))
+    old.enter_name("Ada")
+    old.wait_until_joined()
+    for text in ("before", "see https://example.org/a", "see https://[", "after"):
+        old.say(text)
+    texts = ["before", "see https://example.org/a", "see https://[", "after"]
+    old.wait_for(*texts)
+    old.tab.reload()
+    old.wait_for(*texts)
+    assert old.tab.evaluate("document.querySelectorAll('#message-list a').length") == 1
+
+
+def test_page_uses_no_css_that_older_browsers_ignore() -> None:
+    style = (ROOT / "client.html").read_text().partition("<style>")[2].partition("</style>")[0]
+    rules = re.sub(r"/\*.*?\*/", "", style, flags=re.DOTALL)
+    assert "light-dark(" not in rules
+
+
+def test_page_with_an_error_in_one_row_shows_the_others(chat: Daemon, users: Users) -> None:
+    script = """
+        const matchAll = String.prototype.matchAll;
+        String.prototype.matchAll = function (...rest) {
+          if (this.includes("broken")) throw new Error("this row fails");
+          return matchAll.apply(this, rest);
+        };
+    """
+    ada = open_with_script(users, script, url(chat, "row"))
+    ada.enter_name("Ada")
+    ada.wait_until_joined()
+    with join(chat, "row", "Grace") as grace:
+        for text in ("one", "broken", "two"):
+            say(grace, "row", text)
+        ada.wait_for("one", "broken", "two")
+        ada.say("three")
+        ada.wait_for("one", "broken", "two", "three")
+    ada.tab.evaluate("1")
+    assert len(ada.tab.console_errors) == 1, "the console has the error of the row, once"
+    ada.tab.console_errors.clear()
