@@ -624,3 +624,25 @@ def test_page_with_an_error_in_one_row_shows_the_others(chat: Daemon, users: Use
     ada.tab.evaluate("1")
     assert len(ada.tab.console_errors) == 1, "the console has the error of the row, once"
     ada.tab.console_errors.clear()
+
+
+# The composer.
+
+
+@pytest.mark.parametrize(
+    "composing", ["isComposing: true", "keyCode: 229"], ids=["standard", "Safari"]
+)
+def test_enter_that_ends_a_composition_sends_nothing(
+    chat: Daemon, users: Users, composing: str
+) -> None:
+    ada = users.join(url(chat, f"ime-{len(composing)}"), "Ada")
+    for key in ("Enter", "Escape"):
+        ada.tab.evaluate(
+            "document.querySelector('#message-input').value = 'にほん';"
+            "document.querySelector('#notice').hidden = false;"
+            "document.querySelector('#message-input').dispatchEvent(new KeyboardEvent('keydown',"
+            f" {{ key: '{key}', {composing}, bubbles: true, cancelable: true }}))"
+        )
+        assert ada.tab.evaluate("document.querySelector('#message-input').value") == "にほん"
+        assert not ada.tab.evaluate("document.querySelector('#notice').hidden")
+    assert ada.texts() == []
