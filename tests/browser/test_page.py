@@ -646,3 +646,29 @@ def test_enter_that_ends_a_composition_sends_nothing(
         assert ada.tab.evaluate("document.querySelector('#message-input').value") == "にほん"
         assert not ada.tab.evaluate("document.querySelector('#notice').hidden")
     assert ada.texts() == []
+
+
+INPUT = "document.querySelector('#message-input').value"
+
+
+def test_draft_after_reload_is_in_the_input(chat: Daemon, users: Users) -> None:
+    ada = users.join(url(chat, "draft"), "Ada")
+    ada.say("/join other")
+    ada.wait_for_text("h1", "other")
+    ada.tab.type("a draft for other")
+    ada.tab.click("#room-list a[href$=draft]")
+    ada.wait_for_text("h1", "draft")
+    ada.tab.evaluate("document.querySelector('#message-input').focus()")
+    ada.tab.type("one\ntwo")
+    ada.tab.reload()
+    ada.wait_until_joined()
+    assert ada.tab.evaluate(INPUT) == "one\ntwo"
+    ada.tab.click("#room-list a[href$=other]")
+    ada.wait_for_text("h1", "other")
+    assert ada.tab.evaluate(INPUT) == "a draft for other"
+    ada.tab.evaluate("document.querySelector('#message-input').focus()")
+    ada.tab.press("Enter")
+    ada.wait_for("a draft for other")
+    ada.tab.reload()
+    ada.wait_until_joined()
+    assert ada.tab.evaluate(INPUT) == "", "a sent message is no draft"
