@@ -672,3 +672,45 @@ def test_draft_after_reload_is_in_the_input(chat: Daemon, users: Users) -> None:
     ada.tab.reload()
     ada.wait_until_joined()
     assert ada.tab.evaluate(INPUT) == "", "a sent message is no draft"
+
+
+def go_offline(user: User) -> None:
+    """End the page's connection, and keep it from connecting again."""
+    user.tab.evaluate(
+        "window.WebSocket = class { static CONNECTING = 0; static OPEN = 1; close() {} };"
+        " disconnect()"
+    )
+
+
+@pytest.mark.parametrize("way", ["command", "button"])
+def test_leave_with_unsent_text_asks_first(chat: Daemon, users: Users, way: str) -> None:
+    ada = users.join(url(chat, f"{way}-home"), "Ada")
+    room = f"{way}-unsent"
+    ada.say(f"/join {room}")
+    ada.wait_for_text("h1", room)
+    ada.wait_for_text("#member-list", "Ada")
+    if way == "command":
+        go_offline(ada)
+        ada.say("not sent")
+    else:
+        ada.tab.evaluate("document.querySelector('#message-input').focus()")
+        ada.tab.type("not sent")
+
+    def leave() -> None:
+        if way == "command":
+            ada.say("/leave")
+        else:
+            ada.tab.click("#room-list .current .leave-room")
+
+    leave()
+    ada.wait_for_text("#question", f"Leave {room} and discard a message?")
+    ada.wait_for_text("#question-details", "not sent")
+    ada.tab.press("Escape")
+    ada.tab.wait("!document.querySelector('#question-dialog').open")
+    assert ada.tab.evaluate("document.querySelector('h1').textContent") == room
+    assert ada.texts() == ["not sent"] or ada.tab.evaluate(INPUT) == "not sent"
+    leave()
+    ada.tab.wait("document.querySelector('#question-dialog').open")
+    ada.tab.click("#accept")
+    ada.wait_for_text("h1", f"{way}-home")
+    assert ada.tab.evaluate("document.querySelectorAll('#room-list li').length") == 1
