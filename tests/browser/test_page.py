@@ -714,3 +714,47 @@ def test_leave_with_unsent_text_asks_first(chat: Daemon, users: Users, way: str)
     ada.tab.click("#accept")
     ada.wait_for_text("h1", f"{way}-home")
     assert ada.tab.evaluate("document.querySelectorAll('#room-list li').length") == 1
+
+
+# Lost networks.
+
+
+def advance_clock(user: User, seconds: float) -> None:
+    """Let the page's clock jump."""
+    user.tab.evaluate(
+        f"{{ const now = Date.now; Date.now = () => now.call(Date) + {1000 * seconds}; }}"
+    )
+
+
+def test_page_that_goes_offline_shows_it_at_once(users: Users, tmp_path: Path) -> None:
+    with daemon("chatd", "--port", "0", "--db", str(tmp_path / "chat.db")) as chat:
+        ada = users.join(url(chat, "offline"), "Ada")
+        event = "dispatchEvent(new Event('offline')), document.querySelector('#status').textContent"
+        assert "This device is offline" in ada.tab.evaluate(event)
+        ada.tab.wait(CONNECTED)  # the server is on this machine, so it still answers
+        chat.process.send_signal(signal.SIGSTOP)
+        ada.tab.evaluate("dispatchEvent(new Event('offline'))")
+        assert ada.tab.evaluate("document.body.dataset.connection") == "disconnected"
+        ada.wait_for_text("#status", "Cannot reach the chat server")
+        chat.process.send_signal(signal.SIGCONT)
+        ada.wait_until_joined()
+
+
+@pytest.mark.parametrize(("pending", "silence"), [(False, 11), (True, 4)], ids=["idle", "sending"])
+def test_page_with_silent_network_notices_within_16_s(
+    users: Users, tmp_path: Path, pending: bool, silence: int
+) -> None:
+    with daemon("chatd", "--port", "0", "--db", str(tmp_path / "chat.db")) as chat:
+        ada = users.join(url(chat, "silent"), "Ada")
+        chat.process.send_signal(signal.SIGSTOP)
+        if pending:
+            ada.say("Is anyone there?")
+        advance_clock(ada, silence)
+        ada.tab.wait("pingSentAt > lastReceivedAt")
+        assert ada.tab.evaluate(CONNECTED), "a busy server has 5 s to answer"
+        advance_clock(ada, 5)
+        ada.wait_for_text("#status", "Cannot reach the chat server")
+        chat.process.send_signal(signal.SIGCONT)
+        ada.wait_until_joined()
+        if pending:
+            ada.wait_for("Is anyone there?")
