@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,16 @@ def join(chat: Daemon, room: str, name: str) -> Client:
 
 def say(client: Client, room: str, text: str) -> None:
     client.send(json.dumps({"type": "say", "room": room, "text": text, "key": text[:64]}))
+
+
+def say_many(client: Client, room: str, texts: Sequence[str]) -> None:
+    """Send messages, and wait until the server has stored them."""
+    for start in range(0, len(texts), 500):
+        for text in texts[start : start + 500]:
+            say(client, room, text)
+        client.send(json.dumps({"type": "ping", "t": start}))
+        while json.loads(client.recv(10.0)).get("t") != start:
+            pass
 
 
 def stored_messages(chat: Daemon, room: str) -> list[tuple[str, str]]:
@@ -396,12 +406,7 @@ def test_page_with_taken_over_session_stays_disconnected(chat: Daemon, users: Us
 def test_scrolling_through_10000_messages_moves_no_row(chat: Daemon, users: Users) -> None:
     number = 10_000
     with join(chat, "big", "Grace") as grace:
-        for start in range(0, number, 500):
-            for index in range(start, start + 500):
-                say(grace, "big", f"message {index}" + " word" * (index % 40))
-            grace.send(json.dumps({"type": "ping", "t": start}))
-            while json.loads(grace.recv(10.0)).get("t") != start:
-                pass
+        say_many(grace, "big", [f"message {index}" + " word" * (index % 40) for index in range(number)])
     ada = users.join(url(chat, "big"), "Ada")
     ada.tab.wait(f"{AT_LATEST} && {TEXTS}.at(-1).startsWith('message 9999')")
     divider = "document.querySelector('.unread-divider')"
@@ -758,3 +763,60 @@ def test_page_with_silent_network_notices_within_16_s(
         ada.wait_until_joined()
         if pending:
             ada.wait_for("Is anyone there?")
+
+
+# Unread messages.
+
+# True while the divider is in the upper half of the message log.
+DIVIDER_IN_VIEW = """(() => {
+  const divider = document.querySelector('.unread-divider');
+  if (!divider) return false;
+  const log = document.querySelector('#message-log').getBoundingClientRect();
+  const { top } = divider.getBoundingClientRect();
+  return top > log.top - 5 && top < log.top + log.height / 2;
+})()"""
+FIRST_UNREAD = (
+    "document.querySelector('.unread-divider').parentElement.querySelector('.bubble')"
+    ".firstChild.textContent"
+)
+
+
+@pytest.mark.parametrize("absence", ["offline", "other room", "hidden", "reload"])
+@pytest.mark.parametrize("number", [30, 450, 1300])
+def test_missed_messages_show_divider_and_count(
+    chat: Daemon, users: Users, absence: str, number: int
+) -> None:
+    room = f"{absence.replace(' ', '-')}-{number}"
+    ada = users.join(url(chat, room), "Ada")
+    with join(chat, room, "Grace") as grace:
+        say(grace, room, "read")
+        ada.wait_for("read")
+        if absence == "offline":
+            ada.tab.evaluate("window.RealSocket = WebSocket")
+            go_offline(ada)
+        elif absence == "other room":
+            ada.say(f"/join {room}-not")
+            ada.wait_for_text("h1", f"{room}-not")
+        elif absence == "hidden":
+            ada.tab.evaluate("Object.defineProperty(document, 'hidden', { get: () => away })")
+            ada.tab.evaluate("window.away = true")
+        else:
+            ada.tab.go("about:blank")
+            ada.tab.wait("location.href === 'about:blank' && document.readyState === 'complete'")
+        say_many(grace, room, [f"missed {index}" for index in range(number)])
+    if absence == "offline":
+        ada.tab.evaluate("window.WebSocket = RealSocket; disconnect()")
+    elif absence == "other room":
+        ada.tab.wait(f"document.title === '({number}) {room}-not · chatd'")
+        ada.tab.evaluate(f"enterRoom({json.dumps(room)})")
+    elif absence == "hidden":
+        ada.tab.wait(f"document.title.startsWith('({number})')")
+        ada.tab.evaluate("away = false; document.dispatchEvent(new Event('visibilitychange'))")
+    else:
+        ada.tab.go(url(chat, room))
+    ada.wait_for_text("#jump-to-latest", f"{number} new")
+    ada.tab.wait(DIVIDER_IN_VIEW)
+    assert ada.tab.evaluate(FIRST_UNREAD) == "missed 0"
+    ada.tab.click("#jump-to-latest")
+    ada.tab.wait(f"{AT_LATEST} && {TEXTS}.at(-1) === 'missed {number - 1}'")
+    ada.tab.wait(f"document.title === '{room} · chatd'")
