@@ -820,3 +820,54 @@ def test_missed_messages_show_divider_and_count(
     ada.tab.click("#jump-to-latest")
     ada.tab.wait(f"{AT_LATEST} && {TEXTS}.at(-1) === 'missed {number - 1}'")
     ada.tab.wait(f"document.title === '{room} · chatd'")
+
+
+def test_row_of_a_sender_with_a_wrong_clock_shows_stored_time(chat: Daemon, users: Users) -> None:
+    ada = users.join(url(chat, "clock"), "Ada")
+    shown = (
+        "[...document.querySelectorAll('#message-list time')]"
+        ".map((time) => [time.textContent, time.dateTime, time.title])"
+    )
+    for hours in (1.5, -49.5):
+        advance_clock(ada, 3600 * hours)
+        ada.say(f"from a clock {hours} hours ahead")
+    ada.tab.wait(f"{TEXTS}.length === 2 && !document.querySelector('.pending')")
+    before = ada.tab.evaluate(shown)
+    ada.tab.reload()
+    ada.tab.wait(f"{TEXTS}.length === 2")
+    assert before == ada.tab.evaluate(shown)
+
+
+# Memory.
+
+
+def count_nodes(user: User) -> int:
+    """Return the number of DOM nodes of the page, after garbage collection."""
+    user.tab.call("HeapProfiler.collectGarbage")
+    user.tab.call("Performance.enable")
+    metrics = user.tab.call("Performance.getMetrics")["metrics"]
+    return next(int(metric["value"]) for metric in metrics if metric["name"] == "Nodes")
+
+
+def test_scrolling_up_releases_rows_outside_the_window(chat: Daemon, users: Users) -> None:
+    with join(chat, "release", "Grace") as grace:
+        say_many(grace, "release", [f"message {index}" for index in range(3000)])
+    ada = users.join(url(chat, "release"), "Ada")
+    ada.tab.wait(AT_LATEST)
+    first = "document.querySelector('#message-list .bubble')?.firstChild.textContent"
+    ada.tab.evaluate(
+        f"""
+        new Promise((resolve) => {{
+          const step = () => {{
+            if ({first} === 'message 0') return resolve();
+            document.querySelector('#message-log').scrollTop = 0;
+            requestAnimationFrame(step);
+          }};
+          step();
+        }})
+        """,
+        timeout=60.0,
+    )
+    rows = ada.tab.evaluate("document.querySelector('#message-list').children.length")
+    assert count_nodes(ada) < 25 * rows + 2000
+    assert ada.tab.evaluate("currentRoom.messages.filter(({ row }) => row).length") == rows
