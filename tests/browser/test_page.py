@@ -871,3 +871,60 @@ def test_scrolling_up_releases_rows_outside_the_window(chat: Daemon, users: User
     rows = ada.tab.evaluate("document.querySelector('#message-list').children.length")
     assert count_nodes(ada) < 25 * rows + 2000
     assert ada.tab.evaluate("currentRoom.messages.filter(({ row }) => row).length") == rows
+
+
+# Changes of name.
+
+
+def names_in_rooms(user: User) -> list[str]:
+    names: list[str] = user.tab.evaluate("[...rooms.values()].map((room) => room.ownName)")
+    return names
+
+
+@pytest.mark.parametrize("is_reserved", [False, True], ids=["member", "reserved"])
+def test_nick_with_a_name_taken_in_one_room_changes_none(
+    chat: Daemon, users: Users, is_reserved: bool
+) -> None:
+    names = [f"nick-{is_reserved}-{number}".lower() for number in range(6)]
+    ada = users.join(url(chat, names[0]), "Ada")
+    for name in names[1:]:
+        ada.say(f"/join {name}")
+        ada.wait_for_text("h1", name)
+        ada.wait_for_text("#member-list", "Ada")
+    with join(chat, names[3], "Grace") as grace:
+        ada.tab.wait(f"rooms.get('{names[3]}').memberCount === 2")
+        if is_reserved:  # the page does not know a name that waits for its owner
+            grace.close()
+            ada.tab.wait(f"rooms.get('{names[3]}').memberCount === 1")
+        ada.say("/nick Grace")
+        ada.wait_for_text("#name-error", f"The name “Grace” is taken in {names[3]}")
+        ada.tab.press("Escape")
+        ada.tab.wait("nameChange === null")
+        assert names_in_rooms(ada) == ["Ada"] * 6
+        assert ada.tab.evaluate("localStorage.getItem('chatd.name')") == '"Ada"'
+        ada.wait_for_text("#profile", "Ada")
+        ada.say("/nick Hedy")
+        ada.tab.wait("[...rooms.values()].every((room) => room.ownName === 'Hedy')")
+        ada.wait_for_text("#profile", "Hedy")
+
+
+def test_nick_while_offline_changes_the_name_after_joining(chat: Daemon, users: Users) -> None:
+    ada = users.join(url(chat, "nick-offline"), "Ada")
+    ada.say("/join nick-offline-2")
+    ada.wait_for_text("#member-list", "Ada")
+    ada.tab.wait("[...rooms.values()].every((room) => room.state === 'joined')")
+    with join(chat, "nick-offline", "Grace") as grace:
+        ada.tab.wait("rooms.get('nick-offline').memberCount === 2")
+        ada.tab.evaluate("window.RealSocket = WebSocket")
+        go_offline(ada)
+        ada.say("/nick Hedy")
+        ada.tab.evaluate("window.WebSocket = RealSocket; disconnect()")
+        ada.tab.wait("[...rooms.values()].every((room) => room.ownName === 'Hedy')")
+        ada.tab.wait("nameChange === null")
+        go_offline(ada)
+        grace.send(json.dumps({"type": "join", "room": "nick-offline", "name": "Linus"}))
+        ada.say("/nick linus")
+        ada.tab.evaluate("window.WebSocket = RealSocket; disconnect()")
+        ada.wait_for_text("#name-error", "The name “linus” is taken in nick-offline.")
+        ada.tab.wait("nameChange === null")
+        assert names_in_rooms(ada) == ["Hedy", "Hedy"]
