@@ -928,3 +928,30 @@ def test_nick_while_offline_changes_the_name_after_joining(chat: Daemon, users: 
         ada.wait_for_text("#name-error", "The name “linus” is taken in nick-offline.")
         ada.tab.wait("nameChange === null")
         assert names_in_rooms(ada) == ["Hedy", "Hedy"]
+
+
+# Large rooms.
+
+
+def test_room_that_shrinks_from_505_members_lists_names(chat: Daemon, users: Users) -> None:
+    ada = users.join(url(chat, "shrink"), "Ada")
+    others = []
+    try:
+        others = [join(chat, "shrink", f"member {number}") for number in range(504)]
+        ada.wait_for_text("#member-count", "505")
+        ada.wait_for_text("#unlisted-members", "too many members")
+        late = users.join(url(chat, "shrink"), "Late")
+        late.wait_for_text("#unlisted-members", "too many members")
+    finally:
+        for each in others[3:]:
+            each.close()
+    expected = ["Ada", "Late", "member 0", "member 1", "member 2"]
+    for user in (ada, late):
+        user.tab.wait(
+            "JSON.stringify([...document.querySelectorAll('#member-list bdi')]"
+            f".map((each) => each.textContent)) === JSON.stringify({json.dumps(expected)})"
+        )
+        user.wait_for_text("#member-count", "5")
+        assert user.tab.evaluate("document.querySelector('#unlisted-members').hidden")
+    for each in others[:3]:
+        each.close()
