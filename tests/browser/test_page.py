@@ -955,3 +955,70 @@ def test_room_that_shrinks_from_505_members_lists_names(chat: Daemon, users: Use
         assert user.tab.evaluate("document.querySelector('#unlisted-members').hidden")
     for each in others[:3]:
         each.close()
+
+
+# Phones, font sizes and forced colours.
+
+
+def test_enter_on_a_touch_screen_starts_a_new_line(chat: Daemon, users: Users) -> None:
+    ada = users.open("about:blank")
+    ada.tab.resize(390, 844, mobile=True)
+    ada.tab.call("Emulation.setTouchEmulationEnabled", enabled=True)
+    ada.tab.go(url(chat, "touch"))
+    ada.enter_name("Ada")
+    ada.wait_until_joined()
+    assert ada.tab.evaluate("matchMedia('(pointer: coarse)').matches")
+    assert ada.tab.evaluate("document.querySelector('#message-input').enterKeyHint") == "enter"
+    ada.say("one")
+    ada.tab.type("two")
+    ada.tab.click("#composer button")
+    ada.wait_for("one\ntwo")
+    focused = "document.activeElement.id"
+    assert ada.tab.evaluate(focused) == "message-input", "the on-screen keyboard stays open"
+
+
+def test_page_with_larger_browser_font_enlarges_all_text(chat: Daemon, users: Users) -> None:
+    ada = users.join(url(chat, "font"), "Ada")
+    ada.say("Hello")
+    ada.wait_for("Hello")
+    sizes = (
+        "[...document.querySelectorAll('body, body *')]"
+        ".map((each) => parseFloat(getComputedStyle(each).fontSize))"
+    )
+    small = ada.tab.evaluate(sizes)
+    ada.tab.call("Page.setFontSizes", fontSizes={"standard": 28})
+    ada.tab.wait("getComputedStyle(document.documentElement).fontSize === '28px'")
+    for before, after in zip(small, ada.tab.evaluate(sizes), strict=True):
+        assert after == pytest.approx(before * 28 / 16, rel=0.01)
+
+
+def test_page_in_forced_colors_shows_every_state(chat: Daemon, users: Users) -> None:
+    ada = users.join(url(chat, "forced"), "Ada")
+    ada.say("/join forced-2")
+    ada.wait_for_text("h1", "forced-2")
+    with join(chat, "forced-2", "Grace") as grace:
+        say(grace, "forced-2", "for Ada")
+        say(grace, "forced-2", "for all")
+        ada.wait_for("for Ada", "for all")
+    ada.tab.call(
+        "Emulation.setEmulatedMedia", features=[{"name": "forced-colors", "value": "active"}]
+    )
+    ada.tab.wait("matchMedia('(forced-colors: active)').matches")
+    ada.tab.evaluate(
+        """
+        window.look = (selector) => {
+          const element = document.querySelector(selector);
+          const { backgroundColor, borderColor, borderWidth } = getComputedStyle(element);
+          return JSON.stringify([backgroundColor, borderColor, borderWidth]);
+        }
+        """
+    )
+    dot = ada.tab.evaluate("look('#connection-dot')")
+    ada.tab.evaluate("document.body.dataset.connection = 'disconnected'")
+    assert dot != ada.tab.evaluate("look('#connection-dot')")
+    canvas = "getComputedStyle(document.body).backgroundColor"
+    assert json.loads(dot)[0] != ada.tab.evaluate(canvas)
+    other_room = ada.tab.evaluate("look('#room-list li:not(.current)')")
+    assert ada.tab.evaluate("look('#room-list .current')") != other_room
+    other_row = ada.tab.evaluate("look('.row:not(.mentions-me) .bubble')")
+    assert ada.tab.evaluate("look('.mentions-me .bubble')") != other_row
