@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import secrets
@@ -406,7 +407,9 @@ def test_page_with_taken_over_session_stays_disconnected(chat: Daemon, users: Us
 def test_scrolling_through_10000_messages_moves_no_row(chat: Daemon, users: Users) -> None:
     number = 10_000
     with join(chat, "big", "Grace") as grace:
-        say_many(grace, "big", [f"message {index}" + " word" * (index % 40) for index in range(number)])
+        say_many(
+            grace, "big", [f"message {index}" + " word" * (index % 40) for index in range(number)]
+        )
     ada = users.join(url(chat, "big"), "Ada")
     ada.tab.wait(f"{AT_LATEST} && {TEXTS}.at(-1).startsWith('message 9999')")
     divider = "document.querySelector('.unread-divider')"
@@ -1022,3 +1025,31 @@ def test_page_in_forced_colors_shows_every_state(chat: Daemon, users: Users) -> 
     assert ada.tab.evaluate("look('#room-list .current')") != other_room
     other_row = ada.tab.evaluate("look('.row:not(.mentions-me) .bubble')")
     assert ada.tab.evaluate("look('.mentions-me .bubble')") != other_row
+
+
+# Names of other languages, and their colours.
+
+
+def test_name_with_a_zero_width_non_joiner_is_accepted(chat: Daemon, users: Users) -> None:
+    name = "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627"  # Ali Reza in Persian
+    user = users.join(url(chat, "persian"), name)
+    user.wait_for_text("#member-list", name)
+    user.say("/nick a\u200cb")  # these letters do not join
+    user.wait_for_text("#name-error", "invisible")
+    user.tab.press("Escape")
+    user.tab.wait("nameChange === null")
+    user.wait_for_text("#profile", name)
+    user.say("/nick Ali")
+    user.wait_for_text("#member-list", "Ali")
+
+
+def test_names_of_guests_have_clearly_different_hues(chat: Daemon, users: Users) -> None:
+    ada = users.join(url(chat, "hues"), "Ada")
+    hues = ada.tab.evaluate(
+        "[...Array(9).keys()].map((index) => Number("
+        "createAvatar(`guest-${index + 1}`).style.getPropertyValue('--hue')))"
+    )
+    assert len(set(hues)) == 9
+    assert all(hue % 30 == 0 for hue in hues)
+    for one, other in itertools.pairwise(hues):
+        assert 90 <= (one - other) % 360 <= 270
