@@ -5,6 +5,7 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
 
@@ -24,6 +25,32 @@ _ROOM_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0]")
 # Variation selectors choose between two glyphs of the character before them.
 _VARIATION = re.compile("[\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+
+_ZERO_WIDTH_NON_JOINER = "\u200c"
+_JOINER = re.compile("[\u200c\u200d]")
+_VIRAMA = 9  # canonical combining class
+# Joining_Type of letters (DerivedJoiningType.txt of Unicode 17), which unicodedata does not have.
+# The table has the scripts in use: Arabic, Syriac, N'Ko, Mandaic, Mongolian, Phags-pa,
+# Hanifi Rohingya and Adlam. In other scripts a joiner follows a virama or is invalid.
+_DUAL_JOINING = (
+    "\u0620\u0626\u0628\u062a-\u062e\u0633-\u063f\u0641-\u0647\u0649\u064a\u066e\u066f"
+    "\u0678-\u0687\u069a-\u06bf\u06c1\u06c2\u06cc\u06ce\u06d0\u06d1\u06fa-\u06fc\u06ff"
+    "\u0712-\u0714\u071a-\u071d\u071f-\u0727\u0729\u072b\u072d\u072e\u074e-\u0758"
+    "\u075c-\u076a\u076d-\u0770\u0772\u0775-\u0777\u077a-\u077f\u07ca-\u07ea\u0841-\u0845"
+    "\u0848\u084a-\u0853\u0855\u0860\u0862-\u0865\u0868\u0886\u0889-\u088d\u088f\u08a0-\u08a9"
+    "\u08af\u08b0\u08b3-\u08b8\u08ba-\u08c8\u1807\u1820-\u1878\u1887-\u18a8\u18aa"
+    "\ua840-\ua871\U00010d01-\U00010d21\U00010d23\U0001e900-\U0001e943"
+)
+_LEFT_JOINING = "\ua872\U00010d00"
+_RIGHT_JOINING = (
+    "\u0622-\u0625\u0627\u0629\u062f-\u0632\u0648\u0671-\u0673\u0675-\u0677\u0688-\u0699"
+    "\u06c0\u06c3-\u06cb\u06cd\u06cf\u06d2\u06d3\u06d5\u06ee\u06ef\u0710\u0715-\u0719\u071e"
+    "\u0728\u072a\u072c\u072f\u074d\u0759-\u075b\u076b\u076c\u0771\u0773\u0774\u0778\u0779"
+    "\u0840\u0846\u0847\u0849\u0854\u0856-\u0858\u0867\u0869\u086a\u0870-\u0882\u088e"
+    "\u08aa-\u08ac\u08ae\u08b1\u08b2\u08b9\U00010d22"
+)
+_JOINS_NEXT = re.compile(f"[{_DUAL_JOINING}{_LEFT_JOINING}]")
+_JOINS_PREVIOUS = re.compile(f"[{_DUAL_JOINING}{_RIGHT_JOINING}]")
 
 
 class Message(NamedTuple):
@@ -52,6 +79,9 @@ def is_room_name(name: str) -> bool:
 def normalize_name(name: str) -> str:
     """Return a name as the chat shows it: NFKC, trimmed, without variation selectors.
 
+    Zero-width joiners and non-joiners are valid where they change the shape of the name
+    (RFC 5892, A.1 and A.2).
+
     Raises:
         InvalidName: The name has no or over 32 characters, consists of combining
             marks only, or contains a control, format or invisible character.
@@ -62,7 +92,35 @@ def normalize_name(name: str) -> str:
         raise InvalidName(f"name must be 1 to {MAX_NAME} characters")
     # isprintable() is False for control, format (including bidirectional overrides),
     # surrogate, private-use and unassigned characters, and for separators except space.
-    only_marks = all(unicodedata.category(character)[0] == "M" for character in normalized)
-    if not normalized.isprintable() or _BLANK.search(normalized) or only_marks:
+    visible = _JOINER.sub(_remove_valid_joiner, normalized)
+    only_marks = all(unicodedata.category(character)[0] == "M" for character in visible)
+    if not visible.isprintable() or _BLANK.search(visible) or only_marks:
         raise InvalidName("name must not contain invisible or control characters")
     return normalized
+
+
+def name_key(name: str) -> str:
+    """Return the key of a normalized name: names with equal keys are one name in a room.
+
+    The key has no joiners, because some fonts show no difference.
+    """
+    return _JOINER.sub("", name).casefold()
+
+
+def _remove_valid_joiner(match: re.Match[str]) -> str:
+    """Return "" for a joiner that RFC 5892, A.1 or A.2, allows at its place, else the joiner."""
+    before, after = match.string[: match.start()], match.string[match.end() :]
+    if before and unicodedata.combining(before[-1]) == _VIRAMA:
+        return ""
+    if (
+        match[0] == _ZERO_WIDTH_NON_JOINER
+        and _JOINS_NEXT.match(_first_letter(reversed(before)))
+        and _JOINS_PREVIOUS.match(_first_letter(after))
+    ):
+        return ""
+    return match[0]
+
+
+def _first_letter(characters: Iterable[str]) -> str:
+    """Return the first character that is not a mark (Joining_Type T), "" if there is none."""
+    return next((each for each in characters if unicodedata.category(each)[0] != "M"), "")

@@ -14,7 +14,7 @@ from functools import partial
 from chatd import protocol
 from chatd.access.invitations import Invitation
 from chatd.history import CatchUp, HistoryReader
-from chatd.model import NAMED_MEMBERS, RESERVED_FOR
+from chatd.model import NAMED_MEMBERS, RESERVED_FOR, name_key
 from chatd.modes import ChatMode, Mode, OpenMode, PlainMode
 from chatd.protocol import ChatError
 from chatd.rooms import Member, NameTaken, Room
@@ -78,7 +78,7 @@ class RoomRegistry:
             reason = f"a connection can be in {MAX_ROOMS} rooms at most; leave one first"
             raise ChatError("too_many_rooms", reason, room=request.room)
         session = request.session
-        if former_member is not None and former_member.name.casefold() == name.casefold():
+        if former_member is not None and name_key(former_member.name) == name_key(name):
             session = former_member.session  # the same name, perhaps in another spelling
         room = self.open(request.room)
         now = time.monotonic()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from chatd.model import NAMED_MEMBERS, RESERVED_FOR
+from chatd.model import NAMED_MEMBERS, RESERVED_FOR, name_key
 from wsproto_min import Group, Peer
 
 Changes = tuple[list[str], list[str]] | tuple[None, None]
@@ -77,7 +77,7 @@ class Room:
         self.count = 0
         self.last_broadcast_at = 0.0
         self.broadcast_scheduled = False
-        self._members: dict[str, Member] = {}  # by name in lower case, reservations included
+        self._members: dict[str, Member] = {}  # by `name_key`, reservations included
         self._guests = 0  # number of the last guest name
         # Changes since the last presence message with names. A dict is a set with an order.
         self._joined: dict[str, None] = {}
@@ -108,7 +108,7 @@ class Room:
         Raises:
             NameTaken: The name belongs to another session.
         """
-        key = name.casefold()
+        key = name_key(name)
         member = self._members.get(key)
         if member is None or (member.peer is None and (proven or member.reserved_until <= now)):
             member = Member(self, name, secrets.token_urlsafe(16), None)
@@ -147,7 +147,7 @@ class Room:
         """
         member.peer = None
         if reserve_at is None:
-            self._members.pop(member.name.casefold(), None)
+            self._members.pop(name_key(member.name), None)
         else:
             member.reserved_until = reserve_at + RESERVED_FOR
         self.count -= 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +148,16 @@ def join(chat: Daemon, room: str, name: str) -> Client:
 
 def say(client: Client, room: str, text: str) -> None:
     client.send(json.dumps({"type": "say", "room": room, "text": text, "key": text[:64]}))
+
+
+def say_many(client: Client, room: str, texts: Sequence[str]) -> None:
+    """Send messages, and wait until the server has stored them."""
+    for start in range(0, len(texts), 500):
+        for text in texts[start : start + 500]:
+            say(client, room, text)
+        client.send(json.dumps({"type": "ping", "t": start}))
+        while json.loads(client.recv(10.0)).get("t") != start:
+            pass
 
 
 def stored_messages(chat: Daemon, room: str) -> list[tuple[str, str]]:
@@ -395,12 +407,9 @@ def test_page_with_taken_over_session_stays_disconnected(chat: Daemon, users: Us
 def test_scrolling_through_10000_messages_moves_no_row(chat: Daemon, users: Users) -> None:
     number = 10_000
     with join(chat, "big", "Grace") as grace:
-        for start in range(0, number, 500):
-            for index in range(start, start + 500):
-                say(grace, "big", f"message {index}" + " word" * (index % 40))
-            grace.send(json.dumps({"type": "ping", "t": start}))
-            while json.loads(grace.recv(10.0)).get("t") != start:
-                pass
+        say_many(
+            grace, "big", [f"message {index}" + " word" * (index % 40) for index in range(number)]
+        )
     ada = users.join(url(chat, "big"), "Ada")
     ada.tab.wait(f"{AT_LATEST} && {TEXTS}.at(-1).startsWith('message 9999')")
     divider = "document.querySelector('.unread-divider')"
@@ -571,3 +580,476 @@ def test_tab_key_reaches_every_control(chat: Daemon, users: Users) -> None:
     assert expected <= reached
     ada.tab.press("Escape")
     ada.tab.wait("document.activeElement.id === 'message-input'")
+
+
+# Older browsers and errors.
+
+
+def open_with_script(users: Users, script: str, address: str) -> User:
+    """Open a page in which `script` runs first."""
+    user = users.open("about:blank")
+    user.tab.call("Page.addScriptToEvaluateOnNewDocument", source=script)
+    user.tab.go(address)
+    return user
+
+
+def test_page_without_url_can_parse_shows_links(chat: Daemon, users: Users) -> None:
+    old = open_with_script(users, "delete URL.canParse", url(chat, "old"))
+    old.enter_name("Ada")
+    old.wait_until_joined()
+    for text in ("before", "see https://example.org/a", "see https://[", "after"):
+        old.say(text)
+    texts = ["before", "see https://example.org/a", "see https://[", "after"]
+    old.wait_for(*texts)
+    old.tab.reload()
+    old.wait_for(*texts)
+    assert old.tab.evaluate("document.querySelectorAll('#message-list a').length") == 1
+
+
+def test_page_uses_no_css_that_older_browsers_ignore() -> None:
+    style = (ROOT / "client.html").read_text().partition("<style>")[2].partition("</style>")[0]
+    rules = re.sub(r"/\*.*?\*/", "", style, flags=re.DOTALL)
+    assert "light-dark(" not in rules
+
+
+def test_page_with_an_error_in_one_row_shows_the_others(chat: Daemon, users: Users) -> None:
+    script = """
+        const matchAll = String.prototype.matchAll;
+        String.prototype.matchAll = function (...rest) {
+          if (this.includes("broken")) throw new Error("this row fails");
+          return matchAll.apply(this, rest);
+        };
+    """
+    ada = open_with_script(users, script, url(chat, "row"))
+    ada.enter_name("Ada")
+    ada.wait_until_joined()
+    with join(chat, "row", "Grace") as grace:
+        for text in ("one", "broken", "two"):
+            say(grace, "row", text)
+        ada.wait_for("one", "broken", "two")
+        ada.say("three")
+        ada.wait_for("one", "broken", "two", "three")
+    ada.tab.evaluate("1")
+    assert len(ada.tab.console_errors) == 1, "the console has the error of the row, once"
+    ada.tab.console_errors.clear()
+
+
+# The composer.
+
+
+@pytest.mark.parametrize(
+    "composing", ["isComposing: true", "keyCode: 229"], ids=["standard", "Safari"]
+)
+def test_enter_that_ends_a_composition_sends_nothing(
+    chat: Daemon, users: Users, composing: str
+) -> None:
+    ada = users.join(url(chat, f"ime-{len(composing)}"), "Ada")
+    for key in ("Enter", "Escape"):
+        ada.tab.evaluate(
+            "document.querySelector('#message-input').value = 'にほん';"
+            "document.querySelector('#notice').hidden = false;"
+            "document.querySelector('#message-input').dispatchEvent(new KeyboardEvent('keydown',"
+            f" {{ key: '{key}', {composing}, bubbles: true, cancelable: true }}))"
+        )
+        assert ada.tab.evaluate("document.querySelector('#message-input').value") == "にほん"
+        assert not ada.tab.evaluate("document.querySelector('#notice').hidden")
+    assert ada.texts() == []
+
+
+INPUT = "document.querySelector('#message-input').value"
+
+
+def test_draft_after_reload_is_in_the_input(chat: Daemon, users: Users) -> None:
+    ada = users.join(url(chat, "draft"), "Ada")
+    ada.say("/join other")
+    ada.wait_for_text("h1", "other")
+    ada.tab.type("a draft for other")
+    ada.tab.click("#room-list a[href$=draft]")
+    ada.wait_for_text("h1", "draft")
+    ada.tab.evaluate("document.querySelector('#message-input').focus()")
+    ada.tab.type("one\ntwo")
+    ada.tab.reload()
+    ada.wait_until_joined()
+    assert ada.tab.evaluate(INPUT) == "one\ntwo"
+    ada.tab.click("#room-list a[href$=other]")
+    ada.wait_for_text("h1", "other")
+    assert ada.tab.evaluate(INPUT) == "a draft for other"
+    ada.tab.evaluate("document.querySelector('#message-input').focus()")
+    ada.tab.press("Enter")
+    ada.wait_for("a draft for other")
+    ada.tab.reload()
+    ada.wait_until_joined()
+    assert ada.tab.evaluate(INPUT) == "", "a sent message is no draft"
+
+
+def go_offline(user: User) -> None:
+    """End the page's connection, and keep it from connecting again."""
+    user.tab.evaluate(
+        "window.WebSocket = class { static CONNECTING = 0; static OPEN = 1; close() {} };"
+        " disconnect()"
+    )
+
+
+@pytest.mark.parametrize("way", ["command", "button"])
+def test_leave_with_unsent_text_asks_first(chat: Daemon, users: Users, way: str) -> None:
+    ada = users.join(url(chat, f"{way}-home"), "Ada")
+    room = f"{way}-unsent"
+    ada.say(f"/join {room}")
+    ada.wait_for_text("h1", room)
+    ada.wait_for_text("#member-list", "Ada")
+    if way == "command":
+        go_offline(ada)
+        ada.say("not sent")
+    else:
+        ada.tab.evaluate("document.querySelector('#message-input').focus()")
+        ada.tab.type("not sent")
+
+    def leave() -> None:
+        if way == "command":
+            ada.say("/leave")
+        else:
+            ada.tab.click("#room-list .current .leave-room")
+
+    leave()
+    ada.wait_for_text("#question", f"Leave {room} and discard a message?")
+    ada.wait_for_text("#question-details", "not sent")
+    ada.tab.press("Escape")
+    ada.tab.wait("!document.querySelector('#question-dialog').open")
+    assert ada.tab.evaluate("document.querySelector('h1').textContent") == room
+    assert ada.texts() == ["not sent"] or ada.tab.evaluate(INPUT) == "not sent"
+    leave()
+    ada.tab.wait("document.querySelector('#question-dialog').open")
+    ada.tab.click("#accept")
+    ada.wait_for_text("h1", f"{way}-home")
+    assert ada.tab.evaluate("document.querySelectorAll('#room-list li').length") == 1
+
+
+# Lost networks.
+
+
+def advance_clock(user: User, seconds: float) -> None:
+    """Let the page's clock jump."""
+    user.tab.evaluate(
+        f"{{ const now = Date.now; Date.now = () => now.call(Date) + {1000 * seconds}; }}"
+    )
+
+
+def test_page_that_goes_offline_shows_it_at_once(users: Users, tmp_path: Path) -> None:
+    with daemon("chatd", "--port", "0", "--db", str(tmp_path / "chat.db")) as chat:
+        ada = users.join(url(chat, "offline"), "Ada")
+        event = "dispatchEvent(new Event('offline')), document.querySelector('#status').textContent"
+        assert "This device is offline" in ada.tab.evaluate(event)
+        ada.tab.wait(CONNECTED)  # the server is on this machine, so it still answers
+        chat.process.send_signal(signal.SIGSTOP)
+        ada.tab.evaluate("dispatchEvent(new Event('offline'))")
+        assert ada.tab.evaluate("document.body.dataset.connection") == "disconnected"
+        ada.wait_for_text("#status", "Cannot reach the chat server")
+        chat.process.send_signal(signal.SIGCONT)
+        ada.wait_until_joined()
+
+
+@pytest.mark.parametrize(("pending", "silence"), [(False, 11), (True, 4)], ids=["idle", "sending"])
+def test_page_with_silent_network_notices_within_16_s(
+    users: Users, tmp_path: Path, pending: bool, silence: int
+) -> None:
+    with daemon("chatd", "--port", "0", "--db", str(tmp_path / "chat.db")) as chat:
+        ada = users.join(url(chat, "silent"), "Ada")
+        chat.process.send_signal(signal.SIGSTOP)
+        if pending:
+            ada.say("Is anyone there?")
+        advance_clock(ada, silence)
+        ada.tab.wait("pingSentAt > lastReceivedAt")
+        assert ada.tab.evaluate(CONNECTED), "a busy server has 5 s to answer"
+        advance_clock(ada, 5)
+        ada.wait_for_text("#status", "Cannot reach the chat server")
+        chat.process.send_signal(signal.SIGCONT)
+        ada.wait_until_joined()
+        if pending:
+            ada.wait_for("Is anyone there?")
+
+
+# Unread messages.
+
+# True while the divider is in the upper half of the message log.
+DIVIDER_IN_VIEW = """(() => {
+  const divider = document.querySelector('.unread-divider');
+  if (!divider) return false;
+  const log = document.querySelector('#message-log').getBoundingClientRect();
+  const { top } = divider.getBoundingClientRect();
+  return top > log.top - 5 && top < log.top + log.height / 2;
+})()"""
+FIRST_UNREAD = (
+    "document.querySelector('.unread-divider').parentElement.querySelector('.bubble')"
+    ".firstChild.textContent"
+)
+
+
+@pytest.mark.parametrize("absence", ["offline", "other room", "hidden", "reload"])
+@pytest.mark.parametrize("number", [30, 450, 1300])
+def test_missed_messages_show_divider_and_count(
+    chat: Daemon, users: Users, absence: str, number: int
+) -> None:
+    room = f"{absence.replace(' ', '-')}-{number}"
+    ada = users.join(url(chat, room), "Ada")
+    with join(chat, room, "Grace") as grace:
+        say(grace, room, "read")
+        ada.wait_for("read")
+        if absence == "offline":
+            ada.tab.evaluate("window.RealSocket = WebSocket")
+            go_offline(ada)
+        elif absence == "other room":
+            ada.say(f"/join {room}-not")
+            ada.wait_for_text("h1", f"{room}-not")
+        elif absence == "hidden":
+            ada.tab.evaluate("Object.defineProperty(document, 'hidden', { get: () => away })")
+            ada.tab.evaluate("window.away = true")
+        else:
+            ada.tab.go("about:blank")
+            ada.tab.wait("location.href === 'about:blank' && document.readyState === 'complete'")
+        say_many(grace, room, [f"missed {index}" for index in range(number)])
+    if absence == "offline":
+        ada.tab.evaluate("window.WebSocket = RealSocket; disconnect()")
+    elif absence == "other room":
+        ada.tab.wait(f"document.title === '({number}) {room}-not · chatd'")
+        ada.tab.evaluate(f"enterRoom({json.dumps(room)})")
+    elif absence == "hidden":
+        ada.tab.wait(f"document.title.startsWith('({number})')")
+        ada.tab.evaluate("away = false; document.dispatchEvent(new Event('visibilitychange'))")
+    else:
+        ada.tab.go(url(chat, room))
+    ada.wait_for_text("#jump-to-latest", f"{number} new")
+    ada.tab.wait(DIVIDER_IN_VIEW)
+    assert ada.tab.evaluate(FIRST_UNREAD) == "missed 0"
+    ada.tab.click("#jump-to-latest")
+    ada.tab.wait(f"{AT_LATEST} && {TEXTS}.at(-1) === 'missed {number - 1}'")
+    ada.tab.wait(f"document.title === '{room} · chatd'")
+
+
+def test_row_of_a_sender_with_a_wrong_clock_shows_stored_time(chat: Daemon, users: Users) -> None:
+    ada = users.join(url(chat, "clock"), "Ada")
+    shown = (
+        "[...document.querySelectorAll('#message-list time')]"
+        ".map((time) => [time.textContent, time.dateTime, time.title])"
+    )
+    for hours in (1.5, -49.5):
+        advance_clock(ada, 3600 * hours)
+        ada.say(f"from a clock {hours} hours ahead")
+    ada.tab.wait(f"{TEXTS}.length === 2 && !document.querySelector('.pending')")
+    before = ada.tab.evaluate(shown)
+    ada.tab.reload()
+    ada.tab.wait(f"{TEXTS}.length === 2")
+    assert before == ada.tab.evaluate(shown)
+
+
+# Memory.
+
+
+def count_nodes(user: User) -> int:
+    """Return the number of DOM nodes of the page, after garbage collection."""
+    user.tab.call("HeapProfiler.collectGarbage")
+    user.tab.call("Performance.enable")
+    metrics = user.tab.call("Performance.getMetrics")["metrics"]
+    return next(int(metric["value"]) for metric in metrics if metric["name"] == "Nodes")
+
+
+def test_scrolling_up_releases_rows_outside_the_window(chat: Daemon, users: Users) -> None:
+    with join(chat, "release", "Grace") as grace:
+        say_many(grace, "release", [f"message {index}" for index in range(3000)])
+    ada = users.join(url(chat, "release"), "Ada")
+    ada.tab.wait(AT_LATEST)
+    first = "document.querySelector('#message-list .bubble')?.firstChild.textContent"
+    ada.tab.evaluate(
+        f"""
+        new Promise((resolve) => {{
+          const step = () => {{
+            if ({first} === 'message 0') return resolve();
+            document.querySelector('#message-log').scrollTop = 0;
+            requestAnimationFrame(step);
+          }};
+          step();
+        }})
+        """,
+        timeout=60.0,
+    )
+    rows = ada.tab.evaluate("document.querySelector('#message-list').children.length")
+    assert count_nodes(ada) < 25 * rows + 2000
+    assert ada.tab.evaluate("currentRoom.messages.filter(({ row }) => row).length") == rows
+
+
+# Changes of name.
+
+
+def names_in_rooms(user: User) -> list[str]:
+    names: list[str] = user.tab.evaluate("[...rooms.values()].map((room) => room.ownName)")
+    return names
+
+
+@pytest.mark.parametrize("is_reserved", [False, True], ids=["member", "reserved"])
+def test_nick_with_a_name_taken_in_one_room_changes_none(
+    chat: Daemon, users: Users, is_reserved: bool
+) -> None:
+    names = [f"nick-{is_reserved}-{number}".lower() for number in range(6)]
+    ada = users.join(url(chat, names[0]), "Ada")
+    for name in names[1:]:
+        ada.say(f"/join {name}")
+        ada.wait_for_text("h1", name)
+        ada.wait_for_text("#member-list", "Ada")
+    with join(chat, names[3], "Grace") as grace:
+        ada.tab.wait(f"rooms.get('{names[3]}').memberCount === 2")
+        if is_reserved:  # the page does not know a name that waits for its owner
+            grace.close()
+            ada.tab.wait(f"rooms.get('{names[3]}').memberCount === 1")
+        ada.say("/nick Grace")
+        ada.wait_for_text("#name-error", f"The name “Grace” is taken in {names[3]}")
+        ada.tab.press("Escape")
+        ada.tab.wait("nameChange === null")
+        assert names_in_rooms(ada) == ["Ada"] * 6
+        assert ada.tab.evaluate("localStorage.getItem('chatd.name')") == '"Ada"'
+        ada.wait_for_text("#profile", "Ada")
+        ada.say("/nick Hedy")
+        ada.tab.wait("[...rooms.values()].every((room) => room.ownName === 'Hedy')")
+        ada.wait_for_text("#profile", "Hedy")
+
+
+def test_nick_while_offline_changes_the_name_after_joining(chat: Daemon, users: Users) -> None:
+    ada = users.join(url(chat, "nick-offline"), "Ada")
+    ada.say("/join nick-offline-2")
+    ada.wait_for_text("#member-list", "Ada")
+    ada.tab.wait("[...rooms.values()].every((room) => room.state === 'joined')")
+    with join(chat, "nick-offline", "Grace") as grace:
+        ada.tab.wait("rooms.get('nick-offline').memberCount === 2")
+        ada.tab.evaluate("window.RealSocket = WebSocket")
+        go_offline(ada)
+        ada.say("/nick Hedy")
+        ada.tab.evaluate("window.WebSocket = RealSocket; disconnect()")
+        ada.tab.wait("[...rooms.values()].every((room) => room.ownName === 'Hedy')")
+        ada.tab.wait("nameChange === null")
+        go_offline(ada)
+        grace.send(json.dumps({"type": "join", "room": "nick-offline", "name": "Linus"}))
+        ada.say("/nick linus")
+        ada.tab.evaluate("window.WebSocket = RealSocket; disconnect()")
+        ada.wait_for_text("#name-error", "The name “linus” is taken in nick-offline.")
+        ada.tab.wait("nameChange === null")
+        assert names_in_rooms(ada) == ["Hedy", "Hedy"]
+
+
+# Large rooms.
+
+
+def test_room_that_shrinks_from_505_members_lists_names(chat: Daemon, users: Users) -> None:
+    ada = users.join(url(chat, "shrink"), "Ada")
+    others = []
+    try:
+        others = [join(chat, "shrink", f"member {number}") for number in range(504)]
+        ada.wait_for_text("#member-count", "505")
+        ada.wait_for_text("#unlisted-members", "too many members")
+        late = users.join(url(chat, "shrink"), "Late")
+        late.wait_for_text("#unlisted-members", "too many members")
+    finally:
+        for each in others[3:]:
+            each.close()
+    expected = ["Ada", "Late", "member 0", "member 1", "member 2"]
+    for user in (ada, late):
+        user.tab.wait(
+            "JSON.stringify([...document.querySelectorAll('#member-list bdi')]"
+            f".map((each) => each.textContent)) === JSON.stringify({json.dumps(expected)})"
+        )
+        user.wait_for_text("#member-count", "5")
+        assert user.tab.evaluate("document.querySelector('#unlisted-members').hidden")
+    for each in others[:3]:
+        each.close()
+
+
+# Phones, font sizes and forced colours.
+
+
+def test_enter_on_a_touch_screen_starts_a_new_line(chat: Daemon, users: Users) -> None:
+    ada = users.open("about:blank")
+    ada.tab.resize(390, 844, mobile=True)
+    ada.tab.call("Emulation.setTouchEmulationEnabled", enabled=True)
+    ada.tab.go(url(chat, "touch"))
+    ada.enter_name("Ada")
+    ada.wait_until_joined()
+    assert ada.tab.evaluate("matchMedia('(pointer: coarse)').matches")
+    assert ada.tab.evaluate("document.querySelector('#message-input').enterKeyHint") == "enter"
+    ada.say("one")
+    ada.tab.type("two")
+    ada.tab.click("#composer button")
+    ada.wait_for("one\ntwo")
+    focused = "document.activeElement.id"
+    assert ada.tab.evaluate(focused) == "message-input", "the on-screen keyboard stays open"
+
+
+def test_page_with_larger_browser_font_enlarges_all_text(chat: Daemon, users: Users) -> None:
+    ada = users.join(url(chat, "font"), "Ada")
+    ada.say("Hello")
+    ada.wait_for("Hello")
+    sizes = (
+        "[...document.querySelectorAll('body, body *')]"
+        ".map((each) => parseFloat(getComputedStyle(each).fontSize))"
+    )
+    small = ada.tab.evaluate(sizes)
+    ada.tab.call("Page.setFontSizes", fontSizes={"standard": 28})
+    ada.tab.wait("getComputedStyle(document.documentElement).fontSize === '28px'")
+    for before, after in zip(small, ada.tab.evaluate(sizes), strict=True):
+        assert after == pytest.approx(before * 28 / 16, rel=0.01)
+
+
+def test_page_in_forced_colors_shows_every_state(chat: Daemon, users: Users) -> None:
+    ada = users.join(url(chat, "forced"), "Ada")
+    ada.say("/join forced-2")
+    ada.wait_for_text("h1", "forced-2")
+    with join(chat, "forced-2", "Grace") as grace:
+        say(grace, "forced-2", "for Ada")
+        say(grace, "forced-2", "for all")
+        ada.wait_for("for Ada", "for all")
+    ada.tab.call(
+        "Emulation.setEmulatedMedia", features=[{"name": "forced-colors", "value": "active"}]
+    )
+    ada.tab.wait("matchMedia('(forced-colors: active)').matches")
+    ada.tab.evaluate(
+        """
+        window.look = (selector) => {
+          const element = document.querySelector(selector);
+          const { backgroundColor, borderColor, borderWidth } = getComputedStyle(element);
+          return JSON.stringify([backgroundColor, borderColor, borderWidth]);
+        }
+        """
+    )
+    dot = ada.tab.evaluate("look('#connection-dot')")
+    ada.tab.evaluate("document.body.dataset.connection = 'disconnected'")
+    assert dot != ada.tab.evaluate("look('#connection-dot')")
+    canvas = "getComputedStyle(document.body).backgroundColor"
+    assert json.loads(dot)[0] != ada.tab.evaluate(canvas)
+    other_room = ada.tab.evaluate("look('#room-list li:not(.current)')")
+    assert ada.tab.evaluate("look('#room-list .current')") != other_room
+    other_row = ada.tab.evaluate("look('.row:not(.mentions-me) .bubble')")
+    assert ada.tab.evaluate("look('.mentions-me .bubble')") != other_row
+
+
+# Names of other languages, and their colours.
+
+
+def test_name_with_a_zero_width_non_joiner_is_accepted(chat: Daemon, users: Users) -> None:
+    name = "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627"  # Ali Reza in Persian
+    user = users.join(url(chat, "persian"), name)
+    user.wait_for_text("#member-list", name)
+    user.say("/nick a\u200cb")  # these letters do not join
+    user.wait_for_text("#name-error", "invisible")
+    user.tab.press("Escape")
+    user.tab.wait("nameChange === null")
+    user.wait_for_text("#profile", name)
+    user.say("/nick Ali")
+    user.wait_for_text("#member-list", "Ali")
+
+
+def test_names_of_guests_have_clearly_different_hues(chat: Daemon, users: Users) -> None:
+    ada = users.join(url(chat, "hues"), "Ada")
+    hues = ada.tab.evaluate(
+        "[...Array(9).keys()].map((index) => Number("
+        "createAvatar(`guest-${index + 1}`).style.getPropertyValue('--hue')))"
+    )
+    assert len(set(hues)) == 9
+    assert all(hue % 30 == 0 for hue in hues)
+    for one, other in itertools.pairwise(hues):
+        assert 90 <= (one - other) % 360 <= 270

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from typing import Any
 
@@ -321,6 +322,46 @@ def test_name_with_invisible_characters_is_refused(name: str, word: str) -> None
     assert word in parse_error(json.dumps({**JOIN, "name": name})).message
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627",  # Ali Reza in Persian
+        "\u0645\u06cc\u064e\u200c\u0650\u062e",  # with vowel signs around the non-joiner
+        "\u069a\u200c\u0693",  # Pashto
+        "\u0712\u200c\u0715",  # Syriac
+        "\u1820\u200c\u1821",  # Mongolian
+        "\U0001e900\u200c\U0001e901",  # Adlam
+        "\ua872\u200c\ua840",  # a left-joining letter of Phags-pa
+        "\u0915\u094d\u200c\u0937",  # Devanagari: no ligature
+        "\u0d28\u0d4d\u200d",  # Malayalam: chillu
+        "\u0dc1\u0dca\u200d\u0dbb\u0dd3",  # Sinhala: Sri
+    ],
+)
+def test_name_with_a_joiner_in_context_is_accepted(name: str) -> None:
+    assert normalize_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a\u200cb",  # letters that do not join
+        "\u200c\u0639\u0644\u06cc",
+        "\u0639\u0644\u06cc\u200c",
+        "\u0639\u200c\u200c\u0644",
+        "\u0627\u200c\u0644",  # alef never joins the next letter
+        "\u0639\u200c ann",
+        "\u0639\u200d\u0644",  # a joiner needs a virama
+        "\u0915\u200d\u0937",
+        "\u0915\u094d\u200d\u200d",
+        "\u094d\u200d",  # only a mark and a joiner
+        "\U0001f469\u200d\U0001f4bb",  # emoji
+    ],
+)
+def test_name_with_a_joiner_out_of_context_is_refused(name: str) -> None:
+    with pytest.raises(InvalidName, match="invisible"):
+        normalize_name(name)
+
+
 @given(st.text(max_size=50))
 def test_normalized_name_is_stable_and_printable(name: str) -> None:
     try:
@@ -330,7 +371,7 @@ def test_normalized_name_is_stable_and_printable(name: str) -> None:
     assert 1 <= len(normalized) <= MAX_NAME
     assert normalize_name(normalized) == normalized
     assert unicodedata.is_normalized("NFKC", normalized)
-    assert normalized.isprintable()
+    assert re.sub("[\u200c\u200d]", "", normalized).isprintable()
     normalized.encode()
 
 
@@ -348,6 +389,12 @@ def test_normalized_name_is_stable_and_printable(name: str) -> None:
         ("I", "\u0131", False),
         ("i", "\u0130", False),
         ("ann", "anne", False),
+        (
+            "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627",
+            "\u0639\u0644\u06cc\u0631\u0636\u0627",
+            True,
+        ),
+        ("\u0930\u094d\u200d\u092f", "\u0930\u094d\u092f", True),
     ],
 )
 def test_names_equal_after_normalization_and_casefold_collide(
