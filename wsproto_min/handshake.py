@@ -151,6 +151,9 @@ def accept(
         raise bad_request("a WebSocket handshake needs HTTP/1.1")
     if fields.get("Host") is None:
         raise bad_request("header Host is missing")
+    # The server would read a body as frames.
+    if "Transfer-Encoding" in fields or fields.get("Content-Length") not in (None, "0"):
+        raise bad_request("a WebSocket handshake must not have a body")
     if not fields.has_token("Upgrade", "websocket"):
         raise bad_request("header Upgrade must include 'websocket'")
     if not fields.has_token("Connection", "upgrade"):
@@ -228,7 +231,7 @@ class ServerHandshake:
         self._max_message_size = max_message_size
         self._max_fragments = max_fragments
         self._compression_threshold = compression_threshold
-        self._reader = HeadReader()
+        self._reader = HeadReader(is_request=True)
         self._eof_received = False
         self._unsent = b""
 
