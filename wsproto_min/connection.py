@@ -271,6 +271,7 @@ class Connection:
 
         Raises:
             ConnectionClosed: A Close frame was sent or received (section 5.5.1).
+            TypeError: The message is neither `str` nor `bytes`.
 
         """
         self._require_open()
@@ -285,6 +286,7 @@ class Connection:
 
         Raises:
             ConnectionClosed: As for `send`.
+            TypeError: The payload is not `bytes`.
             ValueError: The payload has more than 125 bytes (section 5.5).
 
         """
@@ -393,13 +395,22 @@ class Connection:
 
 
 def encode_message(message: str | bytes) -> tuple[Opcode, bytes]:
-    """Return the opcode and the payload of a message: text for `str`, binary for `bytes`."""
+    """Return the opcode and the payload of a message: text for `str`, binary for `bytes`.
+
+    Raises:
+        TypeError: The message is neither. A mutable buffer could change before it is written.
+
+    """
     if isinstance(message, str):
         return _TEXT, message.encode()
-    return _BINARY, message
+    if isinstance(message, bytes):
+        return _BINARY, message
+    raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
 
 
 def _check_control_payload(payload: bytes) -> bytes:
+    if not isinstance(payload, bytes):
+        raise TypeError(f"a control frame's payload is bytes, not {type(payload).__name__}")
     if len(payload) > MAX_CONTROL_PAYLOAD:
         raise ValueError(
             f"control frame: payload of {len(payload)} bytes; "
