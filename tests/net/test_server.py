@@ -428,6 +428,52 @@ def test_call_later_calls_come_in_order() -> None:
     assert called == ["first", "second", "third"]
 
 
+# Other threads.
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda server, peer, group: peer.send("x"),
+        lambda server, peer, group: peer.close(),
+        lambda server, peer, group: peer.go_away("x"),
+        lambda server, peer, group: peer.fail(1011),
+        lambda server, peer, group: peer.abort(),
+        lambda server, peer, group: peer.pause_reading(1),
+        lambda server, peer, group: group.send("x"),
+        lambda server, peer, group: group.add(peer),
+        lambda server, peer, group: group.discard(peer),
+        lambda server, peer, group: server.call_later(0, lambda: None),
+        lambda server, peer, group: server.listen("127.0.0.1", 0),
+    ],
+    ids=[
+        "send",
+        "close",
+        "go_away",
+        "fail",
+        "abort",
+        "pause_reading",
+        "group_send",
+        "group_add",
+        "group_discard",
+        "call_later",
+        "listen",
+    ],
+)
+def test_call_from_another_thread_raises_and_names_the_way(
+    call: Callable[[Server, Peer, Group], None],
+) -> None:
+    with serving() as running, Client(running.address) as client:
+        group = running.server.group()
+        (peer,) = running.server.peers
+        with pytest.raises(RuntimeError, match=r"Server\.call_soon_threadsafe"):
+            call(running.server, peer, group)
+        running.server.call_soon_threadsafe(lambda: peer.send("from another thread"))
+        assert client.receive() == "from another thread"
+        assert peer.is_open
+    peer.send("ignored")  # the server has ended
+
+
 # Callbacks and counters for operators.
 
 

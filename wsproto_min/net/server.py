@@ -9,7 +9,8 @@
 An iteration of `run` waits until sockets are ready, reads each of them once, and calls the
 application. It then writes everything that was sent, in one write for each peer. Only the
 responses to handshakes go out earlier. Callbacks run in the thread of `run`, one at a time, and
-must not block.
+must not block. Other threads call `Server.call_soon_threadsafe` and `Server.stop` only: peers,
+groups and timers raise `RuntimeError` there.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import ssl
 import time
 from collections.abc import Callable
 from functools import partial
+from threading import get_ident
 
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD
 from wsproto_min.handshake import Acceptance, accept
@@ -166,6 +168,7 @@ class Server:
             OSError: The address is invalid, in use, or not an address of this machine.
 
         """
+        self._context.write_coalescer.check_thread()
         sock = open_tcp_listener(host, port)
         self.listen_on(sock, ssl_context)
         address: tuple[str, int] = sock.getsockname()[:2]
@@ -181,14 +184,17 @@ class Server:
                 file is not a socket.
 
         """
+        self._context.write_coalescer.check_thread()
         self.listen_on(open_unix_listener(path))
 
     def listen_on(self, sock: socket.socket, ssl_context: ssl.SSLContext | None = None) -> None:
         """Accept connections from a listening socket; the server closes it."""
+        self._context.write_coalescer.check_thread()
         self._listeners.append(Listener(self._context, sock, ssl_context))
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call `callback` once, in the server's thread, `seconds` from now."""
+        self._context.write_coalescer.check_thread()
         self._loop.call_later(seconds, partial(self._call, "call_later", callback))
 
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
@@ -197,12 +203,14 @@ class Server:
 
     def run(self) -> None:
         """Serve until `stop`, then close every socket. A server runs once."""
+        self._context.write_coalescer.thread = get_ident()
         try:
             with self._loop.woken_by_signals():
                 self._run_loop()
         finally:
             self._abort_all()
             self._loop.close()
+            self._context.write_coalescer.thread = 0
 
     def _run_loop(self) -> None:
         while not (self._stopping and not self._context.peers):

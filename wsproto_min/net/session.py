@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Callable
 from http import HTTPStatus
+from threading import get_ident
 
 from wsproto_min.codes import CloseCode
 from wsproto_min.connection import Connection, Pong, State
@@ -197,6 +198,7 @@ class Session:
 
     def pause_reading(self, seconds: float) -> None:
         """See `Peer.pause_reading`."""
+        self._context.write_coalescer.check_thread()
         if self.state < _CLOSING:
             self.transport.pause_reading()
             self._resume_later(seconds)
@@ -222,6 +224,8 @@ class Session:
 
     def send(self, message: str | bytes) -> None:
         """See `Peer.send`."""
+        if get_ident() != self._context.write_coalescer.thread:  # on the hot path
+            self._context.write_coalescer.check_thread()
         if self.connection is not None and self.state is _OPEN:
             self.connection.send(message)
             self._enqueue(self.connection)
@@ -248,8 +252,14 @@ class Session:
 
     # Ending.
 
+    def abort(self) -> None:
+        """See `Peer.abort`."""
+        self._context.write_coalescer.check_thread()
+        self.transport.close()
+
     def close(self, code: int, reason: str) -> None:
         """See `Peer.close`."""
+        self._context.write_coalescer.check_thread()
         if self.connection is not None and self.state is _OPEN:
             self.connection.close(code, reason)
             self._enter(_CLOSING)
@@ -257,6 +267,7 @@ class Session:
 
     def fail(self, code: int, reason: str) -> None:
         """See `Peer.fail`."""
+        self._context.write_coalescer.check_thread()
         if self.connection is not None:
             self.connection.fail(code, reason)
             self._end(self.connection)
