@@ -107,6 +107,8 @@ def test_limits_of_wsproto_min_match_the_code() -> None:
     }
     for name in ("open_timeout", "close_timeout", "ping_interval", "ping_timeout"):
         defaults[name] = f"{default_of(name):g} s"
+    rate = default_of("control_rate_limit")
+    defaults["control_rate_limit"] = f"{rate:g} control frames per second, and {2 * rate:g} at once"
     for name in ("MAX_CONTROL_PAYLOAD", "MAX_HEAD_SIZE"):
         defaults[name] = f"{constant(wsproto_min, name):,} bytes"
     for name in ("MAX_FINAL_BLOCKS", "MAX_HEADERS", "ACCEPTS_PER_ITERATION"):

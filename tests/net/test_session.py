@@ -478,6 +478,62 @@ def test_pause_reading_in_on_open_delays_early_frames(bench: Workbench) -> None:
     assert received(bench) == ["early", "birds"]
 
 
+# Control frames.
+
+
+@pytest.mark.parametrize("opcode", [Opcode.PING, Opcode.PONG])
+@pytest.mark.parametrize("closing", [False, True], ids=["open", "closing"])
+def test_control_frames_over_their_rate_pause_reading(
+    bench: Workbench, opcode: Opcode, closing: bool
+) -> None:
+    bench.context.control_rate_limit = 100.0
+    peer, remote = bench.open()
+    if closing:
+        peer.close(4000)
+        bench.iterate()
+    before = bench.context.bytes_received
+    frame = encode_frame(opcode, b"", mask=MASK)
+    remote.sock.sendall(frame * 201)
+    bench.iterate()
+    remote.sock.sendall(frame * 1000 + close())
+    bench.iterate(ahead=0.9)
+    assert bench.context.bytes_received - before == 201 * len(frame), "the server still reads"
+    remote.read()
+    seconds = 0
+    while bench.context.peers:
+        seconds += 1
+        bench.iterate(ahead=1.0)
+        bench.iterate()
+        remote.read()
+    assert 9 <= seconds <= 10, "1000 frames, or the close_timeout"
+    if not closing:
+        assert remote.events == [*[Pong(b"")] * (1201 if opcode is Opcode.PING else 0), Close(1000)]
+
+
+def test_control_frames_at_their_rate_are_never_paused(bench: Workbench) -> None:
+    bench.context.control_rate_limit = 100.0
+    _, remote = bench.open()
+    for number in range(1, 101):
+        remote.sock.sendall(PING * 9)
+        bench.iterate(ahead=0.1)
+        assert remote.has(9 * number)
+
+
+def test_pongs_to_the_servers_pings_are_not_counted(pinging: Workbench) -> None:
+    pinging.context.control_rate_limit = 0.01
+    peer, remote = pinging.open()
+    session = peer._session
+    for number in range(1, 5):
+        pinging.iterate(ahead=20.2 if number == 1 else 12.2)
+        assert remote.count_pings() == number
+        remote.answer_ping()
+        pinging.iterate()
+        pinging.iterate(ahead=8.2)
+    assert isinstance(session, Session)
+    assert session._control_frames_due == 0.0, "an idle peer needs more memory"
+    assert peer.is_open
+
+
 def test_close_ends_a_pause(bench: Workbench) -> None:
     peer, remote = bench.open()
     peer.pause_reading(5.0)

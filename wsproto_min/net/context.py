@@ -41,6 +41,7 @@ class ServerContext:
     compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD
     ping_interval: float | None = None
     ping_timeout: float = 20.0
+    control_rate_limit: float = 100.0
     on_accept: Callable[[Peer], None] = _ignore
     loop: EventLoop = field(default_factory=EventLoop)
     timers: CoarseTimers = field(init=False)

@@ -84,6 +84,8 @@ class Server:
             next Ping to the end of the timeout. None disables Pings.
         ping_timeout: Seconds that the server waits after a Ping for received bytes or write
             progress.
+        control_rate_limit: Pings and unsolicited Pongs that a peer may send per second, and
+            twice as many at once. The server reads nothing for 1 s from a peer beyond the limit.
 
     """
 
@@ -106,6 +108,7 @@ class Server:
         compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD,
         ping_interval: float | None = 20.0,
         ping_timeout: float = 20.0,
+        control_rate_limit: float = 100.0,
     ) -> None:
         self._context = ServerContext(
             on_request=on_request or _accept,
@@ -120,6 +123,7 @@ class Server:
             compression_threshold=compression_threshold,
             ping_interval=ping_interval,
             ping_timeout=ping_timeout,
+            control_rate_limit=control_rate_limit,
         )
         self._loop = self._context.loop
         self._on_close = on_close

@@ -20,7 +20,7 @@ from http import HTTPStatus
 from threading import get_ident
 
 from wsproto_min.codes import CloseCode
-from wsproto_min.connection import Connection, Pong, State
+from wsproto_min.connection import Close, Connection, Ping, Pong, State
 from wsproto_min.errors import HandshakeError
 from wsproto_min.handshake import Acceptance, HandshakeResult, ServerHandshake
 from wsproto_min.http import Request, Response
@@ -34,6 +34,12 @@ from wsproto_min.net.transport import Transport
 logger: logging.Logger = logging.getLogger("wsproto_min")
 
 _INTERNAL_ERROR = "internal server error"
+
+# Control frames beyond `control_rate_limit`: the seconds of the limit that may pass at once, and
+# the seconds without reading. Longer pauses cost fewer timers.
+_CONTROL_BURST = 2.0
+_CONTROL_PAUSE = 1.0
+
 _CALLBACK_RAISED = "%s: raised an exception for %s; fix the callback"
 
 # Constants, because the hot path reads the members often.
@@ -64,6 +70,7 @@ class Session:
 
     __slots__ = (
         "_context",
+        "_control_frames_due",
         "_handshake",
         "_paused_until",
         "_timer",
@@ -88,6 +95,9 @@ class Session:
         self.keepalive: Keepalive | None = None
         self._context = context
         self._paused_until = 0.0  # 0 while reading is not paused
+        # Time by which the limit allows all control frames so far. An idle peer keeps the shared
+        # constant, because the Pongs to the server's Pings are not counted.
+        self._control_frames_due = 0.0
         self.transport: Transport = Transport(sock, self, context.loop, context.write_buffer_limit)
         self.peer: Peer = Peer(self, self.transport, address)
         self._handshake: ServerHandshake | None = ServerHandshake(
@@ -170,16 +180,36 @@ class Session:
             if isinstance(event, _MESSAGE):
                 if self.state is _OPEN:  # after close() the application wants no messages
                     self._call("on_message", self._context.on_message, event)
-            elif not isinstance(event, Pong):
+            else:
                 self._enqueue(connection)  # the reply precedes later messages
-            elif self.keepalive is not None:
-                self.keepalive.on_pong(event.payload, time.monotonic())
+                if not isinstance(event, Close) and self._limits_control_frame(event):
+                    break
             if self._paused_until and self.state is _OPEN:
                 break
         if connection.eof_to_send:
             self._end(connection)
         else:
             self._enqueue(connection)
+
+    def _limits_control_frame(self, event: Ping | Pong) -> bool:
+        """Count a control frame; pause reading and return True if there are too many.
+
+        The limit holds during the closing too, so it cannot use `Peer.pause_reading`.
+        """
+        now = time.monotonic()
+        if (
+            isinstance(event, Pong)
+            and self.keepalive is not None
+            and self.keepalive.on_pong(event.payload, now)
+        ):
+            return False
+        due = max(self._control_frames_due, now) + 1 / self._context.control_rate_limit
+        self._control_frames_due = due
+        if due - now <= _CONTROL_BURST:
+            return False
+        self.transport.pause_reading()
+        self._resume_later(_CONTROL_PAUSE)
+        return True
 
     def _call(self, name: str, callback: Callable[..., None], *arguments: object) -> None:
         """Call the application. An exception fails an open connection with 1011.
