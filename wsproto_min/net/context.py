@@ -11,6 +11,7 @@ from wsproto_min.http import Request, Response
 from wsproto_min.net.event_loop import EventLoop
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.timers import CoarseTimers
+from wsproto_min.net.write_buffer import WriteBudget
 from wsproto_min.net.write_coalescer import WriteCoalescer
 
 
@@ -42,9 +43,12 @@ class ServerContext:
     ping_interval: float | None = None
     ping_timeout: float = 20.0
     control_rate_limit: float = 100.0
+    total_write_buffer_limit: int = 256 << 20
+    write_timeout: float = 60.0
     on_accept: Callable[[Peer], None] = _ignore
     loop: EventLoop = field(default_factory=EventLoop)
     timers: CoarseTimers = field(init=False)
+    write_budget: WriteBudget = field(init=False)
     write_coalescer: WriteCoalescer = field(default_factory=WriteCoalescer)
     peers: set[Peer] = field(default_factory=set)
     closed: list[Peer] = field(default_factory=list)
@@ -52,5 +56,8 @@ class ServerContext:
     bytes_received: int = 0
 
     def __post_init__(self) -> None:
-        """Create the timers on the loop."""
+        """Create the timers on the loop, and the write budget on the timers."""
         self.timers = CoarseTimers(self.loop)
+        self.write_budget = WriteBudget(
+            self.total_write_buffer_limit, self.write_timeout, self.timers
+        )

@@ -74,6 +74,11 @@ class Server:
             the default.
         write_buffer_limit: Bytes that may wait for a slow reader. A peer beyond the limit is
             closed with 1008.
+        total_write_buffer_limit: Bytes of memory for the write buffers of all peers. Beyond the
+            limit the server closes the sockets of the slowest peers first: the peers whose
+            write buffer was empty the longest time ago.
+        write_timeout: Seconds for which a peer may take none of its waiting bytes. The server
+            then closes its socket, even if the peer sends.
         open_timeout: Seconds for the whole opening handshake, TLS included.
         close_timeout: Seconds from the first Close frame, or from a refusal, to the closed
             socket. The limit includes the write buffer, the peer's reply and the end of its
@@ -109,6 +114,8 @@ class Server:
         ping_interval: float | None = 20.0,
         ping_timeout: float = 20.0,
         control_rate_limit: float = 100.0,
+        total_write_buffer_limit: int = 256 << 20,
+        write_timeout: float = 60.0,
     ) -> None:
         self._context = ServerContext(
             on_request=on_request or _accept,
@@ -124,6 +131,8 @@ class Server:
             ping_interval=ping_interval,
             ping_timeout=ping_timeout,
             control_rate_limit=control_rate_limit,
+            total_write_buffer_limit=total_write_buffer_limit,
+            write_timeout=write_timeout,
         )
         self._loop = self._context.loop
         self._on_close = on_close

@@ -98,7 +98,9 @@ class Session:
         # Time by which the limit allows all control frames so far. An idle peer keeps the shared
         # constant, because the Pongs to the server's Pings are not counted.
         self._control_frames_due = 0.0
-        self.transport: Transport = Transport(sock, self, context.loop, context.write_buffer_limit)
+        self.transport: Transport = Transport(
+            sock, self, context.loop, context.write_buffer_limit, context.write_budget
+        )
         self.peer: Peer = Peer(self, self.transport, address)
         self._handshake: ServerHandshake | None = ServerHandshake(
             self._respond,
@@ -279,6 +281,12 @@ class Session:
         self._enter(_FLUSHING)
         self.transport.end_after_next_write(half_close=True)
         self._context.write_coalescer.write_now(self.peer, self.connection.data_to_send())
+
+    def on_too_slow(self, reason: str) -> None:
+        """Close the socket of a peer that takes too few bytes, and keep the reason."""
+        if self.connection is not None:
+            self.connection.fail(CloseCode.POLICY_VIOLATION, reason)
+        self.transport.close()
 
     # Ending.
 
