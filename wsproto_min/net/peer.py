@@ -99,7 +99,7 @@ class Peer:
 
     @property
     def refusal(self) -> HandshakeError | None:
-        """The error that refused the handshake, or None."""
+        """The error that refused the opening handshake or the TLS handshake, or None."""
         return self._session.refusal
 
     @property

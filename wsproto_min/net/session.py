@@ -28,7 +28,7 @@ from wsproto_min.net.context import ServerContext
 from wsproto_min.net.keepalive import Keepalive
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.timers import TimerSlot
-from wsproto_min.net.tls import TLSSocket
+from wsproto_min.net.tls import TLSSocket, describe_failure
 from wsproto_min.net.transport import Transport
 
 logger: logging.Logger = logging.getLogger("wsproto_min")
@@ -127,6 +127,12 @@ class Session:
         elif self._handshake is not None:
             self._handshake.receive_data(data)
             self._process_handshake(self._handshake)
+
+    def on_read_error(self, error: OSError) -> None:
+        """Keep the reason of a failed TLS handshake as `refusal`."""
+        reason = describe_failure(error)
+        if self._handshake is not None and reason is not None:
+            self.refusal = HandshakeError(HTTPStatus.BAD_REQUEST, reason)
 
     def _process_handshake(self, handshake: ServerHandshake) -> None:
         """Answer the opening request once it is complete."""

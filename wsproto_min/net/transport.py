@@ -30,6 +30,9 @@ class Owner(Protocol):
     def on_data(self, data: bytes) -> None:
         """Process received bytes."""
 
+    def on_read_error(self, error: OSError) -> None:
+        """Record why reading failed. The transport then closes the socket."""
+
     def on_write_progress(self) -> None:
         """Record that the socket took bytes from the write buffer."""
 
@@ -131,7 +134,8 @@ class Transport:
             data = self._socket.recv(RECEIVE_SIZE)
         except BlockingIOError:
             return
-        except OSError:
+        except OSError as error:
+            self._owner.on_read_error(error)
             self.close()
             return
         if data:
