@@ -150,6 +150,45 @@ def test_accept_request_with_a_body_is_400(name: str, values: list[str]) -> None
     assert error.status == 400
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://example.org", 101),
+        ("HTTPS://EXAMPLE.ORG", 101),
+        ("tauri://localhost", 101),
+        (None, 101),
+        ("http://example.org", 403),
+        ("https://example.org:8443", 403),
+        ("https://example.org.evil.example", 403),
+        ("null", 403),
+        ("", 403),
+    ],
+)
+def test_accept_origin_of_another_site_is_403(origin: str | None, status: int) -> None:
+    origins = ["https://Example.org/", "tauri://localhost"]
+    fields = altered(REQUEST, "Origin", *([] if origin is None else [origin]))
+    if status == 101:
+        assert accept(request(fields), origins=origins).response.status == 101
+        assert ServerHandshake(origins=origins)._respond(request(fields))
+    else:
+        with pytest.raises(HandshakeError) as raised:
+            accept(request(fields), origins=origins)
+        error = raised.value
+        assert (error.status, error.reason) == (
+            403,
+            f"header Origin: pages of {origin!r} may not connect",
+        )
+
+
+def test_accept_without_origins_allows_every_site() -> None:
+    fields = altered(REQUEST, "Origin", "https://a.example", "https://b.example")
+    assert accept(request(fields)).response.status == 101
+    with pytest.raises(HandshakeError, match="must not be repeated"):
+        accept(request(fields), origins=["https://a.example"])
+    with pytest.raises(HandshakeError, match="may not connect"):
+        accept(request(), origins=[])
+
+
 def test_accept_content_length_0_is_no_body() -> None:
     assert accept(request([*REQUEST, ("Content-Length", "0")])).response.status == 101
 

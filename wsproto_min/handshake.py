@@ -19,7 +19,7 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -124,6 +124,7 @@ def accept(
     request: Request,
     *,
     subprotocols: Sequence[str] = (),
+    origins: Collection[str] | None = None,
     compression: DeflateParameters | None = DeflateParameters.NO_CONTEXT_TAKEOVER,
     headers: Sequence[tuple[str, str]] = (),
 ) -> Acceptance:
@@ -132,11 +133,14 @@ def accept(
     Args:
         request: The client's request.
         subprotocols: Subprotocols of the server, the preferred one first.
+        origins: Sites whose pages may connect, such as "https://example.org"; None for all.
+            A client without an Origin header, which is no browser, may always connect.
         compression: The server's configuration of permessage-deflate; None declines all offers.
         headers: Further headers of the response, as pairs of name and value.
 
     Raises:
         HandshakeError: Status 405: the method is not GET. Status 426: the version is not 13.
+            Status 403: the request comes from a page of a site that `origins` does not have.
             Status 400: another requirement is not met.
 
     """
@@ -170,6 +174,9 @@ def accept(
     if not _KEY.fullmatch(key):
         raise bad_request("header Sec-WebSocket-Key must be 16 bytes in base64")
 
+    if origins is not None:
+        _check_origin(fields.get("Origin"), origins)
+
     pairs = [
         ("Upgrade", "websocket"),
         ("Connection", "Upgrade"),
@@ -190,6 +197,13 @@ def accept(
     return Acceptance(response, NegotiatedOptions(subprotocol, negotiated))
 
 
+def _check_origin(origin: str | None, origins: Collection[str]) -> None:
+    """Refuse the pages of other sites (section 4.2.2, item 4)."""
+    if origin is not None and origin.lower() not in [site.lower().rstrip("/") for site in origins]:
+        reason = f"header Origin: pages of {origin!r} may not connect"
+        raise HandshakeError(HTTPStatus.FORBIDDEN, reason)
+
+
 class ServerHandshake:
     """The server's side of an opening handshake, without I/O.
 
@@ -198,6 +212,7 @@ class ServerHandshake:
             the connection, or a `Response` to answer a plain HTTP request. May raise
             `HandshakeError` to refuse.
         subprotocols: As for `accept`; without effect if `respond` is given.
+        origins: As for `accept`; without effect if `respond` is given.
         compression: As for `accept`; without effect if `respond` is given.
         max_message_size: As for `Connection`.
         max_fragments: As for `Connection`.
@@ -220,13 +235,16 @@ class ServerHandshake:
         respond: Callable[[Request], Response | Acceptance] | None = None,
         *,
         subprotocols: Sequence[str] = (),
+        origins: Collection[str] | None = None,
         compression: DeflateParameters | None = DeflateParameters.NO_CONTEXT_TAKEOVER,
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         max_fragments: int | None = None,
         compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD,
     ) -> None:
         self._respond = respond or (
-            lambda request: accept(request, subprotocols=subprotocols, compression=compression)
+            lambda request: accept(
+                request, subprotocols=subprotocols, origins=origins, compression=compression
+            )
         )
         self._max_message_size = max_message_size
         self._max_fragments = max_fragments

@@ -21,6 +21,7 @@ from tests.support import (
     exchange,
     handshake,
     is_served,
+    new_key,
     poll,
     read_to_end,
     reset,
@@ -33,7 +34,7 @@ from wsproto_min.connection import Close, Event, Ping, Pong, Role
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import HandshakeError
 from wsproto_min.frames import encode_close, encode_frame
-from wsproto_min.handshake import Acceptance, accept
+from wsproto_min.handshake import Acceptance, accept, upgrade_request
 from wsproto_min.http import Request, Response
 from wsproto_min.net import server as server_module
 from wsproto_min.net.broadcast import Group
@@ -426,6 +427,38 @@ def test_call_later_calls_come_in_order() -> None:
         running.server.call_soon_threadsafe(schedule)
         assert done.wait(PATIENCE)
     assert called == ["first", "second", "third"]
+
+
+# Options of the handshake.
+
+
+def test_server_without_on_request_negotiates_its_options() -> None:
+    options: dict[str, Any] = {
+        "subprotocols": ["b", "a"],
+        "origins": ["https://example.org"],
+        "compression": DeflateParameters.DEFAULT,
+    }
+    with serving(**options) as running:
+        url = f"ws://127.0.0.1:{running.address[1]}/"
+        offer: dict[str, Any] = {"subprotocols": ["a", "b"], "origin": "https://example.org"}
+        with connect_url(url, **offer) as client:
+            assert client.subprotocol == "b"
+            assert client.connection._context_takeover
+        with pytest.raises(HandshakeError, match=r"pages of .* may not connect") as raised:
+            connect_url(url, origin="https://evil.example")
+        assert raised.value.status == 403
+    with serving(compression=None) as running, connect(running.address) as sock:
+        offered = upgrade_request("a", "/", new_key(), compression=DeflateParameters.DEFAULT)
+        sock.sendall(offered)
+        assert b"permessage-deflate" not in sock.recv(4096)
+
+
+@pytest.mark.parametrize(
+    "options", [{"subprotocols": ["a"]}, {"origins": []}, {"compression": None}], ids=str
+)
+def test_server_with_on_request_refuses_options_for_accept(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"pass these arguments to accept\(\) instead"):
+        Server(on_message=send_back, on_request=lambda peer, request: accept(request), **options)
 
 
 # Other threads.

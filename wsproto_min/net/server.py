@@ -19,11 +19,12 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from threading import get_ident
+from typing import Any
 
-from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD
+from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, DeflateParameters
 from wsproto_min.handshake import Acceptance, accept
 from wsproto_min.http import Request, Response
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
@@ -35,11 +36,13 @@ from wsproto_min.net.peer import Peer
 # Seconds for HTTP clients to receive their responses after the last WebSocket peer has gone.
 FINAL_RESPONSE_TIMEOUT = 1.0
 
+_COMPRESSION = DeflateParameters.NO_CONTEXT_TAKEOVER
+
 logger: logging.Logger = logging.getLogger("wsproto_min")
 
 
-def _accept(peer: Peer, request: Request) -> Acceptance:
-    return accept(request)
+def _accept(peer: Peer, request: Request, **options: Any) -> Acceptance:
+    return accept(request, **options)
 
 
 def _ignore(*arguments: object) -> None:
@@ -58,7 +61,12 @@ class Server:
             message.
         on_request: `on_request(peer, request)` returns an `Acceptance` (from `accept`) to open
             the connection, or a `Response` to answer and close. It may raise
-            `HandshakeError`. The default accepts every valid handshake.
+            `HandshakeError`. The default accepts every valid handshake with the arguments
+            `subprotocols`, `origins` and `compression`.
+        subprotocols: Subprotocols of the server, the preferred one first.
+        origins: Sites whose pages may connect, such as "https://example.org"; None for all.
+            A client without an Origin header, which is no browser, may always connect.
+        compression: Configuration of permessage-deflate; None declines all offers.
         on_open: `on_open(peer)` comes once the handshake is complete.
         on_close: `on_close(peer)` comes once for each opened peer, when closing has begun.
         on_accept: `on_accept(peer)` comes before anything is read. `peer.abort()` refuses
@@ -99,6 +107,9 @@ class Server:
         *,
         on_message: Callable[[Peer, str | bytes], None],
         on_request: Callable[[Peer, Request], Response | Acceptance] | None = None,
+        subprotocols: Sequence[str] = (),
+        origins: Collection[str] | None = None,
+        compression: DeflateParameters | None = _COMPRESSION,
         on_open: Callable[[Peer], None] = _ignore,
         on_close: Callable[[Peer], None] = _ignore,
         on_accept: Callable[[Peer], None] = _ignore,
@@ -117,8 +128,17 @@ class Server:
         total_write_buffer_limit: int = 256 << 20,
         write_timeout: float = 60.0,
     ) -> None:
+        if on_request is None:
+            on_request = partial(
+                _accept, subprotocols=subprotocols, origins=origins, compression=compression
+            )
+        elif subprotocols or origins is not None or compression != _COMPRESSION:
+            raise ValueError(
+                "on_request: decides about subprotocols, origins and compression;"
+                " pass these arguments to accept() instead"
+            )
         self._context = ServerContext(
-            on_request=on_request or _accept,
+            on_request=on_request,
             on_open=on_open,
             on_accept=on_accept,
             on_message=on_message,
