@@ -30,7 +30,7 @@ from wsproto_min.http import Request, Response
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 from wsproto_min.net.broadcast import Group
 from wsproto_min.net.context import ServerContext
-from wsproto_min.net.listener import Listener, open_tcp_listener, open_unix_listener
+from wsproto_min.net.listener import Listener, open_tcp_listeners, open_unix_listener
 from wsproto_min.net.peer import Peer
 
 # Seconds for HTTP clients to receive their responses after the last WebSocket peer has gone.
@@ -187,24 +187,26 @@ class Server:
     def listen(
         self, host: str, port: int, ssl_context: ssl.SSLContext | None = None
     ) -> tuple[str, int]:
-        """Listen on a TCP address.
+        """Listen on every address of a host; call this again for further hosts and ports.
 
         Args:
-            host: Name or address of a local interface.
-            port: Port from 0 to 65535; 0 picks a free one.
+            host: Name or address of a local interface. "::" accepts IPv6 and IPv4, "" listens
+                on all interfaces. Of a name the addresses are used that this machine has.
+            port: Port from 0 to 65535; 0 picks a free one, the same for all addresses.
             ssl_context: TLS configuration, which makes the server's URL `wss`.
 
         Returns:
-            Address and port of the socket.
+            First address, and the port.
 
         Raises:
-            OSError: The address is invalid, in use, or not an address of this machine.
+            OSError: An address is invalid or in use, or none is an address of this machine.
 
         """
         self._context.write_coalescer.check_thread()
-        sock = open_tcp_listener(host, port)
-        self.listen_on(sock, ssl_context)
-        address: tuple[str, int] = sock.getsockname()[:2]
+        sockets = open_tcp_listeners(host, port)
+        for sock in sockets:
+            self.listen_on(sock, ssl_context)
+        address: tuple[str, int] = sockets[0].getsockname()[:2]
         return address
 
     def listen_unix(self, path: str) -> None:
