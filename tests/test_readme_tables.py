@@ -106,6 +106,9 @@ def test_limits_of_wsproto_min_match_the_code() -> None:
         "write_buffer_limit": f"{default_of('write_buffer_limit'):,} bytes",
         "total_write_buffer_limit": f"{default_of('total_write_buffer_limit'):,} bytes",
     }
+    unfinished = default_of("total_unfinished_limit")
+    defaults["total_unfinished_limit"] = f"{unfinished:,} bytes"
+    defaults["max_pending_handshakes"] = f"{default_of('max_pending_handshakes'):,} "
     for name in ("write_timeout", "open_timeout", "close_timeout", "ping_interval", "ping_timeout"):
         defaults[name] = f"{default_of(name):g} s"
     rate = default_of("control_rate_limit")

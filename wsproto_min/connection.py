@@ -207,6 +207,12 @@ class Connection:
         return self._compressor is SHARED_COMPRESSOR
 
     @property
+    def unfinished_size(self) -> int:
+        """Bytes of memory for received data that is no event yet, about."""
+        size = len(self._decoder.buffer)
+        return size if self._assembler is None else size + self._assembler.size
+
+    @property
     def eof_to_send(self) -> bool:
         """True if the caller must half-close TCP after it has written all of `data_to_send`.
 

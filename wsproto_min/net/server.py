@@ -87,6 +87,10 @@ class Server:
             write buffer was empty the longest time ago.
         write_timeout: Seconds for which a peer may take none of its waiting bytes. The server
             then closes its socket, even if the peer sends.
+        total_unfinished_limit: Bytes of memory for the unfinished messages of all peers. Beyond
+            the limit the peers whose message began first are closed with 1013.
+        max_pending_handshakes: Number of connections whose handshake is not complete. The
+            server closes the socket of the oldest one beyond it.
         open_timeout: Seconds for the whole opening handshake, TLS included.
         close_timeout: Seconds from the first Close frame, or from a refusal, to the closed
             socket. The limit includes the write buffer, the peer's reply and the end of its
@@ -127,6 +131,8 @@ class Server:
         control_rate_limit: float = 100.0,
         total_write_buffer_limit: int = 256 << 20,
         write_timeout: float = 60.0,
+        total_unfinished_limit: int = 128 << 20,
+        max_pending_handshakes: int = 1024,
     ) -> None:
         if on_request is None:
             on_request = partial(
@@ -153,6 +159,8 @@ class Server:
             control_rate_limit=control_rate_limit,
             total_write_buffer_limit=total_write_buffer_limit,
             write_timeout=write_timeout,
+            total_unfinished_limit=total_unfinished_limit,
+            max_pending_handshakes=max_pending_handshakes,
         )
         self._loop = self._context.loop
         self._on_close = on_close

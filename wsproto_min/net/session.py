@@ -110,7 +110,10 @@ class Session:
         )
         self._timer: TimerSlot = context.timers.start(self, context.open_timeout)
         context.peers.add(self.peer)
+        context.pending_handshakes[self] = None
         self._call("on_accept", context.on_accept)
+        if len(context.pending_handshakes) > context.max_pending_handshakes:
+            next(iter(context.pending_handshakes)).on_too_many_handshakes()
 
     # Receiving.
 
@@ -127,6 +130,16 @@ class Session:
         elif self._handshake is not None:
             self._handshake.receive_data(data)
             self._process_handshake(self._handshake)
+
+    def on_message_budget_exceeded(self) -> None:
+        """Fail the connection: all unfinished messages together are too large."""
+        self.fail(CloseCode.TRY_AGAIN_LATER, "too many unfinished messages")
+
+    def on_too_many_handshakes(self) -> None:
+        """Close the socket: too many handshakes are pending, and this one is the oldest."""
+        reason = "too many pending handshakes; try again"
+        self.refusal = HandshakeError(HTTPStatus.SERVICE_UNAVAILABLE, reason)
+        self.transport.close()
 
     def on_read_error(self, error: OSError) -> None:
         """Keep the reason of a failed TLS handshake as `refusal`."""
@@ -153,6 +166,7 @@ class Session:
         """Send the response; open the connection if there is one."""
         peer = self.peer
         self._handshake = None
+        del self._context.pending_handshakes[self]
         self._context.write_coalescer.enqueue(peer, handshake.data_to_send())
         if result.connection is None:
             self.refusal = result.error
@@ -198,6 +212,9 @@ class Session:
             self._end(connection)
         else:
             self._enqueue(connection)
+            size, budget = connection.unfinished_size, self._context.message_budget
+            if size or budget.total:
+                budget.update(self, size)
 
     def _limits_control_frame(self, event: Ping | Pong) -> bool:
         """Count a control frame; pause reading and return True if there are too many.
@@ -331,6 +348,7 @@ class Session:
         if self.connection is not None:
             self.connection.receive_eof()
         self._handshake = None
+        self._context.pending_handshakes.pop(self, None)
         self._timer.pop(self, None)
         self._context.peers.discard(self.peer)
         self._context.write_coalescer.discard(self.peer)
@@ -347,6 +365,8 @@ class Session:
             if self._paused_until:
                 self._resume_later(0)  # the session must read the peer's Close frame
         self.state = state
+        if state >= _FLUSHING:
+            self._context.message_budget.update(self, 0)
 
     def _leave_groups(self, *, keep_pending: bool) -> None:
         for group in self.peer._groups:
