@@ -124,15 +124,16 @@ class Group:
             TypeError: The message is neither `str` nor `bytes`.
 
         """
-        if get_ident() != self._write_coalescer.thread:  # on the hot path, so checked here
-            self._write_coalescer.check_thread()
+        write_coalescer = self._write_coalescer
+        if get_ident() != write_coalescer.thread:  # saves a call on the hot path
+            write_coalescer.check_thread()
         opcode, payload = encode_message(message)
         plain = compressed = encode_frame(opcode, payload)
         if len(payload) >= self._compression_threshold and any(
             member._accepts_shared_compression for member in self._members
         ):
             compressed = encode_frame(opcode, SHARED_COMPRESSOR.compress(payload), rsv1=True)
-        self._frames.append((self._write_coalescer.mark_group(self), plain, compressed, sender))
+        self._frames.append((write_coalescer.mark_group(self), plain, compressed, sender))
 
     def members_needing_merge(self) -> Iterator[GroupMember]:
         """Iterate over the members that may not receive all frames of this iteration."""

@@ -279,11 +279,14 @@ class Session:
 
     def send(self, message: str | bytes) -> None:
         """See `Peer.send`."""
-        if get_ident() != self._context.write_coalescer.thread:  # on the hot path
-            self._context.write_coalescer.check_thread()
-        if self.connection is not None and self.state is _OPEN:
-            self.connection.send(message)
-            self._enqueue(self.connection)
+        # This is the hot path, so few calls and attributes.
+        write_coalescer = self._context.write_coalescer
+        if get_ident() != write_coalescer.thread:
+            write_coalescer.check_thread()
+        connection = self.connection
+        if connection is not None and self.state is _OPEN:
+            connection.send(message)
+            write_coalescer.enqueue(self.peer, connection.data_to_send())
 
     def _enqueue(self, connection: Connection) -> None:
         """Put the connection's bytes into their place among this iteration's writes."""
