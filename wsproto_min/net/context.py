@@ -22,7 +22,7 @@ def _ignore(peer: Peer) -> None:
 
 
 class PendingHandshake(Protocol):
-    """A session whose opening handshake is not complete."""
+    """A session with an incomplete opening handshake."""
 
     def on_too_many_handshakes(self) -> None:
         """End the connection, and leave `pending_handshakes`."""
@@ -33,7 +33,7 @@ class ServerContext:
     """Options of a server (see `Server`), its event loop, and its peers.
 
     Attributes:
-        pending_handshakes: Sessions whose handshake is not complete, the oldest first.
+        pending_handshakes: Sessions with an incomplete handshake, the oldest first.
         peers: All peers that have a socket.
         closed: Peers for which `on_close` is to be called.
         disconnected: Peers for which `on_disconnect` is to be called.

@@ -88,9 +88,9 @@ class Server:
         write_timeout: Seconds for which a peer may take none of its waiting bytes. The server
             then closes its socket, even if the peer sends.
         total_unfinished_limit: Bytes of memory for the unfinished messages of all peers. Beyond
-            the limit the peers whose message began first are closed with 1013.
-        max_pending_handshakes: Number of connections whose handshake is not complete. The
-            server closes the socket of the oldest one beyond it.
+            the limit the server closes the peers with the oldest messages with 1013.
+        max_pending_handshakes: Number of connections with an incomplete handshake. Beyond the
+            limit the server closes the socket of the oldest one.
         open_timeout: Seconds for the whole opening handshake, TLS included.
         close_timeout: Seconds from the first Close frame, or from a refusal, to the closed
             socket. The limit includes the write buffer, the peer's reply and the end of its
