@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import signal
 import socket
 import threading
@@ -459,6 +460,18 @@ def test_server_without_on_request_negotiates_its_options() -> None:
 def test_server_with_on_request_refuses_options_for_accept(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"pass these arguments to accept\(\) instead"):
         Server(on_message=send_back, on_request=lambda peer, request: accept(request), **options)
+
+
+@pytest.mark.parametrize("rate", [0, -1.0, math.nan])
+def test_server_with_a_useless_rate_limit_raises(rate: float) -> None:
+    with pytest.raises(ValueError, match="control_rate_limit: must be above 0"):
+        Server(on_message=send_back, control_rate_limit=rate)
+
+
+def test_server_with_an_infinite_rate_limit_answers_all_pings() -> None:
+    with serving(control_rate_limit=math.inf) as running, Client(running.address) as client:
+        client.sock.sendall(frame(Opcode.PING, b"") * 1000)
+        assert [client.receive() for _ in range(1000)] == [Pong(b"")] * 1000
 
 
 # Other threads.

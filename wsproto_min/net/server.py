@@ -103,6 +103,11 @@ class Server:
             progress.
         control_rate_limit: Pings and unsolicited Pongs that a peer may send per second, and
             twice as many at once. The server reads nothing for 1 s from a peer beyond the limit.
+            `math.inf` disables the limit.
+
+    Raises:
+        ValueError: `control_rate_limit` is not above 0, or `on_request` comes with options that
+            belong to `accept`.
 
     """
 
@@ -143,6 +148,8 @@ class Server:
                 "on_request: decides about subprotocols, origins and compression;"
                 " pass these arguments to accept() instead"
             )
+        if not control_rate_limit > 0:
+            raise ValueError("control_rate_limit: must be above 0; use math.inf for no limit")
         self._context = ServerContext(
             on_request=on_request,
             on_open=on_open,
