@@ -911,6 +911,21 @@ def test_control_frame_holds_at_most_125_bytes(
     assert [payload for _, payload in sent_frames(connection)] == [b"x" * 125]
 
 
+@BOTH_ROLES
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [([104, 105], "list"), (123, "int"), (None, "NoneType"), (bytearray(b"hi"), "bytearray")],
+)
+def test_send_of_a_wrong_type_raises_type_error(role: Role, message: Any, kind: str) -> None:
+    connection = Connection(role)
+    with pytest.raises(TypeError, match=f"a message is str or bytes, not {kind}$"):
+        connection.send(message)
+    for send in (connection.ping, connection.pong):
+        with pytest.raises(TypeError, match=f"payload is bytes, not {kind}$"):
+            send(message)
+    assert connection.data_to_send() == b""
+
+
 # A client and a server that exchange anything
 
 MESSAGES = (

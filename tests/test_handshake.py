@@ -131,6 +131,68 @@ def test_accept_repeated_header_is_named(name: str) -> None:
     assert (error.status, error.reason) == (400, f"header {name} must not be repeated")
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("Content-Length", ["5"]),
+        ("content-length", ["00"]),
+        ("Content-Length", ["+0"]),
+        ("Content-Length", [""]),
+        ("Content-Length", ["0, 0"]),
+        ("Content-Length", ["0", "0"]),
+        ("Transfer-Encoding", ["chunked"]),
+        ("transfer-encoding", ["identity"]),
+        ("Transfer-Encoding", [""]),
+    ],
+)
+def test_accept_request_with_a_body_is_400(name: str, values: list[str]) -> None:
+    error = refusal(request([*REQUEST, *((name, value) for value in values)]))
+    assert error.status == 400
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://example.org", 101),
+        ("HTTPS://EXAMPLE.ORG", 101),
+        ("tauri://localhost", 101),
+        (None, 101),
+        ("http://example.org", 403),
+        ("https://example.org:8443", 403),
+        ("https://example.org.evil.example", 403),
+        ("null", 403),
+        ("", 403),
+    ],
+)
+def test_accept_origin_of_another_site_is_403(origin: str | None, status: int) -> None:
+    origins = ["https://Example.org/", "tauri://localhost"]
+    fields = altered(REQUEST, "Origin", *([] if origin is None else [origin]))
+    if status == 101:
+        assert accept(request(fields), origins=origins).response.status == 101
+        assert ServerHandshake(origins=origins)._respond(request(fields))
+    else:
+        with pytest.raises(HandshakeError) as raised:
+            accept(request(fields), origins=origins)
+        error = raised.value
+        assert (error.status, error.reason) == (
+            403,
+            f"header Origin: pages of {origin!r} may not connect",
+        )
+
+
+def test_accept_without_origins_allows_every_site() -> None:
+    fields = altered(REQUEST, "Origin", "https://a.example", "https://b.example")
+    assert accept(request(fields)).response.status == 101
+    with pytest.raises(HandshakeError, match="must not be repeated"):
+        accept(request(fields), origins=["https://a.example"])
+    with pytest.raises(HandshakeError, match="may not connect"):
+        accept(request(), origins=[])
+
+
+def test_accept_content_length_0_is_no_body() -> None:
+    assert accept(request([*REQUEST, ("Content-Length", "0")])).response.status == 101
+
+
 @pytest.mark.parametrize("name", ["Origin", "Sec-WebSocket-Protocol"])
 def test_accept_optional_header_may_be_missing(name: str) -> None:
     assert accept(request(altered(REQUEST, name))).response.status == 101
@@ -666,6 +728,28 @@ def test_server_handshake_malformed_request_is_400() -> None:
     assert (result.request, result.connection) == (None, None)
     assert result.error is not None
     assert sent.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+def test_server_handshake_skips_an_empty_line_at_the_start() -> None:
+    result, sent = server_result(b"\r\n" + OPENING)
+    assert result.connection is not None
+    assert sent.startswith(b"HTTP/1.1 101 ")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\x16", "the client began TLS on a port without TLS; use ws:// or http://"),
+        (b"\x16\x03\x01\x02\x00\x01", "the client began TLS on a port without TLS"),
+        (b"\x80\x2e\x01\x03\x01", "the first bytes are not an HTTP request"),  # SSL 2.0
+        (b"\x81\x85\x37\xfa\x21\x3d", "the first bytes are not an HTTP request"),  # a frame
+    ],
+)
+def test_server_handshake_other_protocol_is_400_at_once(data: bytes, reason: str) -> None:
+    result, sent = server_result(data)
+    assert result.error is not None
+    assert reason in result.error.reason
+    assert sent.startswith(b"HTTP/1.1 400 ")
 
 
 def test_server_handshake_eof_within_the_head_is_an_error() -> None:

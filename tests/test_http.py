@@ -31,9 +31,9 @@ VALUES = st.text(
 FIELDS = st.lists(st.tuples(TOKENS, VALUES), max_size=8)
 
 
-def read_head(*chunks: bytes) -> tuple[bytes, bytes] | int | None:
+def read_head(*chunks: bytes, is_request: bool = False) -> tuple[bytes, bytes] | int | None:
     """Return the head and the bytes behind it, or the status of a refusal, or None."""
-    reader = HeadReader()
+    reader = HeadReader(is_request=is_request)
     for index, chunk in enumerate(chunks):
         reader.receive_data(chunk)
         try:
@@ -73,6 +73,36 @@ def refusal(head: bytes) -> tuple[int, str]:
 def test_head_ends_at_its_empty_line(data: bytes, found: tuple[bytes, bytes] | None) -> None:
     assert read_head(data) == found
     assert read_head(*single_bytes(data)) == found
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b"\r\nGET / HTTP/1.1\r\n\r\n", (b"GET / HTTP/1.1", b"")),
+        (b"\r\nA\r\n\r\n\r\nB", (b"A", b"\r\nB")),
+        (b"\r", None),
+        (b"\r\n", None),
+        (b"\r\nGET", None),
+        (b"\r\n\r\n", 400),  # one empty line is enough
+        (b"\r\n\r\nGET / HTTP/1.1\r\n\r\n", 400),
+        (b"\rG", 400),
+        (b"\nG", 400),
+    ],
+)
+def test_request_after_an_empty_line_is_accepted(
+    data: bytes, found: tuple[bytes, bytes] | int | None
+) -> None:
+    assert read_head(data, is_request=True) == found
+    assert read_head(*single_bytes(data), is_request=True) == found
+
+
+@pytest.mark.parametrize("byte", range(256))
+def test_request_first_byte_must_begin_a_method(byte: int) -> None:
+    data = bytes([byte])
+    starts = data in b"!#$%&'*+-.^_`|~\r" or (data.isalnum() and data.isascii())
+    assert read_head(data, is_request=True) == (None if starts else 400)
+    starts = starts and data != b"\r"
+    assert read_head(b"\r\n" + data, is_request=True) == (None if starts else 400)
 
 
 @given(st.data(), st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"a"]), max_size=30))
@@ -157,6 +187,45 @@ def test_request_has_line_and_headers() -> None:
 )
 def test_request_path_is_target_without_query(target: str, path: str) -> None:
     assert parse_request(f"GET {target} HTTP/1.1".encode()).path == path
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "ws", "wss", "HTTP", "Ws"])
+@pytest.mark.parametrize(
+    ("rest", "host", "path"),
+    [
+        ("127.0.0.1:8765/healthz", "127.0.0.1:8765", "/healthz"),
+        ("example.com/a%20b?c=/d", "example.com", "/a%20b"),
+        ("[::1]:80/", "[::1]:80", "/"),
+        ("example.com", "example.com", "/"),
+        ("example.com?a", "example.com", "/"),
+    ],
+)
+def test_request_absolute_target_gives_path_and_host(
+    scheme: str, rest: str, host: str, path: str
+) -> None:
+    head = f"GET {scheme}://{rest} HTTP/1.1\r\nA: b\r\nhOST: other.example\r\nC: d"
+    request = parse_request(head.encode())
+    assert (request.path, request.target) == (path, f"{scheme}://{rest}")
+    assert request.headers.fields == (("a", "b"), ("host", host), ("c", "d"))
+
+
+def test_request_absolute_target_adds_no_host_header() -> None:
+    line = "GET http://example.com/ HTTP/1.1"
+    assert "Host" not in parse_request(line.encode()).headers
+    repeated = parse_request(f"{line}\r\nHost: a\r\nHost: b".encode())
+    assert repeated.headers.values("Host") == ["a", "b"]
+
+
+@pytest.mark.parametrize("target", ["ftp://example.com/a", "/http://example.com/", "http:/a"])
+def test_request_other_target_keeps_path_and_host(target: str) -> None:
+    request = parse_request(f"GET {target} HTTP/1.1\r\nHost: a".encode())
+    assert (request.path, request.headers.get("Host")) == (target, "a")
+
+
+@pytest.mark.parametrize("target", ["http:///healthz", "ws://", "http://me@example.com/"])
+def test_request_absolute_target_without_a_host_is_400(target: str) -> None:
+    status, reason = refusal(f"GET {target} HTTP/1.1\r\nHost: a".encode())
+    assert (status, "the request target has no host" in reason) == (400, True)
 
 
 @pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])

@@ -104,9 +104,15 @@ def test_limits_of_wsproto_min_match_the_code() -> None:
         f"at least {messages.MIN_FRAGMENTS}",
         "compression_threshold": f"{deflate.DEFAULT_COMPRESSION_THRESHOLD} bytes",
         "write_buffer_limit": f"{default_of('write_buffer_limit'):,} bytes",
+        "total_write_buffer_limit": f"{default_of('total_write_buffer_limit'):,} bytes",
     }
-    for name in ("open_timeout", "close_timeout", "ping_interval", "ping_timeout"):
+    unfinished = default_of("total_unfinished_limit")
+    defaults["total_unfinished_limit"] = f"{unfinished:,} bytes"
+    defaults["max_pending_handshakes"] = f"{default_of('max_pending_handshakes'):,} "
+    for name in ("write_timeout", "open_timeout", "close_timeout", "ping_interval", "ping_timeout"):
         defaults[name] = f"{default_of(name):g} s"
+    rate = default_of("control_rate_limit")
+    defaults["control_rate_limit"] = f"{rate:g} control frames per second, and {2 * rate:g} at once"
     for name in ("MAX_CONTROL_PAYLOAD", "MAX_HEAD_SIZE"):
         defaults[name] = f"{constant(wsproto_min, name):,} bytes"
     for name in ("MAX_FINAL_BLOCKS", "MAX_HEADERS", "ACCEPTS_PER_ITERATION"):

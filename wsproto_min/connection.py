@@ -207,6 +207,12 @@ class Connection:
         return self._compressor is SHARED_COMPRESSOR
 
     @property
+    def unfinished_size(self) -> int:
+        """Bytes of memory for received data that is no event yet, about."""
+        size = len(self._decoder.buffer)
+        return size if self._assembler is None else size + self._assembler.size
+
+    @property
     def eof_to_send(self) -> bool:
         """True if the caller must half-close TCP after it has written all of `data_to_send`.
 
@@ -271,6 +277,7 @@ class Connection:
 
         Raises:
             ConnectionClosed: A Close frame was sent or received (section 5.5.1).
+            TypeError: The message is neither `str` nor `bytes`.
 
         """
         self._require_open()
@@ -285,6 +292,7 @@ class Connection:
 
         Raises:
             ConnectionClosed: As for `send`.
+            TypeError: The payload is not `bytes`.
             ValueError: The payload has more than 125 bytes (section 5.5).
 
         """
@@ -393,13 +401,22 @@ class Connection:
 
 
 def encode_message(message: str | bytes) -> tuple[Opcode, bytes]:
-    """Return the opcode and the payload of a message: text for `str`, binary for `bytes`."""
+    """Return the opcode and the payload of a message: text for `str`, binary for `bytes`.
+
+    Raises:
+        TypeError: The message is neither. A mutable buffer could change before it is written.
+
+    """
     if isinstance(message, str):
         return _TEXT, message.encode()
-    return _BINARY, message
+    if isinstance(message, bytes):
+        return _BINARY, message
+    raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
 
 
 def _check_control_payload(payload: bytes) -> bytes:
+    if not isinstance(payload, bytes):
+        raise TypeError(f"a control frame's payload is bytes, not {type(payload).__name__}")
     if len(payload) > MAX_CONTROL_PAYLOAD:
         raise ValueError(
             f"control frame: payload of {len(payload)} bytes; "

@@ -19,7 +19,7 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -124,6 +124,7 @@ def accept(
     request: Request,
     *,
     subprotocols: Sequence[str] = (),
+    origins: Collection[str] | None = None,
     compression: DeflateParameters | None = DeflateParameters.NO_CONTEXT_TAKEOVER,
     headers: Sequence[tuple[str, str]] = (),
 ) -> Acceptance:
@@ -132,11 +133,14 @@ def accept(
     Args:
         request: The client's request.
         subprotocols: Subprotocols of the server, the preferred one first.
+        origins: Sites whose pages may connect, such as "https://example.org"; None for all.
+            A client without an Origin header, which is no browser, may always connect.
         compression: The server's configuration of permessage-deflate; None declines all offers.
         headers: Further headers of the response, as pairs of name and value.
 
     Raises:
         HandshakeError: Status 405: the method is not GET. Status 426: the version is not 13.
+            Status 403: the request comes from a page of a site that `origins` does not have.
             Status 400: another requirement is not met.
 
     """
@@ -151,6 +155,9 @@ def accept(
         raise bad_request("a WebSocket handshake needs HTTP/1.1")
     if fields.get("Host") is None:
         raise bad_request("header Host is missing")
+    # The server would read a body as frames.
+    if "Transfer-Encoding" in fields or fields.get("Content-Length") not in (None, "0"):
+        raise bad_request("a WebSocket handshake must not have a body")
     if not fields.has_token("Upgrade", "websocket"):
         raise bad_request("header Upgrade must include 'websocket'")
     if not fields.has_token("Connection", "upgrade"):
@@ -166,6 +173,9 @@ def accept(
         raise bad_request("header Sec-WebSocket-Key is missing")
     if not _KEY.fullmatch(key):
         raise bad_request("header Sec-WebSocket-Key must be 16 bytes in base64")
+
+    if origins is not None:
+        _check_origin(fields.get("Origin"), origins)
 
     pairs = [
         ("Upgrade", "websocket"),
@@ -187,6 +197,13 @@ def accept(
     return Acceptance(response, NegotiatedOptions(subprotocol, negotiated))
 
 
+def _check_origin(origin: str | None, origins: Collection[str]) -> None:
+    """Refuse the pages of other sites (section 4.2.2, item 4)."""
+    if origin is not None and origin.lower() not in [site.lower().rstrip("/") for site in origins]:
+        reason = f"header Origin: pages of {origin!r} may not connect"
+        raise HandshakeError(HTTPStatus.FORBIDDEN, reason)
+
+
 class ServerHandshake:
     """The server's side of an opening handshake, without I/O.
 
@@ -195,6 +212,7 @@ class ServerHandshake:
             the connection, or a `Response` to answer a plain HTTP request. May raise
             `HandshakeError` to refuse.
         subprotocols: As for `accept`; without effect if `respond` is given.
+        origins: As for `accept`; without effect if `respond` is given.
         compression: As for `accept`; without effect if `respond` is given.
         max_message_size: As for `Connection`.
         max_fragments: As for `Connection`.
@@ -217,18 +235,21 @@ class ServerHandshake:
         respond: Callable[[Request], Response | Acceptance] | None = None,
         *,
         subprotocols: Sequence[str] = (),
+        origins: Collection[str] | None = None,
         compression: DeflateParameters | None = DeflateParameters.NO_CONTEXT_TAKEOVER,
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         max_fragments: int | None = None,
         compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD,
     ) -> None:
         self._respond = respond or (
-            lambda request: accept(request, subprotocols=subprotocols, compression=compression)
+            lambda request: accept(
+                request, subprotocols=subprotocols, origins=origins, compression=compression
+            )
         )
         self._max_message_size = max_message_size
         self._max_fragments = max_fragments
         self._compression_threshold = compression_threshold
-        self._reader = HeadReader()
+        self._reader = HeadReader(is_request=True)
         self._eof_received = False
         self._unsent = b""
 

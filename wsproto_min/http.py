@@ -18,6 +18,11 @@ MAX_HEADERS = 100
 
 # RFC 9110, section 5.6.2.
 _TOKEN = re.compile("[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+_TOKEN_CHARACTERS = frozenset(byte for byte in range(128) if _TOKEN.fullmatch(chr(byte)))
+# RFC 9112, section 3.2.2: the authority of an absolute target, and its path with its query.
+_ABSOLUTE_FORM = re.compile("(?:http|ws)s?://([^/?#]*)(.*)", re.IGNORECASE)
+# RFC 8446, section 5.1: content type of the record that carries a ClientHello.
+_TLS_HANDSHAKE_RECORD = 0x16
 
 
 class Headers:
@@ -86,9 +91,9 @@ class Request(NamedTuple):
 
     Attributes:
         method: Such as "GET".
-        target: The request target as it was sent.
+        target: The request target as it was sent, such as "/chat" or "http://example.com/chat".
         version: "HTTP/1.1" or "HTTP/1.0".
-        headers: The header fields.
+        headers: The header fields. `parse_request` takes Host from an absolute target.
 
     """
 
@@ -99,7 +104,10 @@ class Request(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The target without its query, percent-encoding untouched."""
+        """The target's path, percent-encoding untouched; "/" if an absolute target has none."""
+        absolute = _ABSOLUTE_FORM.fullmatch(self.target)
+        if absolute is not None:
+            return absolute[2].partition("?")[0] or "/"
         return self.target.partition("?")[0]
 
     @property
@@ -152,13 +160,21 @@ def error_response(error: HandshakeError) -> Response:
 
 
 class HeadReader:
-    """Reader for the head of one request or response, up to its empty line."""
+    """Reader for the head of one request or response, up to its empty line.
 
-    __slots__ = ("_buffer", "_scanned")
+    Args:
+        is_request: Expect a request: skip an empty line before it (RFC 9112, section 2.2), and
+            refuse other bytes than a method at its first byte.
 
-    def __init__(self) -> None:
+    """
+
+    __slots__ = ("_at_start", "_buffer", "_scanned", "_skips_empty_line")
+
+    def __init__(self, *, is_request: bool = False) -> None:
         self._buffer = bytearray()
         self._scanned = 0
+        self._at_start = is_request  # the first byte of a request is not checked yet
+        self._skips_empty_line = is_request
 
     @property
     def trailing_data(self) -> bytes:
@@ -173,9 +189,12 @@ class HeadReader:
         """Return the head without its empty line, or None if more data is needed.
 
         Raises:
-            HandshakeError: Status 431: the head is longer than 16 KiB.
+            HandshakeError: Status 431: the head is longer than 16 KiB. Status 400: the bytes
+                are not the start of a request.
 
         """
+        if self._at_start and not self._check_start():
+            return None
         # The last read may have ended within the four bytes of the separator.
         end = self._buffer.find(b"\r\n\r\n", max(0, self._scanned - 3))
         self._scanned = len(self._buffer)
@@ -189,6 +208,24 @@ class HeadReader:
         head = bytes(self._buffer[:end])
         del self._buffer[: end + 4]
         return head
+
+    def _check_start(self) -> bool:
+        """Check the first byte of a request; return False if more data is needed."""
+        if self._skips_empty_line and self._buffer.startswith(b"\r"):
+            if len(self._buffer) == 1:
+                return False
+            if self._buffer.startswith(b"\r\n"):
+                del self._buffer[:2]
+                self._skips_empty_line = False
+        if not self._buffer:
+            return False
+        self._at_start = False
+        first = self._buffer[0]
+        if first == _TLS_HANDSHAKE_RECORD:
+            raise bad_request("the client began TLS on a port without TLS; use ws:// or http://")
+        if first not in _TOKEN_CHARACTERS:
+            raise bad_request("the first bytes are not an HTTP request")
+        return True
 
 
 def parse_request(head: bytes) -> Request:
@@ -206,7 +243,23 @@ def parse_request(head: bytes) -> Request:
     method, target, version = parts
     if version not in ("HTTP/1.1", "HTTP/1.0"):
         raise bad_request("the request is not in HTTP/1.1")
+    absolute = _ABSOLUTE_FORM.fullmatch(target)
+    if absolute is not None:
+        headers = _with_host(headers, absolute[1])
     return Request(method, target, version, headers)
+
+
+def _with_host(headers: Headers, authority: str) -> Headers:
+    """Return the headers with the host of an absolute target (RFC 9112, section 3.2.2).
+
+    A missing or repeated Host stays an error.
+    """
+    if not authority or "@" in authority:  # RFC 9110, sections 4.2.1 and 4.2.4
+        raise bad_request("the request target has no host, or a user name before its host")
+    if len(headers.values("Host")) != 1:
+        return headers
+    fields = headers.fields
+    return Headers([(name, authority if name == "host" else value) for name, value in fields])
 
 
 def parse_response(head: bytes) -> Response:

@@ -41,6 +41,11 @@ DEFAULT_MAX_MESSAGE_SIZE = 1 << 20
 BYTES_PER_FRAGMENT = 64
 MIN_FRAGMENTS = 128
 
+# Bytes of memory, about, for `MessageAssembler.size`: the objects of an unfinished message, and
+# zlib's state with its window of 32 KiB.
+BUFFER_OVERHEAD = 256
+DECOMPRESSOR_SIZE = 40 << 10
+
 # Constants, because the hot path reads the members often.
 _CONTINUATION, _TEXT = Opcode.CONTINUATION, Opcode.TEXT
 
@@ -98,6 +103,14 @@ class MessageAssembler:
     def idle(self) -> bool:
         """True while no message is under way."""
         return self._opcode is None
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory for the message under way, about; 0 without one."""
+        if self._opcode is None:
+            return 0
+        size = BUFFER_OVERHEAD + (0 if self._buffer is None else self._buffer.tell())
+        return size if self._decompressor is None else size + DECOMPRESSOR_SIZE
 
     @property
     def remaining_limits(self) -> tuple[int, int]:

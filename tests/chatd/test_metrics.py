@@ -130,6 +130,19 @@ def test_health_is_ok_for_any_host_and_forwarded_requests(request_line: str) -> 
         assert response.endswith(b"\r\n\r\nok\n")
 
 
+def test_absolute_target_is_answered_as_its_host_and_path() -> None:
+    with serve_chat() as chat:
+        host = f"127.0.0.1:{chat.address[1]}"
+        for target, header, status in (
+            (f"http://{host}/healthz", host, 200),
+            (f"HTTP://{host}/r/tea?x", "evil.example", 200),  # the header Host is ignored
+            ("http://evil.example/r/tea", host, 403),
+        ):
+            request = f"GET {target} HTTP/1.1\r\nHost: {header}\r\n\r\n"
+            response = exchange(chat.address, request.encode())
+            assert response.startswith(f"HTTP/1.1 {status} ".encode()), (target, response[:300])
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/metrics"])
 def test_endpoints_refuse_post(path: str) -> None:
     with serve_chat() as chat:

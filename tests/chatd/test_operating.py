@@ -6,6 +6,7 @@ import json
 import re
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tests.support import (
     daemon,
     exchange,
     handshake,
+    make_certificate,
     poll,
     reset,
     serving,
@@ -96,6 +98,21 @@ def test_log_has_one_line_for_each_connection_that_ends() -> None:
     assert "\\x85" in refused[1]["why"]
     assert len(errors) < 3000, "the size of a line depends on the request"
     assert errors.isascii()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain port", "TLS port"])
+def test_client_of_the_wrong_protocol_gets_one_log_line(tls: bool, tmp_path: Path) -> None:
+    options = ["--tls-cert", str(make_certificate(tmp_path))] if tls else []
+    http = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+    with daemon("chatd", *ALONE, *options) as running:
+        with suppress(ConnectionResetError):
+            exchange(running.address, http if tls else hello)
+        status, errors = running.end()
+    assert status == 0
+    (line,) = errors.splitlines()
+    assert " info connection refused " in line
+    assert ("the client did not begin TLS" if tls else "the client began TLS") in line
 
 
 def connections(address: tuple[str, int]) -> int:

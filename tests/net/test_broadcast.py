@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -264,6 +265,17 @@ def test_message_that_cannot_be_encoded_is_not_sent() -> None:
         group.send("whole")
     write_coalescer.flush()
     assert member.writes == [text("whole")]
+
+
+def test_group_send_of_a_wrong_type_raises_and_sends_nothing() -> None:
+    write_coalescer = WriteCoalescer()
+    member = FakePeer()
+    group = group_of(write_coalescer, member)
+    wrong: Any = 123
+    with pytest.raises(TypeError, match="a message is str or bytes, not int"):
+        group.send(wrong)
+    write_coalescer.flush()
+    assert member.writes == []
 
 
 # Members that negotiated compression.

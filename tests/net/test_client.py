@@ -576,6 +576,15 @@ def test_stream_end_without_close_frame_is_1006(end: Callable[[socket.socket], N
         assert (client.close_code, client.close_reason) == (1006, "")
 
 
+def test_send_of_a_wrong_type_raises_and_keeps_the_client_open() -> None:
+    with serving() as running, connect(url(running.address)) as client:
+        wrong: Any = [104, 105]
+        with pytest.raises(TypeError, match="a message is str or bytes, not list"):
+            client.send(wrong)
+        client.send("hi")
+        assert client.recv(timeout=PATIENCE) == "hi"
+
+
 def send_often(client: Client) -> None:
     for _ in range(100):
         client.send("hello?")

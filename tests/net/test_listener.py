@@ -31,6 +31,7 @@ from tests.support import (
 from wsproto_min.connection import Close
 from wsproto_min.net import listener as listener_module
 from wsproto_min.net.client import connect as connect_url
+from wsproto_min.net.listener import open_tcp_listeners
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.server import Server
 
@@ -170,6 +171,92 @@ def test_server_listens_on_several_addresses() -> None:
     addresses = [server.listen("127.0.0.1", 0) for _ in range(2)]
     with serving(server=server):
         assert [is_served(address) for address in addresses] == [True, True]
+
+
+def resolve(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+    """Let every name have these addresses."""
+
+    def getaddrinfo(host: str | None, port: int, **options: Any) -> list[Any]:
+        families = [socket.AF_INET6 if ":" in each else socket.AF_INET for each in hosts]
+        return [
+            (family, socket.SOCK_STREAM, 6, "", (each, port, *([0, 0] if ":" in each else [])))
+            for family, each in zip(families, hosts, strict=True)
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+@pytest.mark.parametrize("is_dual_stack", [True, False])
+def test_listen_on_any_ipv6_address_accepts_ipv4_too(
+    monkeypatch: pytest.MonkeyPatch, is_dual_stack: bool
+) -> None:
+    need_ipv6()
+    if not is_dual_stack:
+        monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    with serving(lambda peer, message: peer.send(peer.address), host="0::0") as running:
+        port = running.address[1]
+        for host in ("::1", "127.0.0.1") if is_dual_stack else ("::1",):
+            with Client((host, port)) as client:
+                client.send("address?")
+                shown = f"[{host}]" if ":" in host else host
+                assert client.receive() == f"{shown}:{client.sock.getsockname()[1]}"
+        if not is_dual_stack:
+            with pytest.raises(ConnectionRefusedError):
+                Client(("127.0.0.1", port))
+
+
+def test_listen_on_a_name_uses_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = ("127.0.0.1", "127.0.0.2", "127.0.0.1", "192.0.2.1")  # one twice, one not local
+    with pytest.MonkeyPatch.context() as patch:
+        resolve(patch, *hosts)
+        server = Server(on_message=send_back)
+        address = server.listen("name", 0)
+    with serving(server=server, listener=socket.create_server(("127.0.0.1", 0))):
+        assert address[0] == "127.0.0.1"
+        assert is_served(address)
+        assert is_served(("127.0.0.2", address[1]))
+
+
+def test_listen_on_localhost_accepts_both_families() -> None:
+    need_ipv6()
+    families = {info[0] for info in socket.getaddrinfo("localhost", 0)}
+    with serving(host="localhost") as running:
+        for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            if family in families:
+                assert is_served((host, running.address[1]))
+
+
+def test_listen_on_all_interfaces_accepts_both_families() -> None:
+    need_ipv6()
+    with serving(host="") as running:
+        assert is_served(("127.0.0.1", running.address[1]))
+        assert is_served(("::1", running.address[1]))
+
+
+def test_listen_tries_another_free_port_if_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve(monkeypatch, "127.0.0.1", "127.0.0.2")
+    create_server = socket.create_server
+    blockers: list[socket.socket] = []
+
+    def take_port(address: tuple[Any, ...], **options: Any) -> socket.socket:
+        sock = create_server(address, **options)
+        if address[0] == "127.0.0.1" and len(blockers) < 2:
+            blockers.append(create_server(("127.0.0.2", sock.getsockname()[1])))
+        return sock
+
+    monkeypatch.setattr(socket, "create_server", take_port)
+    sockets = open_tcp_listeners("name", 0)
+    names = [sock.getsockname() for sock in sockets]
+    for sock in [*sockets, *blockers]:
+        sock.close()
+    assert [host for host, _ in names] == ["127.0.0.1", "127.0.0.2"]
+    assert names[0][1] == names[1][1]
+
+
+def test_listen_on_a_name_without_local_addresses_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve(monkeypatch, "192.0.2.1", "198.51.100.1")
+    with pytest.raises(OSError, match="assign requested address"):
+        open_tcp_listeners("name", 0)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,16 @@ def test_calls_before_and_after_the_connection_do_nothing(bench: Workbench) -> N
     call_all(peer)
     peer.go_away("the server is stopping")
     peer.pause_reading(0)
+    bench.iterate()
+    remote.read()
+    assert remote.events == []
+
+
+def test_send_of_a_wrong_type_raises_and_sends_nothing(bench: Workbench) -> None:
+    peer, remote = bench.open()
+    wrong: Any = [104, 105]
+    with pytest.raises(TypeError, match="a message is str or bytes, not list"):
+        peer.send(wrong)
     bench.iterate()
     remote.read()
     assert remote.events == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import signal
 import socket
 import threading
@@ -21,6 +22,7 @@ from tests.support import (
     exchange,
     handshake,
     is_served,
+    new_key,
     poll,
     read_to_end,
     reset,
@@ -33,7 +35,7 @@ from wsproto_min.connection import Close, Event, Ping, Pong, Role
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import HandshakeError
 from wsproto_min.frames import encode_close, encode_frame
-from wsproto_min.handshake import Acceptance, accept
+from wsproto_min.handshake import Acceptance, accept, upgrade_request
 from wsproto_min.http import Request, Response
 from wsproto_min.net import server as server_module
 from wsproto_min.net.broadcast import Group
@@ -426,6 +428,96 @@ def test_call_later_calls_come_in_order() -> None:
         running.server.call_soon_threadsafe(schedule)
         assert done.wait(PATIENCE)
     assert called == ["first", "second", "third"]
+
+
+# Options of the handshake.
+
+
+def test_server_without_on_request_negotiates_its_options() -> None:
+    options: dict[str, Any] = {
+        "subprotocols": ["b", "a"],
+        "origins": ["https://example.org"],
+        "compression": DeflateParameters.DEFAULT,
+    }
+    with serving(**options) as running:
+        url = f"ws://127.0.0.1:{running.address[1]}/"
+        offer: dict[str, Any] = {"subprotocols": ["a", "b"], "origin": "https://example.org"}
+        with connect_url(url, **offer) as client:
+            assert client.subprotocol == "b"
+            assert client.connection._context_takeover
+        with pytest.raises(HandshakeError, match=r"pages of .* may not connect") as raised:
+            connect_url(url, origin="https://evil.example")
+        assert raised.value.status == 403
+    with serving(compression=None) as running, connect(running.address) as sock:
+        offered = upgrade_request("a", "/", new_key(), compression=DeflateParameters.DEFAULT)
+        sock.sendall(offered)
+        assert b"permessage-deflate" not in sock.recv(4096)
+
+
+@pytest.mark.parametrize(
+    "options", [{"subprotocols": ["a"]}, {"origins": []}, {"compression": None}], ids=str
+)
+def test_server_with_on_request_refuses_options_for_accept(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"pass these arguments to accept\(\) instead"):
+        Server(on_message=send_back, on_request=lambda peer, request: accept(request), **options)
+
+
+@pytest.mark.parametrize("rate", [0, -1.0, math.nan])
+def test_server_with_a_useless_rate_limit_raises(rate: float) -> None:
+    with pytest.raises(ValueError, match="control_rate_limit: must be above 0"):
+        Server(on_message=send_back, control_rate_limit=rate)
+
+
+def test_server_with_an_infinite_rate_limit_answers_all_pings() -> None:
+    with serving(control_rate_limit=math.inf) as running, Client(running.address) as client:
+        client.sock.sendall(frame(Opcode.PING, b"") * 1000)
+        assert [client.receive() for _ in range(1000)] == [Pong(b"")] * 1000
+
+
+# Other threads.
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda server, peer, group: peer.send("x"),
+        lambda server, peer, group: peer.close(),
+        lambda server, peer, group: peer.go_away("x"),
+        lambda server, peer, group: peer.fail(1011),
+        lambda server, peer, group: peer.abort(),
+        lambda server, peer, group: peer.pause_reading(1),
+        lambda server, peer, group: group.send("x"),
+        lambda server, peer, group: group.add(peer),
+        lambda server, peer, group: group.discard(peer),
+        lambda server, peer, group: server.call_later(0, lambda: None),
+        lambda server, peer, group: server.listen("127.0.0.1", 0),
+    ],
+    ids=[
+        "send",
+        "close",
+        "go_away",
+        "fail",
+        "abort",
+        "pause_reading",
+        "group_send",
+        "group_add",
+        "group_discard",
+        "call_later",
+        "listen",
+    ],
+)
+def test_call_from_another_thread_raises_and_names_the_way(
+    call: Callable[[Server, Peer, Group], None],
+) -> None:
+    with serving() as running, Client(running.address) as client:
+        group = running.server.group()
+        (peer,) = running.server.peers
+        with pytest.raises(RuntimeError, match=r"Server\.call_soon_threadsafe"):
+            call(running.server, peer, group)
+        running.server.call_soon_threadsafe(lambda: peer.send("from another thread"))
+        assert client.receive() == "from another thread"
+        assert peer.is_open
+    peer.send("ignored")  # the server has ended
 
 
 # Callbacks and counters for operators.

@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 
 from tests.net.workbench import MASK, PING, UNMASKED, Remote, Workbench, close, text
-from tests.support import handshake, read_to_end
-from wsproto_min.codes import Opcode
+from tests.support import exchange, handshake, new_key, read_to_end, serving
+from wsproto_min.codes import CloseCode, Opcode
 from wsproto_min.connection import Close, Event, Pong, State
+from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import HandshakeError
 from wsproto_min.frames import encode_frame
-from wsproto_min.handshake import accept
+from wsproto_min.handshake import accept, upgrade_request
 from wsproto_min.http import Request, Response
 from wsproto_min.net import session as session_module
 from wsproto_min.net.broadcast import Group
+from wsproto_min.net.message_budget import MessageBudget
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.session import Session
 from wsproto_min.net.transport import Transport
@@ -476,6 +478,153 @@ def test_pause_reading_in_on_open_delays_early_frames(bench: Workbench) -> None:
     assert (peer.is_open, received(bench)) == (True, [])
     bench.iterate(ahead=0.2)
     assert received(bench) == ["early", "birds"]
+
+
+# Limits for all peers.
+
+
+def fragment(size: int, *, rsv1: bool = False) -> bytes:
+    """Return the first fragment of a binary message."""
+    return encode_frame(Opcode.BINARY, bytes(size), fin=False, rsv1=rsv1, mask=MASK)
+
+
+def test_unfinished_messages_over_their_limit_end_the_oldest(bench: Workbench) -> None:
+    budget = bench.context.message_budget = MessageBudget(100_000)
+    peers = [bench.open() for _ in range(4)]
+    for _, remote in peers[:3]:
+        remote.sock.sendall(fragment(30_000))
+        for _ in range(20):
+            bench.iterate()
+    assert 90_000 < budget.total < 100_000
+    rest = encode_frame(Opcode.CONTINUATION, b"", mask=MASK)
+    peers[0][1].sock.sendall(rest)
+    bench.iterate()
+    assert len(bench.messages) == 1
+    for index in (0, 3):
+        peers[index][1].sock.sendall(fragment(30_000))
+        for _ in range(20):
+            bench.iterate()
+    bench.iterate_until(lambda: not peers[1][0].is_open, "the oldest message is over the limit")
+    assert [peer.is_open for peer, _ in peers] == [True, False, True, True]
+    assert peers[1][0].close_code == CloseCode.TRY_AGAIN_LATER
+    assert 90_000 < budget.total < 100_000
+    peers[2][1].sock.sendall(UNMASKED)
+    peers[3][0].abort()
+    peers[0][1].sock.sendall(rest)
+    bench.iterate()
+    assert budget.total == 0
+
+
+def test_unfinished_compressed_message_counts_its_decompressor(bench: Workbench) -> None:
+    budget = bench.context.message_budget
+    _, theirs = bench.accept()
+    theirs.sendall(
+        upgrade_request("a", "/", new_key(), compression=DeflateParameters.DEFAULT)
+        + fragment(1, rsv1=True)
+    )
+    bench.iterate()
+    assert 32_768 < budget.total < 50_000
+
+
+def test_unread_frames_of_a_paused_peer_count_as_unfinished(bench: Workbench) -> None:
+    budget = bench.context.message_budget
+    bench.context.on_message = lambda peer, message: peer.pause_reading(5.0)
+    _, remote = bench.open()
+    remote.sock.sendall(encode_frame(Opcode.BINARY, bytes(2000), mask=MASK) * 2)
+    bench.iterate()
+    assert 2000 < budget.total < 5000
+    bench.iterate(ahead=5.1)
+    bench.iterate(ahead=5.1)
+    assert budget.total == 0
+
+
+def test_unfinished_message_larger_than_the_limit_ends_its_peer(bench: Workbench) -> None:
+    bench.context.message_budget = MessageBudget(1000)
+    peer, remote = bench.open()
+    remote.sock.sendall(fragment(2000))
+    bench.iterate_until(lambda: not peer.is_open, "the message is over the limit")
+    bench.iterate_until(lambda: remote.has(1), "the Close frame arrives")
+    assert remote.events == [Close(1013, "too many unfinished messages")]
+    assert bench.context.message_budget.total == 0
+
+
+def test_pending_handshakes_over_their_limit_end_the_oldest(clock: list[float]) -> None:
+    bench = Workbench(clock, max_pending_handshakes=3)
+    opened, _ = bench.open()
+    pending = [bench.accept() for _ in range(3)]
+    pending[0][1].sendall(handshake())
+    bench.iterate()
+    more = [bench.accept() for _ in range(2)]
+    states = [State.OPEN, State.CLOSED, State.CONNECTING]
+    assert [peer.state for peer, _ in pending] == states
+    assert [peer.state for peer, _ in more] == [State.CONNECTING] * 2
+    assert opened.is_open
+    error = pending[1][0].refusal
+    assert error is not None
+    assert (error.status, error.reason) == (503, "too many pending handshakes; try again")
+    bench.stop()
+    assert not bench.context.pending_handshakes
+
+
+def test_pending_handshakes_limit_may_be_zero() -> None:
+    with serving(max_pending_handshakes=0) as running:
+        assert exchange(running.address, b"") == b""
+
+
+# Control frames.
+
+
+@pytest.mark.parametrize("opcode", [Opcode.PING, Opcode.PONG])
+@pytest.mark.parametrize("closing", [False, True], ids=["open", "closing"])
+def test_control_frames_over_their_rate_pause_reading(
+    bench: Workbench, opcode: Opcode, closing: bool
+) -> None:
+    bench.context.control_rate_limit = 100.0
+    peer, remote = bench.open()
+    if closing:
+        peer.close(4000)
+        bench.iterate()
+    before = bench.context.bytes_received
+    frame = encode_frame(opcode, b"", mask=MASK)
+    remote.sock.sendall(frame * 201)
+    bench.iterate()
+    remote.sock.sendall(frame * 1000 + close())
+    bench.iterate(ahead=0.9)
+    assert bench.context.bytes_received - before == 201 * len(frame), "the server still reads"
+    remote.read()
+    seconds = 0
+    while bench.context.peers:
+        seconds += 1
+        bench.iterate(ahead=1.0)
+        bench.iterate()
+        remote.read()
+    assert 9 <= seconds <= 10, "1000 frames, or the close_timeout"
+    if not closing:
+        assert remote.events == [*[Pong(b"")] * (1201 if opcode is Opcode.PING else 0), Close(1000)]
+
+
+def test_control_frames_at_their_rate_are_never_paused(bench: Workbench) -> None:
+    bench.context.control_rate_limit = 100.0
+    _, remote = bench.open()
+    for number in range(1, 101):
+        remote.sock.sendall(PING * 9)
+        bench.iterate(ahead=0.1)
+        assert remote.has(9 * number)
+
+
+def test_pongs_to_the_servers_pings_are_not_counted(pinging: Workbench) -> None:
+    pinging.context.control_rate_limit = 0.01
+    peer, remote = pinging.open()
+    session = peer._session
+    for number in range(1, 5):
+        pinging.iterate(ahead=20.2 if number == 1 else 12.2)
+        assert remote.count_pings() == number
+        remote.answer_ping()
+        pinging.iterate()
+        pinging.iterate(ahead=8.2)
+    assert isinstance(session, Session)
+    assert session._control_frames_due == 0.0, "an idle peer needs more memory"
+    assert peer.is_open
 
 
 def test_close_ends_a_pause(bench: Workbench) -> None:

@@ -27,6 +27,7 @@ from tests.support import (
 )
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Connection, Event, Role
+from wsproto_min.errors import HandshakeError
 from wsproto_min.frames import encode_close, encode_frame
 from wsproto_min.http import Request, Response
 from wsproto_min.net.client import connect as connect_url
@@ -228,12 +229,20 @@ def test_large_record_is_processed_without_further_input(
 
 
 @pytest.mark.parametrize(
-    "data", [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 100, b"\0" * 50]
+    ("data", "reason"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "the client did not begin TLS on a port with TLS"),
+        (b"OPTIONS * HTTP/1.1\r\n\r\n", "the client did not begin TLS on a port with TLS"),
+        (b"CONNECT a:1 HTTP/1.1\r\n\r\n", "the client did not begin TLS on a port with TLS"),
+        (b"\0" * 50, "the client did not begin TLS on a port with TLS"),
+        (b"\x16\x03\x01\xff\xff" + b"x" * 100, "the TLS handshake failed: "),
+    ],
 )
-def test_plain_bytes_end_the_connection_and_no_other(
-    certificate: Path, client_context: ssl.SSLContext, data: bytes
+def test_plain_bytes_at_a_tls_port_end_that_connection_at_once(
+    certificate: Path, client_context: ssl.SSLContext, data: bytes, reason: str
 ) -> None:
-    with secure(certificate) as running:
+    refusals: list[HandshakeError | None] = []
+    with secure(certificate, on_disconnect=lambda peer: refusals.append(peer.refusal)) as running:
         with connect(running.address) as sock:
             sock.sendall(data)
             try:
@@ -241,15 +250,24 @@ def test_plain_bytes_end_the_connection_and_no_other(
             except ConnectionResetError:
                 response = b""
             assert not response.startswith(b"HTTP/"), "a plain-text response"
+        poll(lambda: refusals, "the peer is disconnected")
+        (error,) = refusals
+        assert error is not None
+        assert reason in error.reason
         assert is_served(running, client_context)
 
 
-def test_tls_client_at_a_plain_port_disturbs_no_other(
+def test_tls_client_at_a_plain_port_is_refused_at_once(
     client_context: ssl.SSLContext,
 ) -> None:
-    with serving(open_timeout=0.3) as running:
+    refusals: list[HandshakeError | None] = []
+    with serving(on_disconnect=lambda peer: refusals.append(peer.refusal)) as running:
         with connect(running.address) as sock, pytest.raises(ssl.SSLError):
             client_context.wrap_socket(sock, server_hostname="127.0.0.1")
+        poll(lambda: refusals, "the peer is disconnected")
+        (error,) = refusals
+        assert error is not None
+        assert error.reason == "the client began TLS on a port without TLS; use ws:// or http://"
         with connect_url(f"ws://127.0.0.1:{running.address[1]}/") as client:
             client.send("still there?")
             assert client.recv(timeout=PATIENCE) == "still there?"

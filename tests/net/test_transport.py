@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 from contextlib import suppress
 from selectors import EVENT_READ, EVENT_WRITE
 
@@ -14,8 +15,9 @@ from tests.faults import Faults, FaultySocket, wrap
 from tests.net.workbench import PING, UNMASKED, Workbench, close, text
 from tests.support import handshake
 from wsproto_min.codes import CloseCode, Opcode
-from wsproto_min.connection import Close, Pong
+from wsproto_min.connection import Close, Pong, State
 from wsproto_min.frames import encode_frame
+from wsproto_min.handshake import accept
 from wsproto_min.http import Response
 from wsproto_min.net.broadcast import Group
 from wsproto_min.net.peer import Peer
@@ -174,6 +176,106 @@ def test_write_joins_the_response_and_messages_of_on_open(bench: Workbench) -> N
         patch.setattr(Transport, "write", lambda self, data: writes.append(data))
         bench.iterate()
     assert [data.partition(b"\r\n\r\n")[2] for data in writes] == [b"\x81\x07welcome"]
+
+
+# Limits for the write buffers of all peers.
+
+
+@pytest.fixture
+def limited(clock: list[float]) -> Iterator[Workbench]:
+    """A workbench with 1 MB for all write buffers, which may stand still for 30 s."""
+    bench = Workbench(clock, total_write_buffer_limit=1_000_000, write_timeout=30.0)
+    yield bench
+    bench.stop()
+    assert bench.context.write_budget.total == 0
+
+
+def test_total_write_buffer_limit_closes_the_slowest_first(limited: Workbench) -> None:
+    reading, remote_reading = limited.open()
+    slow = [limited.open() for _ in range(3)]
+    reading.send("x" * 300_000)  # the first buffer, but the peer takes its bytes
+    for peer, _ in slow:
+        peer.send("x" * 300_000)
+        limited.iterate()
+        limited.iterate_until(lambda: remote_reading.has(1), "the quick peer reads")
+    assert all(peer.is_open for peer, _ in slow)
+    slow[0][1].sock.recv(1000)  # a few bytes do not make the peer quicker than the others
+    limited.iterate()
+    slow[2][0].send("x" * 300_000)
+    limited.iterate()
+    assert [peer.is_open for peer, _ in slow] == [False, True, True]
+    assert slow[0][0] not in limited.context.peers, "the write buffer is still in memory"
+    assert slow[0][0].close_code == CloseCode.POLICY_VIOLATION
+    assert slow[0][0].close_reason == "too slow: the write buffers of all peers are full"
+    assert reading.is_open
+    slow[1][0].send("x" * 1_000_001)
+    limited.iterate()
+    assert [peer.is_open for peer, _ in slow] == [False, False, True]
+
+
+def test_total_write_buffer_limit_closes_peers_in_any_state(limited: Workbench) -> None:
+    limited.context.on_request = lambda peer, request: Response(200, body=bytes(400_000))
+    for _ in range(3):
+        _, theirs = limited.accept()
+        theirs.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        limited.iterate()
+    assert len(limited.context.peers) == 2
+    limited.context.write_buffer_limit = 1000
+    limited.context.on_request = lambda peer, request: accept(request)
+    peer, _ = limited.open()
+    peer.send("x" * 700_000)
+    limited.iterate()
+    assert (peer.state, len(limited.context.peers)) == (State.FLUSHING, 1)
+    assert limited.context.write_budget.total > 700_000
+
+
+def test_total_write_buffer_limit_counts_shared_bytes_once(limited: Workbench) -> None:
+    peers = [limited.open() for _ in range(20)]
+    group = Group(limited.context.write_coalescer)
+    for peer, _ in peers:
+        group.add(peer)
+    group.send("x" * 400_000)
+    limited.iterate()
+    group.send("y" * 400_000)
+    limited.iterate()
+    assert 800_000 < limited.context.write_budget.total < 801_000
+    assert all(peer.is_open for peer, _ in peers)
+    remotes = [remote for _, remote in peers[1:]]
+    limited.iterate_until(lambda: all(each.has(2) for each in remotes), "both messages arrive")
+    assert limited.context.write_budget.total > 800_000, "one peer still holds the bytes"
+    limited.iterate_until(lambda: peers[0][1].has(2), "both messages arrive")
+    assert limited.context.write_budget.total == 0
+
+
+def test_write_timeout_closes_a_peer_that_only_sends(limited: Workbench) -> None:
+    peer, remote = limited.open()
+    peer.send("x" * 500_000)
+    limited.iterate()
+    for _ in range(29):
+        remote.sock.sendall(PING + text("still here"))
+        limited.iterate(ahead=1.0)
+    assert peer.is_open
+    remote.sock.sendall(PING)
+    limited.iterate(ahead=1.5)
+    assert not limited.context.peers
+    assert peer.close_code == CloseCode.POLICY_VIOLATION
+    assert peer.close_reason == "too slow: no bytes were taken within the write timeout"
+
+
+def test_write_timeout_starts_again_with_each_progress(limited: Workbench) -> None:
+    peer, remote = limited.open()
+    peer.send("x" * 800_000)
+    limited.iterate()
+    for _ in range(4):
+        size = peer.write_buffer_size
+        while peer.write_buffer_size == size:
+            remote.sock.recv(1000)
+            limited.iterate()
+        limited.iterate(ahead=29.0)
+    assert peer.is_open
+    limited.iterate_until(lambda: remote.sock.recv(1 << 16) and not peer.write_buffer_size, "empty")
+    limited.iterate(ahead=31.0)
+    assert peer.is_open, "an empty write buffer has no timeout"
 
 
 # The end of the stream.

@@ -52,6 +52,7 @@ class Workbench:
             "write_buffer_limit": 1 << 30,
             "open_timeout": 10.0,
             "close_timeout": 10.0,
+            "control_rate_limit": 1e9,
         }
         self.context = ServerContext(**{**defaults, **options})
         self._remotes: list[socket.socket] = []

@@ -8,6 +8,7 @@ share that object. Members that need other bytes are left to the write coalescer
 from __future__ import annotations
 
 from collections.abc import Iterator
+from threading import get_ident
 from typing import Protocol
 
 from wsproto_min.connection import encode_message
@@ -33,7 +34,8 @@ class GroupMember(Recipient, Protocol):
 class Group:
     """Peers that receive the same messages; a peer may be in several groups.
 
-    Create groups with `Server.group`. Messages go out at the end of the loop iteration,
+    Create groups with `Server.group`. Use a group only in the thread of `Server.run`; other
+    threads call `Server.call_soon_threadsafe`. Messages go out at the end of the loop iteration,
     to the peers that were members when the message was sent.
 
     Args:
@@ -81,7 +83,13 @@ class Group:
         return member in self._members
 
     def add(self, member: GroupMember) -> None:
-        """Add a peer, which receives messages sent from now on; ignore a peer that is not open."""
+        """Add a peer, which receives messages sent from now on; ignore a peer that is not open.
+
+        Raises:
+            RuntimeError: The call comes from another thread than that of `Server.run`.
+
+        """
+        self._write_coalescer.check_thread()
         if member.is_open and member not in self._members:
             self._members[member] = None
             member._groups = (*member._groups, self) if member._groups else self.single_membership
@@ -95,7 +103,11 @@ class Group:
             member: The peer.
             keep_pending: Still send the peer the messages that were sent before.
 
+        Raises:
+            RuntimeError: The call comes from another thread than that of `Server.run`.
+
         """
+        self._write_coalescer.check_thread()
         if member in self._members:
             if self._frames and keep_pending:
                 self._write_coalescer.enqueue_numbered(member, self._frames_for(member))
@@ -105,14 +117,23 @@ class Group:
             member._groups = others[0].single_membership if len(others) == 1 else others
 
     def send(self, message: str | bytes, *, sender: GroupMember | None = None) -> None:
-        """Send a text (`str`) or binary (`bytes`) message to every member except `sender`."""
+        """Send a text (`str`) or binary (`bytes`) message to every member except `sender`.
+
+        Raises:
+            RuntimeError: The call comes from another thread than that of `Server.run`.
+            TypeError: The message is neither `str` nor `bytes`.
+
+        """
+        write_coalescer = self._write_coalescer
+        if get_ident() != write_coalescer.thread:  # saves a call on the hot path
+            write_coalescer.check_thread()
         opcode, payload = encode_message(message)
         plain = compressed = encode_frame(opcode, payload)
         if len(payload) >= self._compression_threshold and any(
             member._accepts_shared_compression for member in self._members
         ):
             compressed = encode_frame(opcode, SHARED_COMPRESSOR.compress(payload), rsv1=True)
-        self._frames.append((self._write_coalescer.mark_group(self), plain, compressed, sender))
+        self._frames.append((write_coalescer.mark_group(self), plain, compressed, sender))
 
     def members_needing_merge(self) -> Iterator[GroupMember]:
         """Iterate over the members that may not receive all frames of this iteration."""

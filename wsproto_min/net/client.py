@@ -195,6 +195,7 @@ class Client:
 
         Raises:
             ConnectionClosed: The connection is closing, closed or lost.
+            TypeError: The message is neither `str` nor `bytes`.
         """
         self.connection.send(message)
         self._flush_or_raise(None)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD
 from wsproto_min.handshake import Acceptance
 from wsproto_min.http import Request, Response
 from wsproto_min.net.event_loop import EventLoop
+from wsproto_min.net.message_budget import MessageBudget
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.timers import CoarseTimers
+from wsproto_min.net.write_buffer import WriteBudget
 from wsproto_min.net.write_coalescer import WriteCoalescer
 
 
@@ -18,11 +21,19 @@ def _ignore(peer: Peer) -> None:
     pass
 
 
+class PendingHandshake(Protocol):
+    """A session with an incomplete opening handshake."""
+
+    def on_too_many_handshakes(self) -> None:
+        """End the connection, and leave `pending_handshakes`."""
+
+
 @dataclass(slots=True)
 class ServerContext:
     """Options of a server (see `Server`), its event loop, and its peers.
 
     Attributes:
+        pending_handshakes: Sessions with an incomplete handshake, the oldest first.
         peers: All peers that have a socket.
         closed: Peers for which `on_close` is to be called.
         disconnected: Peers for which `on_disconnect` is to be called.
@@ -41,9 +52,17 @@ class ServerContext:
     compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD
     ping_interval: float | None = None
     ping_timeout: float = 20.0
+    control_rate_limit: float = 100.0
+    total_write_buffer_limit: int = 256 << 20
+    write_timeout: float = 60.0
+    total_unfinished_limit: int = 128 << 20
+    max_pending_handshakes: int = 1024
     on_accept: Callable[[Peer], None] = _ignore
     loop: EventLoop = field(default_factory=EventLoop)
     timers: CoarseTimers = field(init=False)
+    write_budget: WriteBudget = field(init=False)
+    message_budget: MessageBudget = field(init=False)
+    pending_handshakes: dict[PendingHandshake, None] = field(default_factory=dict)
     write_coalescer: WriteCoalescer = field(default_factory=WriteCoalescer)
     peers: set[Peer] = field(default_factory=set)
     closed: list[Peer] = field(default_factory=list)
@@ -51,5 +70,9 @@ class ServerContext:
     bytes_received: int = 0
 
     def __post_init__(self) -> None:
-        """Create the timers on the loop."""
+        """Create the timers and the limits for all peers."""
         self.timers = CoarseTimers(self.loop)
+        self.message_budget = MessageBudget(self.total_unfinished_limit)
+        self.write_budget = WriteBudget(
+            self.total_write_buffer_limit, self.write_timeout, self.timers
+        )

@@ -76,8 +76,10 @@ class Keepalive:
         connection.ping(_PAYLOAD.pack(now))
         return timeout
 
-    def on_pong(self, payload: bytes, now: float) -> None:
-        """Measure the latency if this is the first Pong for the last Ping."""
+    def on_pong(self, payload: bytes, now: float) -> bool:
+        """Measure the latency; return True if this is the first Pong for the last Ping."""
         if self.awaiting_pong and payload == _PAYLOAD.pack(self.ping_sent_at):
             self.latency = now - self.ping_sent_at
             self.ping_sent_at = 0.0
+            return True
+        return False

@@ -10,6 +10,7 @@ import ssl
 import stat
 from contextlib import suppress
 from selectors import EVENT_READ
+from typing import Any
 
 from wsproto_min.net.context import ServerContext
 from wsproto_min.net.session import Session
@@ -25,30 +26,75 @@ SINGLE_ACCEPTS = 4
 # Seconds without accepting after the process has run out of descriptors or memory.
 ACCEPT_PAUSE = 0.5
 
+# Free ports to try for a name with several addresses.
+PORT_ATTEMPTS = 10
+
+# Errors for an address, or an address family, that this machine does not have.
+_NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 logger: logging.Logger = logging.getLogger("wsproto_min")
 
 
-def open_tcp_listener(host: str, port: int) -> socket.socket:
-    """Return a listening TCP socket.
+def open_tcp_listeners(host: str, port: int) -> list[socket.socket]:
+    """Return a listening TCP socket for each address of `host`, all with the same port.
 
     Args:
-        host: Name or address of a local interface.
+        host: Name or address of a local interface. "::" accepts IPv6 and IPv4, "" listens on
+            all interfaces. A name may have addresses that this machine does not have, for
+            example without IPv6, but not all of them.
         port: Port from 0 to 65535; 0 picks a free one.
 
     Raises:
-        OSError: The address is invalid, in use, or not an address of this machine.
+        OSError: An address is invalid or in use, or none is an address of this machine.
 
     """
     if not 0 <= port < 1 << 16:  # getaddrinfo() would take a larger port modulo 65536
         raise OSError(errno.EINVAL, "port: out of range; use a number from 0 to 65535")
     flags = socket.AI_PASSIVE
     try:
-        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)[0]
+        infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
     except UnicodeError:  # from the IDNA codec
         raise OSError(errno.EINVAL, "host: not a valid name; use a host name or address") from None
-    sock = socket.create_server(info[4], family=info[0], backlog=BACKLOG)
+    addresses = list(dict.fromkeys((info[0], info[4]) for info in infos))  # without repetitions
+    for _ in range(PORT_ATTEMPTS if port == 0 else 1):
+        try:
+            return _listen_on_all(addresses, port)
+        except OSError as error:  # another address may have the free port in use
+            failure = error
+            if error.errno != errno.EADDRINUSE:
+                break
+    raise failure
+
+
+def _listen_on_all(addresses: list[tuple[Any, Any]], port: int) -> list[socket.socket]:
+    """Listen on all addresses that this machine has, with the port of the first if it is 0."""
+    sockets: list[socket.socket] = []
+    failure: OSError | None = None
+    try:
+        for family, (address, _, *rest) in addresses:
+            try:
+                sock = _listen(family, (address, port, *rest), alone=len(addresses) == 1)
+            except OSError as error:
+                if error.errno not in _NO_SUCH_ADDRESS:
+                    raise
+                failure = error
+                continue
+            sockets.append(sock)
+            port = sock.getsockname()[1]
+        if failure is not None and not sockets:
+            raise failure
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _listen(family: int, address: tuple[Any, ...], *, alone: bool) -> socket.socket:
+    is_any = family == socket.AF_INET6 and address[0] == "::"
+    dual = is_any and alone and socket.has_dualstack_ipv6()
+    sock = socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=dual)
     # Accepted sockets inherit the option. Each iteration writes once for each peer, so
     # Nagle's algorithm would only add delay.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -196,4 +242,6 @@ def _format_address(address: tuple[str, int] | str | bytes) -> str:
     if isinstance(address, str | bytes):  # bytes: the abstract name of a Unix client
         return "unix"
     host, port = address[:2]
+    if host.startswith("::ffff:") and "." in host:  # an IPv4 client of a dual-stack socket
+        host = host.removeprefix("::ffff:")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -52,12 +52,16 @@ class PeerSession(Protocol):
     def fail(self, code: int, reason: str) -> None:
         """See `Peer.fail`."""
 
+    def abort(self) -> None:
+        """See `Peer.abort`."""
+
 
 class Peer:
     """A connection of a server, as the application sees it.
 
     Methods that do not apply in the current state do nothing, so an application need not
-    check it. Use a peer only in the thread of `Server.run`.
+    check it. Use a peer only in the thread of `Server.run`: methods raise `RuntimeError` in
+    another thread, which calls `Server.call_soon_threadsafe` instead.
 
     Attributes:
         address: The peer's "host:port" (IPv6 hosts in brackets), or "unix".
@@ -95,7 +99,7 @@ class Peer:
 
     @property
     def refusal(self) -> HandshakeError | None:
-        """The error that refused the handshake, or None."""
+        """The error that refused the opening handshake or the TLS handshake, or None."""
         return self._session.refusal
 
     @property
@@ -146,6 +150,10 @@ class Peer:
 
         The message goes out at the end of the loop iteration. A message sent in `on_open` goes
         out after `on_open` has returned.
+
+        Raises:
+            TypeError: The message is neither `str` nor `bytes`.
+
         """
         self._session.send(message)
 
@@ -185,7 +193,7 @@ class Peer:
 
     def abort(self) -> None:
         """Close the socket at once; unsent bytes are lost."""
-        self._transport.close()
+        self._session.abort()
 
     @property
     def _accepts_shared_compression(self) -> bool:

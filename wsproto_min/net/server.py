@@ -9,7 +9,8 @@
 An iteration of `run` waits until sockets are ready, reads each of them once, and calls the
 application. It then writes everything that was sent, in one write for each peer. Only the
 responses to handshakes go out earlier. Callbacks run in the thread of `run`, one at a time, and
-must not block.
+must not block. Other threads call `Server.call_soon_threadsafe` and `Server.stop` only: peers,
+groups and timers raise `RuntimeError` there.
 """
 
 from __future__ import annotations
@@ -18,26 +19,30 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from threading import get_ident
+from typing import Any
 
-from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD
+from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, DeflateParameters
 from wsproto_min.handshake import Acceptance, accept
 from wsproto_min.http import Request, Response
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 from wsproto_min.net.broadcast import Group
 from wsproto_min.net.context import ServerContext
-from wsproto_min.net.listener import Listener, open_tcp_listener, open_unix_listener
+from wsproto_min.net.listener import Listener, open_tcp_listeners, open_unix_listener
 from wsproto_min.net.peer import Peer
 
 # Seconds for HTTP clients to receive their responses after the last WebSocket peer has gone.
 FINAL_RESPONSE_TIMEOUT = 1.0
 
+_COMPRESSION = DeflateParameters.NO_CONTEXT_TAKEOVER
+
 logger: logging.Logger = logging.getLogger("wsproto_min")
 
 
-def _accept(peer: Peer, request: Request) -> Acceptance:
-    return accept(request)
+def _accept(peer: Peer, request: Request, **options: Any) -> Acceptance:
+    return accept(request, **options)
 
 
 def _ignore(*arguments: object) -> None:
@@ -56,7 +61,12 @@ class Server:
             message.
         on_request: `on_request(peer, request)` returns an `Acceptance` (from `accept`) to open
             the connection, or a `Response` to answer and close. It may raise
-            `HandshakeError`. The default accepts every valid handshake.
+            `HandshakeError`. The default accepts every valid handshake with the arguments
+            `subprotocols`, `origins` and `compression`.
+        subprotocols: Subprotocols of the server, the preferred one first.
+        origins: Sites whose pages may connect, such as "https://example.org"; None for all.
+            A client without an Origin header, which is no browser, may always connect.
+        compression: Configuration of permessage-deflate; None declines all offers.
         on_open: `on_open(peer)` comes once the handshake is complete.
         on_close: `on_close(peer)` comes once for each opened peer, when closing has begun.
         on_accept: `on_accept(peer)` comes before anything is read. `peer.abort()` refuses
@@ -72,6 +82,15 @@ class Server:
             the default.
         write_buffer_limit: Bytes that may wait for a slow reader. A peer beyond the limit is
             closed with 1008.
+        total_write_buffer_limit: Bytes of memory for the write buffers of all peers. Beyond the
+            limit the server closes the sockets of the slowest peers first: the peers whose
+            write buffer was empty the longest time ago.
+        write_timeout: Seconds for which a peer may take none of its waiting bytes. The server
+            then closes its socket, even if the peer sends.
+        total_unfinished_limit: Bytes of memory for the unfinished messages of all peers. Beyond
+            the limit the server closes the peers with the oldest messages with 1013.
+        max_pending_handshakes: Number of connections with an incomplete handshake. Beyond the
+            limit the server closes the socket of the oldest one.
         open_timeout: Seconds for the whole opening handshake, TLS included.
         close_timeout: Seconds from the first Close frame, or from a refusal, to the closed
             socket. The limit includes the write buffer, the peer's reply and the end of its
@@ -82,6 +101,13 @@ class Server:
             next Ping to the end of the timeout. None disables Pings.
         ping_timeout: Seconds that the server waits after a Ping for received bytes or write
             progress.
+        control_rate_limit: Pings and unsolicited Pongs that a peer may send per second, and
+            twice as many at once. The server reads nothing for 1 s from a peer beyond the limit.
+            `math.inf` disables the limit.
+
+    Raises:
+        ValueError: `control_rate_limit` is not above 0, or `on_request` comes with options that
+            belong to `accept`.
 
     """
 
@@ -90,6 +116,9 @@ class Server:
         *,
         on_message: Callable[[Peer, str | bytes], None],
         on_request: Callable[[Peer, Request], Response | Acceptance] | None = None,
+        subprotocols: Sequence[str] = (),
+        origins: Collection[str] | None = None,
+        compression: DeflateParameters | None = _COMPRESSION,
         on_open: Callable[[Peer], None] = _ignore,
         on_close: Callable[[Peer], None] = _ignore,
         on_accept: Callable[[Peer], None] = _ignore,
@@ -104,9 +133,25 @@ class Server:
         compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD,
         ping_interval: float | None = 20.0,
         ping_timeout: float = 20.0,
+        control_rate_limit: float = 100.0,
+        total_write_buffer_limit: int = 256 << 20,
+        write_timeout: float = 60.0,
+        total_unfinished_limit: int = 128 << 20,
+        max_pending_handshakes: int = 1024,
     ) -> None:
+        if on_request is None:
+            on_request = partial(
+                _accept, subprotocols=subprotocols, origins=origins, compression=compression
+            )
+        elif subprotocols or origins is not None or compression != _COMPRESSION:
+            raise ValueError(
+                "on_request: decides about subprotocols, origins and compression;"
+                " pass these arguments to accept() instead"
+            )
+        if not control_rate_limit > 0:
+            raise ValueError("control_rate_limit: must be above 0; use math.inf for no limit")
         self._context = ServerContext(
-            on_request=on_request or _accept,
+            on_request=on_request,
             on_open=on_open,
             on_accept=on_accept,
             on_message=on_message,
@@ -118,6 +163,11 @@ class Server:
             compression_threshold=compression_threshold,
             ping_interval=ping_interval,
             ping_timeout=ping_timeout,
+            control_rate_limit=control_rate_limit,
+            total_write_buffer_limit=total_write_buffer_limit,
+            write_timeout=write_timeout,
+            total_unfinished_limit=total_unfinished_limit,
+            max_pending_handshakes=max_pending_handshakes,
         )
         self._loop = self._context.loop
         self._on_close = on_close
@@ -152,23 +202,26 @@ class Server:
     def listen(
         self, host: str, port: int, ssl_context: ssl.SSLContext | None = None
     ) -> tuple[str, int]:
-        """Listen on a TCP address.
+        """Listen on every address of a host; call this again for further hosts and ports.
 
         Args:
-            host: Name or address of a local interface.
-            port: Port from 0 to 65535; 0 picks a free one.
+            host: Name or address of a local interface. "::" accepts IPv6 and IPv4, "" listens
+                on all interfaces. Of a name the addresses are used that this machine has.
+            port: Port from 0 to 65535; 0 picks a free one, the same for all addresses.
             ssl_context: TLS configuration, which makes the server's URL `wss`.
 
         Returns:
-            Address and port of the socket.
+            First address, and the port.
 
         Raises:
-            OSError: The address is invalid, in use, or not an address of this machine.
+            OSError: An address is invalid or in use, or none is an address of this machine.
 
         """
-        sock = open_tcp_listener(host, port)
-        self.listen_on(sock, ssl_context)
-        address: tuple[str, int] = sock.getsockname()[:2]
+        self._context.write_coalescer.check_thread()
+        sockets = open_tcp_listeners(host, port)
+        for sock in sockets:
+            self.listen_on(sock, ssl_context)
+        address: tuple[str, int] = sockets[0].getsockname()[:2]
         return address
 
     def listen_unix(self, path: str) -> None:
@@ -181,14 +234,17 @@ class Server:
                 file is not a socket.
 
         """
+        self._context.write_coalescer.check_thread()
         self.listen_on(open_unix_listener(path))
 
     def listen_on(self, sock: socket.socket, ssl_context: ssl.SSLContext | None = None) -> None:
         """Accept connections from a listening socket; the server closes it."""
+        self._context.write_coalescer.check_thread()
         self._listeners.append(Listener(self._context, sock, ssl_context))
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call `callback` once, in the server's thread, `seconds` from now."""
+        self._context.write_coalescer.check_thread()
         self._loop.call_later(seconds, partial(self._call, "call_later", callback))
 
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
@@ -197,12 +253,14 @@ class Server:
 
     def run(self) -> None:
         """Serve until `stop`, then close every socket. A server runs once."""
+        self._context.write_coalescer.thread = get_ident()
         try:
             with self._loop.woken_by_signals():
                 self._run_loop()
         finally:
             self._abort_all()
             self._loop.close()
+            self._context.write_coalescer.thread = 0
 
     def _run_loop(self) -> None:
         while not (self._stopping and not self._context.peers):

@@ -17,9 +17,10 @@ import socket
 import time
 from collections.abc import Callable
 from http import HTTPStatus
+from threading import get_ident
 
 from wsproto_min.codes import CloseCode
-from wsproto_min.connection import Connection, Pong, State
+from wsproto_min.connection import Close, Connection, Ping, Pong, State
 from wsproto_min.errors import HandshakeError
 from wsproto_min.handshake import Acceptance, HandshakeResult, ServerHandshake
 from wsproto_min.http import Request, Response
@@ -27,12 +28,18 @@ from wsproto_min.net.context import ServerContext
 from wsproto_min.net.keepalive import Keepalive
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.timers import TimerSlot
-from wsproto_min.net.tls import TLSSocket
+from wsproto_min.net.tls import TLSSocket, describe_failure
 from wsproto_min.net.transport import Transport
 
 logger: logging.Logger = logging.getLogger("wsproto_min")
 
 _INTERNAL_ERROR = "internal server error"
+
+# Control frames beyond `control_rate_limit`: the seconds of the limit that may pass at once, and
+# the seconds without reading. Longer pauses cost fewer timers.
+_CONTROL_BURST = 2.0
+_CONTROL_PAUSE = 1.0
+
 _CALLBACK_RAISED = "%s: raised an exception for %s; fix the callback"
 
 # Constants, because the hot path reads the members often.
@@ -63,6 +70,7 @@ class Session:
 
     __slots__ = (
         "_context",
+        "_control_frames_due",
         "_handshake",
         "_paused_until",
         "_timer",
@@ -87,7 +95,12 @@ class Session:
         self.keepalive: Keepalive | None = None
         self._context = context
         self._paused_until = 0.0  # 0 while reading is not paused
-        self.transport: Transport = Transport(sock, self, context.loop, context.write_buffer_limit)
+        # Time by which the limit allows all control frames so far. An idle peer keeps the shared
+        # constant, because the Pongs to the server's Pings are not counted.
+        self._control_frames_due = 0.0
+        self.transport: Transport = Transport(
+            sock, self, context.loop, context.write_buffer_limit, context.write_budget
+        )
         self.peer: Peer = Peer(self, self.transport, address)
         self._handshake: ServerHandshake | None = ServerHandshake(
             self._respond,
@@ -97,7 +110,10 @@ class Session:
         )
         self._timer: TimerSlot = context.timers.start(self, context.open_timeout)
         context.peers.add(self.peer)
+        context.pending_handshakes[self] = None
         self._call("on_accept", context.on_accept)
+        if len(context.pending_handshakes) > context.max_pending_handshakes:
+            next(iter(context.pending_handshakes)).on_too_many_handshakes()
 
     # Receiving.
 
@@ -114,6 +130,22 @@ class Session:
         elif self._handshake is not None:
             self._handshake.receive_data(data)
             self._process_handshake(self._handshake)
+
+    def on_message_budget_exceeded(self) -> None:
+        """Fail the connection: all unfinished messages together are too large."""
+        self.fail(CloseCode.TRY_AGAIN_LATER, "too many unfinished messages")
+
+    def on_too_many_handshakes(self) -> None:
+        """Close the socket: too many handshakes are pending, and this one is the oldest."""
+        reason = "too many pending handshakes; try again"
+        self.refusal = HandshakeError(HTTPStatus.SERVICE_UNAVAILABLE, reason)
+        self.transport.close()
+
+    def on_read_error(self, error: OSError) -> None:
+        """Keep the reason of a failed TLS handshake as `refusal`."""
+        reason = describe_failure(error)
+        if self._handshake is not None and reason is not None:
+            self.refusal = HandshakeError(HTTPStatus.BAD_REQUEST, reason)
 
     def _process_handshake(self, handshake: ServerHandshake) -> None:
         """Answer the opening request once it is complete."""
@@ -134,6 +166,7 @@ class Session:
         """Send the response; open the connection if there is one."""
         peer = self.peer
         self._handshake = None
+        del self._context.pending_handshakes[self]
         self._context.write_coalescer.enqueue(peer, handshake.data_to_send())
         if result.connection is None:
             self.refusal = result.error
@@ -169,16 +202,39 @@ class Session:
             if isinstance(event, _MESSAGE):
                 if self.state is _OPEN:  # after close() the application wants no messages
                     self._call("on_message", self._context.on_message, event)
-            elif not isinstance(event, Pong):
+            else:
                 self._enqueue(connection)  # the reply precedes later messages
-            elif self.keepalive is not None:
-                self.keepalive.on_pong(event.payload, time.monotonic())
+                if not isinstance(event, Close) and self._limits_control_frame(event):
+                    break
             if self._paused_until and self.state is _OPEN:
                 break
         if connection.eof_to_send:
             self._end(connection)
         else:
             self._enqueue(connection)
+            size, budget = connection.unfinished_size, self._context.message_budget
+            if size or budget.total:
+                budget.update(self, size)
+
+    def _limits_control_frame(self, event: Ping | Pong) -> bool:
+        """Count a control frame; pause reading and return True if there are too many.
+
+        The limit holds during the closing too, so it cannot use `Peer.pause_reading`.
+        """
+        now = time.monotonic()
+        if (
+            isinstance(event, Pong)
+            and self.keepalive is not None
+            and self.keepalive.on_pong(event.payload, now)
+        ):
+            return False
+        due = max(self._control_frames_due, now) + 1 / self._context.control_rate_limit
+        self._control_frames_due = due
+        if due - now <= _CONTROL_BURST:
+            return False
+        self.transport.pause_reading()
+        self._resume_later(_CONTROL_PAUSE)
+        return True
 
     def _call(self, name: str, callback: Callable[..., None], *arguments: object) -> None:
         """Call the application. An exception fails an open connection with 1011.
@@ -197,6 +253,7 @@ class Session:
 
     def pause_reading(self, seconds: float) -> None:
         """See `Peer.pause_reading`."""
+        self._context.write_coalescer.check_thread()
         if self.state < _CLOSING:
             self.transport.pause_reading()
             self._resume_later(seconds)
@@ -222,9 +279,14 @@ class Session:
 
     def send(self, message: str | bytes) -> None:
         """See `Peer.send`."""
-        if self.connection is not None and self.state is _OPEN:
-            self.connection.send(message)
-            self._enqueue(self.connection)
+        # This is the hot path, so few calls and attributes.
+        write_coalescer = self._context.write_coalescer
+        if get_ident() != write_coalescer.thread:
+            write_coalescer.check_thread()
+        connection = self.connection
+        if connection is not None and self.state is _OPEN:
+            connection.send(message)
+            write_coalescer.enqueue(self.peer, connection.data_to_send())
 
     def _enqueue(self, connection: Connection) -> None:
         """Put the connection's bytes into their place among this iteration's writes."""
@@ -246,10 +308,22 @@ class Session:
         self.transport.end_after_next_write(half_close=True)
         self._context.write_coalescer.write_now(self.peer, self.connection.data_to_send())
 
+    def on_too_slow(self, reason: str) -> None:
+        """Close the socket of a peer that takes too few bytes, and keep the reason."""
+        if self.connection is not None:
+            self.connection.fail(CloseCode.POLICY_VIOLATION, reason)
+        self.transport.close()
+
     # Ending.
+
+    def abort(self) -> None:
+        """See `Peer.abort`."""
+        self._context.write_coalescer.check_thread()
+        self.transport.close()
 
     def close(self, code: int, reason: str) -> None:
         """See `Peer.close`."""
+        self._context.write_coalescer.check_thread()
         if self.connection is not None and self.state is _OPEN:
             self.connection.close(code, reason)
             self._enter(_CLOSING)
@@ -257,6 +331,7 @@ class Session:
 
     def fail(self, code: int, reason: str) -> None:
         """See `Peer.fail`."""
+        self._context.write_coalescer.check_thread()
         if self.connection is not None:
             self.connection.fail(code, reason)
             self._end(self.connection)
@@ -276,6 +351,7 @@ class Session:
         if self.connection is not None:
             self.connection.receive_eof()
         self._handshake = None
+        self._context.pending_handshakes.pop(self, None)
         self._timer.pop(self, None)
         self._context.peers.discard(self.peer)
         self._context.write_coalescer.discard(self.peer)
@@ -292,6 +368,8 @@ class Session:
             if self._paused_until:
                 self._resume_later(0)  # the session must read the peer's Close frame
         self.state = state
+        if state >= _FLUSHING:
+            self._context.message_budget.update(self, 0)
 
     def _leave_groups(self, *, keep_pending: bool) -> None:
         for group in self.peer._groups:

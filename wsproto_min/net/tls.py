@@ -13,6 +13,18 @@ import ssl
 from contextlib import suppress
 from selectors import EVENT_READ, EVENT_WRITE
 
+# Reasons of OpenSSL for bytes that are not TLS.
+_NOT_TLS = {"HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER"}
+
+
+def describe_failure(error: OSError) -> str | None:
+    """Return a sentence about a failed TLS handshake, or None if the connection broke."""
+    if not isinstance(error, ssl.SSLError) or not error.reason:
+        return None
+    if error.reason in _NOT_TLS:
+        return "the client did not begin TLS on a port with TLS; use wss:// or https://"
+    return f"the TLS handshake failed: {error.reason.lower().replace('_', ' ')}"
+
 
 class TLSSocket:
     """Server end of a TLS connection; the TLS handshake happens inside `recv`.

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from wsproto_min.net.event_loop import EventLoop
 from wsproto_min.net.tls import TLSSocket
-from wsproto_min.net.write_buffer import WriteBuffer
+from wsproto_min.net.write_buffer import WriteBudget, WriteBuffer
 
 # Largest read, in bytes, so that no peer keeps the others waiting.
 RECEIVE_SIZE = 1 << 16
@@ -30,11 +30,17 @@ class Owner(Protocol):
     def on_data(self, data: bytes) -> None:
         """Process received bytes."""
 
+    def on_read_error(self, error: OSError) -> None:
+        """Record why reading failed. The transport then closes the socket."""
+
     def on_write_progress(self) -> None:
         """Record that the socket took bytes from the write buffer."""
 
     def on_write_buffer_full(self) -> None:
         """End the connection: the write buffer has outgrown its limit."""
+
+    def on_too_slow(self, reason: str) -> None:
+        """End the connection at once: the peer takes too few bytes."""
 
     def on_socket_closed(self) -> None:
         """Record that the socket is closed. The transport makes this call once, as its last."""
@@ -48,6 +54,7 @@ class Transport:
         owner: The session.
         loop: The server's event loop.
         write_buffer_limit: Number of bytes in the write buffer that ends the connection.
+        write_budget: Limits for all write buffers of the server.
 
     Attributes:
         closed: The socket is closed.
@@ -68,6 +75,7 @@ class Transport:
         "_reading_paused",
         "_socket",
         "_watched_events",
+        "_write_budget",
         "_write_buffer",
         "_write_buffer_limit",
         "close_after_flush",
@@ -80,12 +88,14 @@ class Transport:
         owner: Owner,
         loop: EventLoop,
         write_buffer_limit: int,
+        write_budget: WriteBudget,
     ) -> None:
         self.closed: bool = False
         self.close_after_flush: bool = False
         self._socket = sock
         self._loop = loop
         self._write_buffer_limit = write_buffer_limit
+        self._write_budget = write_budget
         self._owner = owner
         self._write_buffer: WriteBuffer | None = None  # None while empty: most peers need none
         self._ending = False  # True after `end_after_next_write`
@@ -124,7 +134,8 @@ class Transport:
             data = self._socket.recv(RECEIVE_SIZE)
         except BlockingIOError:
             return
-        except OSError:
+        except OSError as error:
+            self._owner.on_read_error(error)
             self.close()
             return
         if data:
@@ -167,12 +178,22 @@ class Transport:
                 if self.close_after_flush:
                     self._finish()
                 return
-            self._write_buffer = WriteBuffer(memoryview(data)[sent:])
+            self._write_buffer = self._write_budget.open_buffer(self)
+            self._write_buffer.append(data, sent)
             self._update_interest()
         else:
             self._write_buffer.append(data)
         if self._write_buffer.size > self._write_buffer_limit and not self.close_after_flush:
             self._owner.on_write_buffer_full()
+        self._write_budget.enforce_limit()
+
+    def on_write_budget_exceeded(self) -> None:
+        """End the connection, because all write buffers together exceed their limit."""
+        self._owner.on_too_slow("too slow: the write buffers of all peers are full")
+
+    def on_timer(self) -> None:
+        """End the connection, because the socket has taken nothing for `write_timeout`."""
+        self._owner.on_too_slow("too slow: no bytes were taken within the write timeout")
 
     def end_after_next_write(self, *, half_close: bool) -> None:
         """Make the next write the last one.
@@ -198,7 +219,7 @@ class Transport:
             self._owner.on_write_progress()
         if self._write_buffer.size:
             return
-        self._write_buffer = None
+        self._close_write_buffer()
         self._eof_received = False  # watch for reading again: the next read closes the socket
         self._update_interest()
         if self.close_after_flush:
@@ -219,13 +240,18 @@ class Transport:
         if self.closed:
             return
         self.closed = True
-        self._write_buffer = None
+        self._close_write_buffer()
         if self._watched_events:
             self._loop.unregister(self._socket)
         owner = self._owner
         del self._owner  # ends the reference cycle, so that a closed peer is freed at once
         owner.on_socket_closed()
         self._socket.close()
+
+    def _close_write_buffer(self) -> None:
+        if self._write_buffer is not None:
+            self._write_buffer = None
+            self._write_budget.close_buffer(self)
 
     def _update_interest(self) -> None:
         """Watch the socket for the events that the next read and the next write need."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
+from threading import get_ident
 from typing import Any, Protocol
 
 NumberedFrames = list[tuple[int, bytes]]
@@ -46,13 +47,17 @@ class PendingGroup(Protocol):
 class WriteCoalescer:
     """Frames that wait for the end of the loop iteration.
 
-    `bytes_sent` counts all bytes passed to the transports.
+    Attributes:
+        bytes_sent: Number of bytes passed to the transports.
+        thread: Identifier of the thread of `Server.run`; 0 while the server does not run.
+
     """
 
-    __slots__ = ("_groups", "_numbers", "_pending", "bytes_sent")
+    __slots__ = ("_groups", "_numbers", "_pending", "bytes_sent", "thread")
 
     def __init__(self) -> None:
         self.bytes_sent: int = 0
+        self.thread: int = 0
         self._numbers = count()
         self._pending: dict[Recipient, NumberedFrames] = {}
         self._groups: dict[PendingGroup, None] = {}  # groups with pending frames, in order
@@ -60,6 +65,21 @@ class WriteCoalescer:
     def __bool__(self) -> bool:
         """Return True if any frame is pending."""
         return bool(self._pending or self._groups)
+
+    def check_thread(self) -> None:
+        """Check that the caller is in the server's thread, if the server runs.
+
+        Frames of another thread would wait for the next event, and could break the order.
+
+        Raises:
+            RuntimeError: The caller is in another thread.
+
+        """
+        if self.thread and self.thread != get_ident():
+            raise RuntimeError(
+                "call from another thread: peers, groups and timers belong to the thread of"
+                " Server.run; pass a function to Server.call_soon_threadsafe"
+            )
 
     def enqueue(self, member: Recipient, data: bytes) -> None:
         """Send encoded frames to one peer, after everything that it was sent before."""
