@@ -20,7 +20,8 @@ class StoreError(Exception):
 class NewMessage(NamedTuple):
     """A message to append.
 
-    `key` is the sender's own id for the message; it is unique within the room.
+    `key` is the sender's own id for the message. The name and the key together are
+    unique within the room, so two senders can use the same key.
     """
 
     room: str
@@ -32,8 +33,9 @@ class NewMessage(NamedTuple):
 class StoredMessage(NamedTuple):
     """The result for one appended message.
 
-    `repeated` is True if the store had a message with the same key already;
-    `message` is then the earlier message.
+    `repeated` is True if the store had a message of this sender with the same key
+    already; `message` is then the earlier message. If retention has removed the earlier
+    message, `message` has its id and its time, and the text of the repetition.
     """
 
     message: Message
@@ -55,10 +57,15 @@ class Page(NamedTuple):
 
 AppendCallback = Callable[[Sequence[StoredMessage] | StoreError], None]
 ReadCallback = Callable[[Page | StoreError], None]
+CallLater = Callable[[float, Callable[[], None]], object]
+"""Timer of the event loop: seconds, and a callback."""
 
 
 class MessageStore(Protocol):
     """An engine that stores the messages of all rooms in order."""
+
+    def start(self, call_later: CallLater) -> None:
+        """Give the engine the timers of the event loop, before the first message."""
 
     def append(self, messages: Sequence[NewMessage], callback: AppendCallback, /) -> None:
         """Append messages in this order, all or none.
@@ -88,6 +95,17 @@ class MessageStore(Protocol):
         Raises:
             StoreError: The engine failed; a later call may succeed.
         """
+
+    def check(self) -> None:
+        """Check that the files of the store are in place; takes microseconds.
+
+        Raises:
+            StoreError: Another program has removed, replaced or truncated a file.
+        """
+
+    @property
+    def log_size(self) -> int:
+        """Bytes that the engine has yet to copy into its database."""
 
     def close(self) -> None:
         """Write everything to disk and release the store."""
