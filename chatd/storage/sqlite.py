@@ -48,6 +48,11 @@ SKIPPED_IDS = 1 << 20
 LOCK_TIMEOUT = 5.0
 LOCK_RETRY = 0.02
 
+# Characters of a key that is certainly random: two senders never choose the same one.
+RANDOM_KEY = 16
+# Keys in one query.
+_KEYS_IN_QUERY = 500
+
 _SELECT = "SELECT id, time, name, text FROM messages"
 _INSERT = "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)"
 
@@ -184,7 +189,7 @@ class SQLiteStore:
         ]
         last = self._last_id + len(rows)
         try:
-            if self._remembers_keys:
+            if self._remembers_keys or self._has_key_of(messages):
                 raise sqlite3.IntegrityError
             with self._database:
                 self._reserve_ids(last)
@@ -223,15 +228,41 @@ class SQLiteStore:
             )
         return stored
 
+    def _has_key_of(self, messages: Sequence[NewMessage]) -> bool:
+        """Return True if a key of the messages occurs twice, under any name."""
+        keys = [(each.room, each.key) for each in messages if each.key is not None]
+        if len(set(keys)) < len(keys):
+            return True
+        for start in range(0, len(keys), _KEYS_IN_QUERY):
+            part = keys[start : start + _KEYS_IN_QUERY]
+            query = (
+                f"WITH new (room, key) AS (VALUES {', '.join(['(?, ?)'] * len(part))})"
+                " SELECT 1 FROM new CROSS JOIN messages USING (room, key)"
+                " WHERE messages.key IS NOT NULL"
+            )
+            if self._database.execute(query, [each for pair in part for each in pair]).fetchone():
+                return True
+        return False
+
     def _find_key(self, new: NewMessage) -> Message | None:
-        """Return the message that the sender has stored with this key, also a removed one."""
-        values = (new.room, new.name, new.key)
-        where = "WHERE room = ? AND name = ? AND key = ?"
-        row = self._database.execute(f"{_SELECT} {where}", values).fetchone()
-        if row is not None:
-            return Message(*row)
-        removed = f"SELECT id, time FROM removed_keys {where}"
-        row = self._database.execute(removed, values).fetchone()
+        """Return the message that the sender has stored with this key, also a removed one.
+
+        A sender may have lost its name with its connection. So a message with the same text
+        and the same random key is a repetition under any name.
+        """
+        rows = self._database.execute(
+            f"{_SELECT} WHERE room = ? AND key = ? ORDER BY name = ? DESC",
+            (new.room, new.key, new.name),
+        )
+        for row in rows:
+            message = Message(*row)
+            is_random = len(new.key or "") >= RANDOM_KEY
+            if message.name == new.name or (is_random and message.text == new.text):
+                return message
+        row = self._database.execute(
+            "SELECT id, time FROM removed_keys WHERE room = ? AND key = ? AND name = ?",
+            (new.room, new.key, new.name),
+        ).fetchone()
         return None if row is None else Message(row[0], row[1], new.name, new.text)
 
     # Read.

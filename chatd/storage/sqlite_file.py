@@ -35,7 +35,7 @@ CREATE TABLE trimmed (
 _INDEX_1 = "CREATE UNIQUE INDEX messages_by_key ON messages (room, key) WHERE key IS NOT NULL;"
 # Version 2: a key belongs to its sender and outlives its message; ids are reserved.
 _ADDED_IN_2 = """
-CREATE UNIQUE INDEX messages_by_key ON messages (room, name, key) WHERE key IS NOT NULL;
+CREATE UNIQUE INDEX messages_by_key ON messages (room, key, name) WHERE key IS NOT NULL;
 CREATE TABLE removed_keys (
     number INTEGER PRIMARY KEY, -- increases with each removed message
     removed TEXT NOT NULL, -- time of the removal
@@ -45,7 +45,7 @@ CREATE TABLE removed_keys (
     id INTEGER NOT NULL,
     time TEXT NOT NULL
 ) STRICT;
-CREATE UNIQUE INDEX removed_keys_by_key ON removed_keys (room, name, key);
+CREATE UNIQUE INDEX removed_keys_by_key ON removed_keys (room, key, name);
 CREATE TABLE ids (reserved INTEGER NOT NULL) STRICT; -- no message has a higher id
 """
 # The last id in the tables of version 1.

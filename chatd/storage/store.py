@@ -21,7 +21,8 @@ class NewMessage(NamedTuple):
     """A message to append.
 
     `key` is the sender's own id for the message. The name and the key together are
-    unique within the room, so two senders can use the same key.
+    unique within the room, so two senders can use the same key. A sender that has lost
+    its name is recognized by a random key and the same text.
     """
 
     room: str

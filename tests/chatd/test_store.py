@@ -195,6 +195,30 @@ def test_key_belongs_to_its_sender() -> None:
         assert texts(read_after(store)) == ["secret", "mine"]
 
 
+def test_renamed_sender_is_recognized_by_a_random_key() -> None:
+    key = "0123456789abcdef"
+    with open_store() as store:
+        (first,) = append(store, message("a", key))
+        again, other, short, same = append(
+            store,
+            message("a", key, name="Ann 2"),
+            message("b", key, name="Ben"),
+            message("a", "k"),
+            message("a", "k", name="Ben"),
+        )
+        assert (again.repeated, again.message) == (True, first.message)
+        assert not (other.repeated or short.repeated or same.repeated)
+        both = append(store, message("c", key * 2), message("c", key * 2, name="Ann 2"))
+        assert [each.repeated for each in both] == [False, True]
+
+
+def test_key_in_a_large_batch_is_found() -> None:
+    with open_store() as store:
+        append(store, message("a", "k900"))
+        stored = append(store, *(message("a", f"k{number}") for number in range(1200)))
+        assert [n for n, each in enumerate(stored) if each.repeated] == [900]
+
+
 def test_key_of_removed_message_is_remembered(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_store(path, keep_messages=1) as store:
         (first, *_) = append(store, message("a", "k"), message("b", "l"), message("c", name="Ben"))
