@@ -17,9 +17,22 @@ from chatd.model import format_time
 # Limits of one step: messages to delete, and seconds after which no further unit begins.
 DELETE_LIMIT = 500
 STEP_SECONDS = 0.004
-# Limits of one unit: messages to delete, and messages to count.
+# Limits of one unit: messages to delete, messages to count, and rooms to visit.
 DELETE_UNIT = 25
 COUNT_UNIT = 2000
+ROOM_UNIT = 200
+# Rooms in order, each with the time of its first message. Steps from room to room in the
+# index, because a scan would read every message.
+_ROOMS = """
+WITH RECURSIVE rooms (room) AS (
+    SELECT min(room) FROM messages WHERE room > ?
+    UNION ALL
+    SELECT (SELECT min(room) FROM messages WHERE room > rooms.room) FROM rooms
+    WHERE room IS NOT NULL LIMIT ?
+)
+SELECT room, (SELECT time FROM messages WHERE messages.room = rooms.room ORDER BY id LIMIT 1)
+FROM rooms WHERE room IS NOT NULL
+"""
 # Seconds for which the store remembers the keys of removed messages.
 KEY_MEMORY = 24 * 3600.0
 
@@ -81,35 +94,40 @@ class Retention:
         yield from self._forget_keys()
         if self._keep_days is None and self._keep_messages is None:
             return
-        # Old messages can be in any room.
-        every = rooms is None or self._keep_days is not None
-        for room in self._all_rooms() if every else rooms or ():
-            yield
-            if self._keep_days is not None:
-                yield from self._delete_by_age(room, self._keep_days)
-            if self._keep_messages is not None and (rooms is None or room in rooms):
-                yield from self._delete_by_count(room, self._keep_messages)
-
-    def _all_rooms(self) -> Iterator[str]:
-        """Iterate over the rooms, by steps in the index: a scan would read every message."""
-        room: str | None = ""
+        if rooms is not None and self._keep_days is None:
+            for room in rooms:
+                yield
+                yield from self._delete_by_count(room)
+            return
+        last = ""
         while True:
-            (room,) = self._database.execute(
-                "SELECT min(room) FROM messages WHERE room > ?", (room,)
-            ).fetchone()
-            if room is None:
+            unit = self._database.execute(_ROOMS, (last, ROOM_UNIT)).fetchall()
+            yield
+            if not unit:
                 return
-            yield room
+            oldest, present = self._valid_times()
+            for last, first in unit:
+                if not oldest <= first <= present:
+                    yield
+                    yield from self._delete_by_age(last, oldest, present)
+                if rooms is None or last in rooms:
+                    yield
+                    yield from self._delete_by_count(last)
 
-    def _delete_by_age(self, room: str, days: float) -> Iterator[None]:
-        """Delete the oldest messages of a room that are older than `days`.
+    def _valid_times(self) -> tuple[str, str]:
+        """Return the oldest time to keep, and the present."""
+        now = datetime.now(UTC)
+        if self._keep_days is None:
+            return "", "~"  # above all times
+        return format_time(now - timedelta(days=self._keep_days)), format_time(now)
+
+    def _delete_by_age(self, room: str, oldest: str, present: str) -> Iterator[None]:
+        """Delete the oldest messages of a room from before the time `oldest`.
 
         The clock may have been wrong for some messages. The deletion stops at the first
-        message that is young enough. A message from the future is deleted only with an old
+        message with a valid time. A message from the future is deleted only with an old
         message after it.
         """
-        now = datetime.now(UTC)
-        oldest, present = format_time(now - timedelta(days=days)), format_time(now)
         last, seen, limit = 0, 0, 1
         while True:
             rows = self._database.execute(
@@ -129,8 +147,11 @@ class Retention:
             break
         yield from self._delete(room, last)
 
-    def _delete_by_count(self, room: str, count: int) -> Iterator[None]:
-        """Delete the messages of a room except the newest `count`."""
+    def _delete_by_count(self, room: str) -> Iterator[None]:
+        """Delete the messages of a room except the newest `keep_messages`."""
+        count = self._keep_messages
+        if count is None:
+            return
         end = 1 << 62
         while True:
             step = min(count, COUNT_UNIT)

@@ -207,7 +207,7 @@ def test_renamed_sender_is_recognized_by_a_random_key() -> None:
             message("a", "k", name="Ben"),
         )
         assert (again.repeated, again.message) == (True, first.message)
-        assert not (other.repeated or short.repeated or same.repeated)
+        assert [other.repeated, short.repeated, same.repeated] == [False] * 3
         both = append(store, message("c", key * 2), message("c", key * 2, name="Ann 2"))
         assert [each.repeated for each in both] == [False, True]
 
@@ -404,7 +404,9 @@ def test_retention_ends_each_step_after_its_time(
     with open_store(path, keep_messages=1) as store:
         for number in range(5):
             append(store, *(message(text, room=f"room{number}") for text in "ab"))
-        assert [store.apply_retention() for _ in range(6)] == [True] * 5 + [False]
+        for _ in range(5):
+            assert store.apply_retention()
+        apply_all(store)
         for number in range(5):
             assert texts(read_after(store, room=f"room{number}")) == ["b"]
 
@@ -478,7 +480,7 @@ def test_retention_visits_many_rooms_in_short_steps(
     monkeypatch.setattr(retention, "STEP_SECONDS", 0.0)
     with open_store(path, **options) as store:
         steps = steps_of(store, 100_000)
-        assert len(steps) > 20_000
+        assert len(steps) > 20_000 // retention.ROOM_UNIT
         assert max(steps) <= 50
 
 
