@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,8 @@ logger = logging.getLogger("chatd")
 # Bytes of the write-ahead log that start a checkpoint, and the least number on a small disk.
 CHECKPOINT_SIZE = 4 << 20
 MIN_CHECKPOINT_SIZE = 64 << 10
+# Characters of text in one page. A page of long messages would block the event loop.
+MAX_PAGE_TEXT = 1 << 19
 # Ids that one update of the database reserves.
 RESERVED_IDS = 1000
 # Ids that a start may skip if the clock is behind the ids, about 17 minutes.
@@ -279,11 +281,12 @@ class SQLiteStore:
             rows = self._database.execute(
                 f"{_SELECT} WHERE room = ? AND id > ? ORDER BY id DESC LIMIT ?",
                 (room, after, limit + 1),
-            ).fetchall()
+            )
+            page = _read_page(rows, limit)
             removed = self._database.execute(
                 "SELECT 1 FROM trimmed WHERE room = ? AND id > ?", (room, after)
             ).fetchone()
-            result = _page(rows, limit, gap=is_unknown or removed is not None)
+            result = page._replace(gap=is_unknown or removed is not None)
         except sqlite3.Error as error:
             result = self._error("read", error)
         callback(result)
@@ -307,8 +310,8 @@ class SQLiteStore:
             rows = self._database.execute(
                 f"{_SELECT} WHERE room = ? AND id < ? ORDER BY id DESC LIMIT ?",
                 (room, end, limit + 1),
-            ).fetchall()
-            result = _page(rows, limit, gap=False)
+            )
+            result = _read_page(rows, limit)
         except sqlite3.Error as error:
             result = self._error("read", error)
         callback(result)
@@ -466,7 +469,18 @@ def _open_error(path: str, error: sqlite3.Error | OSError) -> StoreError:
     )
 
 
-def _page(rows: list[tuple[int, str, str, str]], limit: int, *, gap: bool) -> Page:
-    """Return up to `limit` rows as a page; `rows` has up to `limit` + 1, the newest first."""
-    messages = [Message(*row) for row in reversed(rows[:limit])]
-    return Page(messages, more=len(rows) > limit, gap=gap)
+def _read_page(cursor: sqlite3.Cursor, limit: int) -> Page:
+    """Read up to `limit` rows, the newest first, within MAX_PAGE_TEXT characters."""
+    messages: list[Message] = []
+    size = 0
+    more = False
+    with closing(cursor):  # an open query would keep the log from its new start
+        for row in cursor:
+            message = Message(*row)
+            size += len(message.text)
+            more = len(messages) == limit or (bool(messages) and size > MAX_PAGE_TEXT)
+            if more:
+                break
+            messages.append(message)
+    messages.reverse()
+    return Page(messages, more=more, gap=False)

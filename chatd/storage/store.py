@@ -44,9 +44,11 @@ class StoredMessage(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Messages of a room in ascending order.
+    """Messages of a room in ascending order, the newest of the matching ones.
 
-    `more` is True if older matching messages exist beyond the limit. `gap` is True if
+    An engine may return fewer messages than the limit if their texts are long.
+
+    `more` is True if older matching messages exist beyond the page. `gap` is True if
     requested messages are missing: retention has removed them, or another store has
     assigned the requested id.
     """

@@ -32,7 +32,8 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     messages = [NewMessage("tea", "Ann", f"text {number}", f"key {number}") for number in range(4)]
     messages.append(NewMessage("x", "Jürgen", "Grüße\n😀\x1b", None))
     store.append(messages, lambda result: None)
-    store.apply_retention()
+    while store.apply_retention():
+        pass
     store.close()
     return path
 

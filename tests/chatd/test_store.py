@@ -41,6 +41,14 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "chat.db")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _long_steps() -> Iterator[None]:
+    """Let a step of retention end by its number of messages only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retention, "STEP_SECONDS", PATIENCE)
+        yield
+
+
 @contextmanager
 def open_store(path: str = MEMORY, **options: Any) -> Iterator[SQLiteStore]:
     store = SQLiteStore(path, **options)
@@ -153,6 +161,17 @@ def test_page_is_bounded_by_id_and_limit_keeps_the_newest() -> None:
             expected = ["1", "2", "3", "4"][-limit:]
             for found in (read_after(store, 0, limit), read_before(store, None, limit)):
                 assert (texts(found), found.more, found.gap) == (expected, more, False)
+
+
+def test_page_of_long_messages_is_bounded_by_its_text() -> None:
+    with open_store() as store:
+        stored = append(store, *(message("x" * 4000) for _ in range(300)))
+        for found in (read_after(store), read_before(store)):
+            assert found.more
+            assert [m.id for m in found.messages] == ids(stored)[-131:]
+        older = read_before(store, found.messages[0].id)
+        assert [m.id for m in older.messages] == ids(stored)[-262:-131]
+        assert not read_before(store, older.messages[0].id).more
 
 
 # Keys.
@@ -353,7 +372,6 @@ def test_retention_of_many_messages_removes_the_oldest_in_steps(
     options: dict[str, Any], path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "DELETE_LIMIT", 4)
-    monkeypatch.setattr(retention, "STEP_SECONDS", 60.0)
     with open_store(path, **options) as store:
         with monkeypatch.context() as patch:
             patch.setattr(sqlite, "format_time", lambda _: "2024-03-01T12:00:00.000Z")
@@ -375,7 +393,6 @@ def test_retention_bounds_each_call_over_all_rooms(
     options: dict[str, Any], path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "DELETE_LIMIT", 4)
-    monkeypatch.setattr(retention, "STEP_SECONDS", 60.0)
     names = [f"room{number}" for number in range(7)]
     with open_store(path, **options) as store:
         with monkeypatch.context() as patch:
