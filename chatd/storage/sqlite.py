@@ -107,6 +107,7 @@ class SQLiteStore:
         )
         self._checkpoint_size = self._checkpoint_at = self._choose_checkpoint_size()
         self._call_later: CallLater | None = None
+        self._waiting: Sequence[NewMessage] = ()  # the batch that waits for another attempt
         self._is_closed = False
         self._failure: StoreError | None = None
 
@@ -157,8 +158,10 @@ class SQLiteStore:
     ) -> None:
         if self._is_closed:
             return
+        self._waiting = ()
         retry = partial(self._append_until, end, messages, callback)
         if not self._has_room() and self._call_later and time.monotonic() < end:
+            self._waiting = messages
             self._call_later(LOCK_RETRY, retry)
             return
         result: Sequence[StoredMessage] | StoreError
@@ -166,6 +169,7 @@ class SQLiteStore:
             result = self._append_or_recover(messages)
         except sqlite3.Error as error:
             if _is_locked(error) and self._call_later and time.monotonic() < end:
+                self._waiting = messages
                 self._call_later(LOCK_RETRY, retry)
                 return
             result = self._error("append", error)
@@ -361,6 +365,17 @@ class SQLiteStore:
         self._is_closed = True
         if self._checkpointer is not None:
             self._checkpointer.stop()
+        if self._waiting:
+            try:
+                self._append_or_recover(self._waiting)
+            except (sqlite3.Error, StoreError) as error:
+                logger.error(
+                    "message store %s: cannot append the last %d messages: %s; their senders"
+                    " have no acknowledgement",
+                    self._path,
+                    len(self._waiting),
+                    error,
+                )
         if self._watch is not None and self._watch.is_detached():
             self._save_detached()
         self._resources.close()

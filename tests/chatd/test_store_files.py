@@ -131,6 +131,23 @@ def test_locked_store_closes_at_once(path: str) -> None:
         assert results == []
 
 
+def test_batch_that_waits_for_a_lock_is_stored_at_the_end(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(sqlite3.connect(path)) as other:
+        for locked in (True, False):
+            store = SQLiteStore(path)
+            store.start(lambda seconds, callback: None)
+            other.execute("BEGIN IMMEDIATE")
+            store.append([NewMessage("x", "Ann", f"locked: {locked}", None)], lambda _: None)
+            if not locked:
+                other.rollback()
+            store.close()
+            other.rollback()
+    assert texts(path) == ["locked: False"]
+    assert caplog.text.count("cannot append the last 1 messages: database is locked") == 1
+
+
 def test_chat_answers_while_its_store_is_locked(path: str) -> None:
     with (
         serve_chat(open_store(path)) as chat,
