@@ -319,6 +319,49 @@ def test_chat_reports_a_removed_database_and_resumes(
         assert "chatd stores messages again" in caplog.text
 
 
+def test_renamed_directory_is_noticed_and_resumes(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    path = str(tmp_path / "state" / "chat.db")
+    with closing(SQLiteStore(path)) as store:
+        assert append(store, "a") == ""
+        os.rename(tmp_path / "state", tmp_path / "away")
+        assert "chat.db was removed; " in append(store, "lost")
+        os.rename(tmp_path / "away", tmp_path / "state")
+        assert append(store, "b") == ""
+    assert texts(path) == ["a", "b"]
+
+
+def test_redirected_link_to_the_database_is_noticed(path: str) -> None:
+    other, link = f"{path}.other", f"{path}.link"
+    SQLiteStore(other).close()
+    os.symlink(path, link)
+    with closing(SQLiteStore(link)) as store:
+        assert append(store, "a") == ""
+        os.unlink(link)
+        os.symlink(other, link)
+        assert f"{link} was replaced by another file; " in append(store, "lost")
+
+
+def test_join_after_a_restored_backup_reports_a_gap(path: str) -> None:
+    def say(number: int) -> list[int]:
+        with serve_chat(open_store(path)) as chat, ChatClient(chat.address) as ann:
+            ann.join("x", "Ann")
+            return [ann.say("x", f"text {n}")["id"] for n in range(number)]
+
+    kept = say(10)
+    backup = Path(path).read_bytes()
+    lost = say(10)
+    Path(path).write_bytes(backup)
+    new = say(15)
+    with serve_chat(open_store(path)) as chat, ChatClient(chat.address) as ben:
+        joined = ben.join("x", "Ben", after=lost[-1])
+        assert joined["gap"]
+        assert [each["id"] for each in joined["messages"]] == kept + new
+        joined = ben.join("x", "Ben", after=kept[-1])
+        assert not joined["gap"]
+        assert [each["id"] for each in joined["messages"]] == new
+
+
 def test_quiet_chat_notices_a_removed_database_in_a_second(
     path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
