@@ -66,7 +66,9 @@ def default_path() -> Path:
 
 
 class SQLiteStore:
-    """Message store in an SQLite file. Calls each callback before the method returns.
+    """Message store in an SQLite file.
+
+    The methods call their callbacks before they return, except an append that waits.
 
     Args:
         path: Database file, or ":memory:" for a store that ends with the process.
