@@ -453,7 +453,15 @@ NEW, OLD, FUTURE = "2026-06-01", "1970-01-01", "2099-01-01"
         ([OLD, FUTURE, OLD], []),
         ([FUTURE] * 500 + [OLD, NEW], [502]),
     ],
-    ids=str,
+    ids=[
+        "old after new",
+        "old before and after new",
+        "future before old",
+        "future before new",
+        "future last",
+        "future between old",
+        "many from the future",
+    ],
 )
 def test_keep_days_deletes_only_old_messages_in_store_order(
     path: str, times: list[str], kept: list[int], monkeypatch: pytest.MonkeyPatch
