@@ -60,6 +60,8 @@ RECHECK_INTERVAL = 2.0
 # Seconds between two runs of retention, and between its steps while more is to be removed.
 RETENTION_INTERVAL = 60.0
 RETENTION_PAUSE = 0.02
+# Seconds between two checks of the files of the message store.
+STORE_CHECK_INTERVAL = 0.5
 
 logger = logging.getLogger("chatd")
 
@@ -120,6 +122,10 @@ class Chat:
         self._batcher = WriteBatcher(store, self._deliver, self._metrics.append_seconds.observe)
         self._history = HistoryReader(store, self._batcher, self._on_store_error)
         self._rooms = RoomRegistry(self.server, self._history)
+        self._store_error = ""  # the last error in the log, until an append succeeds
+        self._store_is_available = True
+        store.start(self.server.call_later)
+        self.server.call_later(STORE_CHECK_INTERVAL, self._check_store)
         self.server.call_later(0, self._apply_retention)
         if self._authorizer.requires_invitation:
             self.server.call_later(RECHECK_INTERVAL, self._recheck)
@@ -153,7 +159,11 @@ class Chat:
         mode: Handshaking = peer.user_data
         self._access_log.on_request(mode.record, peer, request)
         if request.path == HEALTH_PATH:
-            return health_response(request, draining=self._access_log.draining)
+            return health_response(
+                request,
+                draining=self._access_log.draining,
+                store_is_available=self._store_is_available,
+            )
         if request.path == METRICS_PATH:
             self._origins.check(request)
             check_metrics_reader(request, peer.address, self._metrics_readers)
@@ -212,7 +222,7 @@ class Chat:
         kinds = Counter(type(peer.user_data) for peer in self.server.peers if peer.is_open)
         modes = {"chat": kinds[ChatMode], "plain": kinds[PlainMode]}
         rooms = sum(not room.is_empty for room in self._rooms)
-        return metrics_response(self.server, self._metrics, modes, rooms)
+        return metrics_response(self.server, self._metrics, modes, rooms, self._store.log_size)
 
     # Messages of peers.
 
@@ -288,6 +298,7 @@ class Chat:
             for peer, new in batch:
                 self._reject(peer, new)
         else:
+            self._store_error = ""
             for (peer, new), stored in zip(batch, result, strict=True):
                 self._deliver_one(peer, new, stored)
 
@@ -351,6 +362,25 @@ class Chat:
             pause = RETENTION_PAUSE if more else RETENTION_INTERVAL
             self.server.call_later(pause, self._apply_retention)
 
+    def _check_store(self) -> None:
+        """Check the files of the store, and schedule the next check."""
+        try:
+            self._store.check()
+        except StoreError as error:
+            if self._store_is_available:
+                self._on_store_error(error)
+            self._store_is_available = False
+        else:
+            if not self._store_is_available:
+                logger.warning("message store: its files are back; chatd stores messages again")
+                self._store_error = ""
+            self._store_is_available = True
+        finally:  # also after an exception
+            self.server.call_later(STORE_CHECK_INTERVAL, self._check_store)
+
     def _on_store_error(self, error: StoreError) -> None:
+        """Count a failure, and log it unless the last one was the same."""
         self._metrics.store_failures += 1
-        logger.error("%s", error)
+        if str(error) != self._store_error:
+            self._store_error = str(error)
+            logger.error("%s", error)

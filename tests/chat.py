@@ -15,7 +15,7 @@ from chatd.access.trusted_networks import parse_network
 from chatd.app import Chat
 from chatd.rooms import Room
 from chatd.storage.sqlite import MEMORY, SQLiteStore
-from chatd.storage.store import MessageStore
+from chatd.storage.store import CallLater, MessageStore
 from tests.support import PATIENCE, Address, RunningServer, serving
 from wsproto_min.errors import ConnectionClosed
 from wsproto_min.net.broadcast import Group
@@ -133,10 +133,25 @@ def bare_peer() -> Peer:
     return Peer.__new__(Peer)
 
 
+class StoreWithoutFiles:
+    """The methods of a message store that concern timers and files; none has an effect."""
+
+    log_size = 0
+
+    def start(self, call_later: CallLater) -> None:
+        pass
+
+    def check(self) -> None:
+        pass
+
+
 def open_store(path: str = MEMORY, **options: Any) -> SQLiteStore:
-    """Return a store that a server in another thread can use."""
+    """Return a store that a server in another thread can use; a new one has ids from 1."""
     connect_for_any_thread = partial(sqlite3.connect, check_same_thread=False)
-    with patch("sqlite3.connect", connect_for_any_thread):
+    with (
+        patch("sqlite3.connect", connect_for_any_thread),
+        patch("chatd.storage.sqlite.first_id", lambda: 0),
+    ):
         return SQLiteStore(path, **options)
 
 

@@ -226,6 +226,9 @@ CHATD_LIMITS = {
     "interval between checks of invitations": "RECHECK_INTERVAL",
     "interval between runs of retention": "RETENTION_INTERVAL",
     "messages deleted in one step of retention": "DELETE_LIMIT",
+    "memory of the key of a deleted message": "KEY_MEMORY",
+    "wait for a lock on the store": "LOCK_TIMEOUT",
+    "write-ahead log that starts a checkpoint": "CHECKPOINT_SIZE",
     "log lines that wait for a slow reader": "MAX_QUEUED_RECORDS",
 }
 
@@ -239,6 +242,9 @@ def test_limits_of_chatd_match_the_code() -> None:
     assert shown == {
         "messages per second of one peer": f"{rate:g}, and {2 * rate:g} at once (`--rate-limit`)",
         "opening handshake, closing handshake": f"{default_of('open_timeout'):g} s each",
+        "interval between checks of the store's files": (
+            f"{constant(chatd, 'STORE_CHECK_INTERVAL'):g} s"
+        ),
         "write buffer of one peer": f"{default_of('write_buffer_limit') >> 20} MiB",
     }
 

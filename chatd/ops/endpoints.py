@@ -33,11 +33,16 @@ _PROXY_HEADERS = (
 )
 
 
-def health_response(request: Request, *, draining: bool) -> Response:
-    """Return the response to a health check: 200, or 503 while the server drains."""
+def health_response(request: Request, *, draining: bool, store_is_available: bool) -> Response:
+    """Return the response to a health check: 200, or 503.
+
+    The response is 503 while the server drains, and while a file of the store is missing.
+    """
     check_method(request)
     if draining:
         return _response(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", b"draining\n")
+    if not store_is_available:
+        return _response(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", b"message store failed\n")
     return _response(HTTPStatus.OK, "text/plain", b"ok\n")
 
 
@@ -88,7 +93,11 @@ def _has_loopback_host(request: Request) -> bool:
 
 
 def metrics_response(
-    server: Server, metrics: Metrics, peers_by_mode: Mapping[str, int], rooms: int
+    server: Server,
+    metrics: Metrics,
+    peers_by_mode: Mapping[str, int],
+    rooms: int,
+    store_log_size: int,
 ) -> Response:
     """Return the response with all metrics.
 
@@ -97,6 +106,7 @@ def metrics_response(
         metrics: The counters of the chat.
         peers_by_mode: Number of open peers in the modes `chat` and `plain`.
         rooms: Number of rooms with a peer or a reserved name.
+        store_log_size: Bytes in the write-ahead log of the message store.
     """
     peers = server.peers
     values: dict[tuple[str, ...], tuple[str, Value]] = {
@@ -148,6 +158,10 @@ def metrics_response(
         ("chatd_log_commit_seconds",): (
             "Duration of appends to the message store, one for each iteration with messages.",
             metrics.append_seconds,
+        ),
+        ("chatd_store_wal_bytes",): (
+            "Bytes in the write-ahead log of the message store.",
+            store_log_size,
         ),
     }
     return _response(HTTPStatus.OK, CONTENT_TYPE, format_exposition(values))

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chatd.model import MAX_KEY, MAX_NAME, MAX_TEXT, is_room_name
-from chatd.storage.sqlite_file import has_schema
+from chatd.storage.sqlite_file import schema_version
 from chatd.storage.store import StoreError
 
 # RFC 3339 in UTC with milliseconds, as `format_time` writes it.
@@ -48,7 +48,7 @@ def open_read_only(path: str) -> Iterator[sqlite3.Connection]:
         # Invalid UTF-8 must reach `check_store`, which reports it.
         database.text_factory = lambda data: data.decode(errors="surrogateescape")
         database.execute("BEGIN")
-        if not has_schema(database, path):
+        if schema_version(database, path) == 0:
             raise StoreError(f"message store {path}: empty file; choose another file with --db")
         yield database
     except sqlite3.Error as error:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import re
 import sqlite3
-from contextlib import suppress
+from contextlib import closing, suppress
+from pathlib import Path
 
 from chatd.storage.store import StoreError
 
-SCHEMA_VERSION = 1
+logger = logging.getLogger("chatd")
+
+MEMORY = ":memory:"
+SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE messages (
@@ -21,23 +27,32 @@ CREATE TABLE messages (
     key TEXT, -- the sender's own id; other clients never receive it
     PRIMARY KEY (room, id)
 ) STRICT, WITHOUT ROWID; -- an append changes one page, or two if the message has a key
-CREATE UNIQUE INDEX messages_by_key ON messages (room, key) WHERE key IS NOT NULL;
 CREATE TABLE trimmed (
     room TEXT PRIMARY KEY,
     id INTEGER NOT NULL -- the last id that retention removed
 ) STRICT, WITHOUT ROWID;
 """
-
-# The rooms that have messages. Steps from room to room in the index, because a scan would
-# read every message.
-ROOMS = """
-WITH RECURSIVE rooms (room) AS (
-    SELECT min(room) FROM messages
-    UNION ALL
-    SELECT (SELECT min(room) FROM messages WHERE room > rooms.room) FROM rooms
-    WHERE room IS NOT NULL
-)
+_INDEX_1 = "CREATE UNIQUE INDEX messages_by_key ON messages (room, key) WHERE key IS NOT NULL;"
+# Version 2: a key belongs to its sender and outlives its message; ids are reserved.
+_ADDED_IN_2 = """
+CREATE UNIQUE INDEX messages_by_key ON messages (room, key, name) WHERE key IS NOT NULL;
+CREATE TABLE removed_keys (
+    number INTEGER PRIMARY KEY, -- increases with each removed message
+    removed TEXT NOT NULL, -- time of the removal
+    room TEXT NOT NULL,
+    name TEXT NOT NULL,
+    key TEXT NOT NULL,
+    id INTEGER NOT NULL,
+    time TEXT NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX removed_keys_by_key ON removed_keys (room, key, name);
+CREATE TABLE ids (reserved INTEGER NOT NULL) STRICT; -- no message has a higher id
 """
+# The last id in the tables of version 1.
+_LAST_ID = """
+SELECT max(coalesce((SELECT max(id) FROM messages), 0), coalesce((SELECT max(id) FROM trimmed), 0))
+"""
+_SCHEMAS = {1: _SCHEMA + _INDEX_1, 2: _SCHEMA + _ADDED_IN_2}
 
 
 def lock_file(path: str) -> int:
@@ -76,22 +91,28 @@ def create_file(path: str) -> None:
 
 
 def open_database(path: str) -> sqlite3.Connection:
-    """Open a database for writing, and create the schema if the database is empty.
+    """Open a database for writing. Create the schema, or migrate an earlier version.
 
     Raises:
-        StoreError: The database belongs to another program or has another version.
+        StoreError: The schema is not that of a message store, or has another version.
         sqlite3.Error: The file is damaged or not writable.
     """
-    database = sqlite3.connect(path, timeout=5.0)
+    database = connect(path)
     try:
         # This check comes first: the file of another program must stay unchanged.
-        is_empty = not has_schema(database, path)
+        version = schema_version(database, path)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA wal_autocheckpoint = 0")  # the Checkpointer does it
-        if is_empty:
-            database.executescript(
-                f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"
+        if version == 0:
+            _change_schema(database, _SCHEMAS[SCHEMA_VERSION])
+        elif version == 1:
+            _change_schema(database, f"DROP INDEX messages_by_key; {_ADDED_IN_2}")
+            logger.info(
+                "message store %s: migrated from schema version 1 to %d; an earlier chatd cannot"
+                " open it now",
+                path,
+                SCHEMA_VERSION,
             )
         # This write fails now, rather than at the first message, if the file is read-only.
         database.executescript("BEGIN IMMEDIATE; UPDATE trimmed SET id = id; COMMIT")
@@ -102,21 +123,75 @@ def open_database(path: str) -> sqlite3.Connection:
     return database
 
 
-def has_schema(database: sqlite3.Connection, path: str) -> bool:
-    """Return True if a database has the schema of a message store, False if it is empty.
+def connect(path: str) -> sqlite3.Connection:
+    """Connect to an existing database, or to a new one in memory.
+
+    The mode `rw` never creates a file, because SQLite would use the umask for it.
+    """
+    if path == MEMORY:
+        return sqlite3.connect(path)
+    return sqlite3.connect(f"{Path(os.path.realpath(path)).as_uri()}?mode=rw", uri=True)
+
+
+def _change_schema(database: sqlite3.Connection, statements: str) -> None:
+    """Execute statements in one transaction, together with the new version."""
+    database.executescript(
+        f"BEGIN IMMEDIATE; {statements} PRAGMA user_version = {SCHEMA_VERSION};"
+        f" INSERT INTO ids {_LAST_ID}; COMMIT"
+    )
+
+
+def schema_version(database: sqlite3.Connection, path: str) -> int:
+    """Return the version of a message store's schema, 0 for an empty database.
+
+    The schema must be exactly that of its version. With a missing index, for example,
+    the store would take a key twice. Tables that other programs add have no effect.
 
     Raises:
-        StoreError: The database belongs to another program or has another version.
+        StoreError: The database belongs to another program, or has an unknown version
+            or a changed schema.
     """
     (version,) = database.execute("PRAGMA user_version").fetchone()
-    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_schema")}
-    if tables and not {"messages", "trimmed"} <= tables:
+    schema = _schema_of(database)
+    tables = {name for name, _ in schema}
+    if schema and not {"messages", "trimmed"} <= tables:
         raise StoreError(
             f"message store {path}: database of another program; choose another file with --db"
         )
-    if version != (SCHEMA_VERSION if tables else 0):
+    if not schema and version == 0:
+        return 0
+    if version not in _SCHEMAS:
         raise StoreError(
             f"message store {path}: schema version {version} instead of {SCHEMA_VERSION};"
-            " choose another file with --db"
+            " use the chatd that wrote it, or choose another file with --db"
         )
-    return bool(tables)
+    expected = _expected_schema(version)
+    own_tables = {table for _, table in expected}
+    found = {each: sql for each, sql in schema.items() if each[1] in own_tables}
+    wrong = [
+        name
+        for name, table in expected.keys() | found.keys()
+        if found.get((name, table)) != expected.get((name, table))
+    ]
+    if wrong:
+        raise StoreError(
+            f"message store {path}: {', '.join(sorted(wrong))!a} differs from schema version"
+            f" {version}; restore a backup, or choose another file with --db"
+        )
+    return int(version)
+
+
+def _expected_schema(version: int) -> dict[tuple[str, str], str]:
+    with closing(sqlite3.connect(MEMORY)) as database:
+        database.executescript(_SCHEMAS[version])
+        return _schema_of(database)
+
+
+def _schema_of(database: sqlite3.Connection) -> dict[tuple[str, str], str]:
+    """Return the SQL of each table, index and trigger, by its name and its table."""
+    rows = database.execute("SELECT name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+    return {
+        (name, table): " ".join(re.sub(r"--.*", "", sql).split())
+        for name, table, sql in rows
+        if not table.startswith("sqlite_")  # SQLite's own, for example after ANALYZE
+    }

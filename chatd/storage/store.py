@@ -20,7 +20,9 @@ class StoreError(Exception):
 class NewMessage(NamedTuple):
     """A message to append.
 
-    `key` is the sender's own id for the message; it is unique within the room.
+    `key` is the sender's own id for the message. The name and the key together are
+    unique within the room, so two senders can use the same key. A sender that has lost
+    its name is recognized by a random key and the same text.
     """
 
     room: str
@@ -32,8 +34,9 @@ class NewMessage(NamedTuple):
 class StoredMessage(NamedTuple):
     """The result for one appended message.
 
-    `repeated` is True if the store had a message with the same key already;
-    `message` is then the earlier message.
+    `repeated` is True if the store had a message of this sender with the same key
+    already; `message` is then the earlier message. If retention has removed the earlier
+    message, `message` has its id and its time, and the text of the repetition.
     """
 
     message: Message
@@ -41,9 +44,11 @@ class StoredMessage(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Messages of a room in ascending order.
+    """Messages of a room in ascending order, the newest of the matching ones.
 
-    `more` is True if older matching messages exist beyond the limit. `gap` is True if
+    An engine may return fewer messages than the limit if their texts are long.
+
+    `more` is True if older matching messages exist beyond the page. `gap` is True if
     requested messages are missing: retention has removed them, or another store has
     assigned the requested id.
     """
@@ -55,10 +60,15 @@ class Page(NamedTuple):
 
 AppendCallback = Callable[[Sequence[StoredMessage] | StoreError], None]
 ReadCallback = Callable[[Page | StoreError], None]
+CallLater = Callable[[float, Callable[[], None]], object]
+"""Timer of the event loop: seconds, and a callback."""
 
 
 class MessageStore(Protocol):
     """An engine that stores the messages of all rooms in order."""
+
+    def start(self, call_later: CallLater) -> None:
+        """Give the engine the timers of the event loop, before the first message."""
 
     def append(self, messages: Sequence[NewMessage], callback: AppendCallback, /) -> None:
         """Append messages in this order, all or none.
@@ -88,6 +98,17 @@ class MessageStore(Protocol):
         Raises:
             StoreError: The engine failed; a later call may succeed.
         """
+
+    def check(self) -> None:
+        """Check that the files of the store are in place; takes microseconds.
+
+        Raises:
+            StoreError: Another program has removed, replaced or truncated a file.
+        """
+
+    @property
+    def log_size(self) -> int:
+        """Bytes that the engine has yet to copy into its database."""
 
     def close(self) -> None:
         """Write everything to disk and release the store."""

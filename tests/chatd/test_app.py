@@ -20,12 +20,19 @@ from chatd.storage.store import (
     ReadCallback,
     StoreError,
 )
-from tests.chat import ChatClient, ServerMessage, open_client, open_store, serve_chat
+from tests.chat import (
+    ChatClient,
+    ServerMessage,
+    StoreWithoutFiles,
+    open_client,
+    open_store,
+    serve_chat,
+)
 from tests.support import PATIENCE, RunningServer, poll, serving
 from wsproto_min import ConnectionClosed, Server
 
 
-class FailingStore:
+class FailingStore(StoreWithoutFiles):
     """A store in memory that fails while `fails` is True."""
 
     def __init__(self) -> None:
@@ -253,7 +260,7 @@ def test_full_disk_rejects_messages_until_space_is_free(caplog: pytest.LogCaptur
 # A store that calls back later.
 
 
-class SlowStore:
+class SlowStore(StoreWithoutFiles):
     """A store that calls back after a random delay of up to `max_delay` seconds.
 
     An append takes effect at the end of its delay, a read at the beginning. `overlaps`

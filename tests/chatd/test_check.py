@@ -24,14 +24,16 @@ README = (ROOT / "chatd" / "README.md").read_text()
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> str:
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return a store with four messages in two rooms; retention has removed a fifth."""
     path = str(tmp_path / "chat store?.db")  # needs quoting in a URI
+    monkeypatch.setattr("chatd.storage.sqlite.first_id", lambda: 0)
     store = SQLiteStore(path, keep_messages=3)
     messages = [NewMessage("tea", "Ann", f"text {number}", f"key {number}") for number in range(4)]
     messages.append(NewMessage("x", "Jürgen", "Grüße\n😀\x1b", None))
     store.append(messages, lambda result: None)
-    store.apply_retention()
+    while store.apply_retention():
+        pass
     store.close()
     return path
 
@@ -85,6 +87,28 @@ def test_check_reports_an_invalid_message_with_id_and_advice(
     assert output.count("\n") == 1, output
     assert "problems found: 1;" in errors
     assert "backup" in errors
+
+
+@pytest.mark.parametrize("name", ["check", "export"])
+def test_changed_schema_is_reported_and_not_called_sound(
+    path: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(path, "DROP INDEX messages_by_key")
+    assert main([name, "--db", path]) == (1 if name == "check" else 2)
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert "'messages_by_key' differs from schema version 2" in errors
+
+
+@pytest.mark.parametrize("name", ["check", "export"])
+def test_store_of_schema_version_1_is_read_and_unchanged(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = (ROOT / "tests/chatd/data/schema-1.db").read_bytes()
+    (tmp_path / "chat.db").write_bytes(content)
+    assert main([name, "--db", str(tmp_path / "chat.db")]) == 0
+    assert capsys.readouterr().out.count("\n") == (1 if name == "check" else 4)
+    assert (tmp_path / "chat.db").read_bytes() == content
 
 
 def test_check_limits_the_number_of_problems_in_its_report(

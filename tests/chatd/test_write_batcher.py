@@ -17,13 +17,14 @@ from chatd.storage.store import (
     StoreError,
 )
 from chatd.storage.write_batcher import Batch, WriteBatcher
+from tests.chat import StoreWithoutFiles
 from wsproto_min import Peer
 
 PEER = Peer.__new__(Peer)  # the batcher only passes peers on
 PAGE = Page([], more=False, gap=False)
 
 
-class ManualStore:
+class ManualStore(StoreWithoutFiles):
     """Store that answers when the test calls `finish_append` or `finish_read`."""
 
     is_broken = False
