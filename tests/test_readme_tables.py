@@ -109,7 +109,8 @@ def test_limits_of_wsproto_min_match_the_code() -> None:
         defaults[name] = f"{default_of(name):g} s"
     for name in ("MAX_CONTROL_PAYLOAD", "MAX_HEAD_SIZE"):
         defaults[name] = f"{constant(wsproto_min, name):,} bytes"
-    for name in ("MAX_FINAL_BLOCKS", "MAX_HEADERS", "ACCEPTS_PER_ITERATION"):
+    counts = "MAX_FINAL_BLOCKS", "MAX_HEADERS", "MAX_INTERIM_RESPONSES", "ACCEPTS_PER_ITERATION"
+    for name in counts:
         defaults[name] = f"{constant(wsproto_min, name):,} "
     defaults["RECEIVE_SIZE"] = f"{constant(wsproto_min, 'RECEIVE_SIZE'):,} bytes"
     defaults["ACCEPT_PAUSE"] = f"{constant(wsproto_min, 'ACCEPT_PAUSE'):g} s"

@@ -49,6 +49,8 @@ from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 # Section 4.1, item 9.
 VERSION = "13"
+# RFC 9110, section 15.2: a client reads any number of 1xx responses before the final one.
+MAX_INTERIM_RESPONSES = 10
 # Section 4.2.1, item 5: 16 bytes in base64.
 _KEY = re.compile("[A-Za-z0-9+/]{22}==")
 # Sections 11.3.2 and 11.3.4: headers of requests and of responses.
@@ -438,6 +440,7 @@ class ClientHandshake:
         self._max_fragments = max_fragments
         self._compression_threshold = compression_threshold
         self._reader = HeadReader()
+        self._interim_responses = 0
         self._eof_received = False
         self._unsent = upgrade_request(
             host,
@@ -465,10 +468,9 @@ class ClientHandshake:
         """Return the outcome, or None if more data is needed. There is one outcome."""
         response = None
         try:
-            head = self._next_head()
-            if head is None:
+            response = self._next_final_response()
+            if response is None:
                 return None
-            response = parse_response(head)
             options = validate_response(
                 response,
                 self._key,
@@ -489,6 +491,21 @@ class ClientHandshake:
         return HandshakeResult(
             None, response, None, connection, options, self._reader.trailing_data
         )
+
+    def _next_final_response(self) -> Response | None:
+        """Return the first response that is 101 or not 1xx (RFC 9110, section 15.2)."""
+        while (head := self._next_head()) is not None:
+            response = parse_response(head)
+            if response.status == HTTPStatus.SWITCHING_PROTOCOLS or response.status // 100 != 1:
+                return response
+            self._interim_responses += 1
+            if self._interim_responses > MAX_INTERIM_RESPONSES:
+                reason = f"the server sent over {MAX_INTERIM_RESPONSES} interim responses"
+                raise HandshakeError(0, reason)
+            rest = self._reader.trailing_data
+            self._reader = HeadReader()
+            self._reader.receive_data(rest)
+        return None
 
     def _next_head(self) -> bytes | None:
         try:

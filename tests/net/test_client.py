@@ -277,6 +277,25 @@ def test_refusal_on_kept_open_connection_raises_at_once() -> None:
         assert time.monotonic() - started < 5
 
 
+def test_connect_skips_interim_responses_and_traces_each() -> None:
+    heads: list[bytes] = []
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n"
+
+    def trace(sender: Role, data: bytes) -> None:
+        if sender is Role.SERVER and data.startswith(b"HTTP/"):
+            heads.append(data)
+
+    def script(sock: socket.socket) -> None:
+        response = accept(read_request(sock)).response.encode()
+        sock.sendall(hints + hints + response + HELLO)
+        until_close(sock)
+
+    with scripted(script) as address, connect(address, trace=trace, close_timeout=0) as client:
+        assert client.recv(PATIENCE) == "Hello"
+    assert heads[:2] == [hints, hints]
+    assert [parse_response(head[:-4]).status for head in heads] == [103, 103, 101]
+
+
 def test_refusal_error_carries_response_headers() -> None:
     response = b"HTTP/1.1 302 Found\r\nLocation: ws://elsewhere/\r\n\r\n"
     with scripted(responds(response)) as address:

@@ -26,6 +26,7 @@ MAX_FIRST_LINE = 500
 """Number of bytes of a refusal's body that an error quotes."""
 
 _LENGTH = re.compile("[0-9]{1,9}")
+_HEAD = re.compile(rb"(?s).+?(?:\r\n\r\n|\Z)")
 
 Trace = Callable[[Role, bytes], None]
 """Observer of the bytes on the wire: called with their sender and the bytes.
@@ -107,9 +108,10 @@ def perform_handshake(
         else:
             handshake.receive_eof()
         received += data
-    head = received.removesuffix(result.trailing_data)
-    if trace is not None and head:
-        trace(Role.SERVER, head)
+    if trace is not None:
+        # A 101 may follow 1xx responses, each with a head of its own.
+        for head in _HEAD.findall(received.removesuffix(result.trailing_data)):
+            trace(Role.SERVER, head)
     response = result.response
     if response is not None and response.status != HTTPStatus.SWITCHING_PROTOCOLS:
         line = _first_line(sock, deadline, response, result.trailing_data)
