@@ -151,6 +151,8 @@ def closed(client: Client) -> tuple[int, str]:
         ("WS://EXAMPLE.com/A", WebSocketURL("ws", "example.com", 80, "/A"), "example.com"),
         ("ws://[::1]/", WebSocketURL("ws", "::1", 80, "/"), "[::1]"),
         ("ws://[::1]:9001/x", WebSocketURL("ws", "::1", 9001, "/x"), "[::1]:9001"),
+        ("ws://[fe80::1%eth0]/", WebSocketURL("ws", "fe80::1%eth0", 80, "/"), "[fe80::1]"),
+        ("ws://my_host.example./", WebSocketURL("ws", "my_host.example.", 80, "/"), None),
         ("ws+unix:/tmp/s", WebSocketURL("ws+unix", "/tmp/s", 0, "/"), "localhost"),
         ("ws+unix:/tmp/s:/a?b", WebSocketURL("ws+unix", "/tmp/s", 0, "/a?b"), "localhost"),
         ("ws+unix:///tmp/s:/a", WebSocketURL("ws+unix", "/tmp/s", 0, "/a"), "localhost"),
@@ -158,10 +160,92 @@ def closed(client: Client) -> tuple[int, str]:
     ],
 )
 def test_url_is_parsed_into_address_and_host_header(
-    url: str, address: WebSocketURL, host: str
+    url: str, address: WebSocketURL, host: str | None
 ) -> None:
     assert parse_url(url) == address
-    assert parse_url(url).host_header == host
+    assert parse_url(url).host_header == (host or address.host)
+
+
+@pytest.mark.parametrize(
+    ("host", "a_labels"),
+    [
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("BÜCHER.example", "xn--bcher-kva.example"),
+        ("bu\u0308cher.example", "xn--bcher-kva.example"),
+        ("b%C3%BCcher.example", "xn--bcher-kva.example"),
+        ("%61.example", "a.example"),
+        ("bücher\u3002example", "xn--bcher-kva.example"),
+        ("bücher.example.", "xn--bcher-kva.example."),
+        ("例え.テスト", "xn--r8jz45g.xn--zckzah"),
+        ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ("straße.example", "strasse.example"),
+        ("\u2460.example", "1.example"),
+    ],
+)
+def test_url_host_is_in_a_label_form(host: str, a_labels: str) -> None:
+    assert parse_url(f"wss://{host}/").host == a_labels
+    assert parse_url(f"wss://{host}:9001/").host_header == f"{a_labels}:9001"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "a..b",
+        ".example",
+        "a" * 64 + ".example",
+        "ü" * 60 + ".example",
+        "a\u0378\ufffd",
+        "\u202eabc",
+    ],
+)
+def test_url_host_without_a_label_form_is_refused(host: str) -> None:
+    with pytest.raises(ValueError, match="not a valid name .*; write its A-label form"):
+        parse_url(f"ws://{host}/")
+
+
+@pytest.mark.parametrize("host", ["a b", "a\\b", "a|b", "%00", "a%0d%0aX", "a%2fb", "%40", "<a>"])
+def test_url_host_with_a_forbidden_character_is_refused(host: str) -> None:
+    with pytest.raises(ValueError, match="contains a character that a host name must not have"):
+        parse_url(f"ws://{host}/")
+
+
+def test_connect_idn_host_reaches_lookup_and_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[Request] = []
+    looked_up: list[object] = []
+
+    def script(sock: socket.socket) -> None:
+        requests.append(read_request(sock))
+        sock.sendall(accept(requests[0]).response.encode() + BYE)
+        until_close(sock)
+
+    with scripted(script) as address:
+        port = int(address.rstrip("/").rpartition(":")[2])
+
+        def resolve(host: str, *_: object, **__: object) -> list[Any]:
+            looked_up.append(host)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))]
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        connect("ws://bücher.example/").close()
+    assert looked_up == ["xn--bcher-kva.example"]
+    assert requests[0].headers.get("Host") == "xn--bcher-kva.example"
+
+
+def test_connect_idn_host_is_the_server_name_of_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[object] = []
+
+    class Context:
+        def wrap_socket(self, sock: socket.socket, *, server_hostname: str) -> socket.socket:
+            names.append(server_hostname)
+            raise ConnectionAbortedError
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", listener.getsockname())]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        context: Any = Context()
+        with pytest.raises(ConnectionAbortedError):
+            connect("wss://bücher.example/", ssl_context=context)
+    assert names == ["xn--bcher-kva.example"]
 
 
 @pytest.mark.parametrize(
