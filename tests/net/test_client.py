@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import selectors
 import socket
 import ssl
 import threading
@@ -24,7 +25,7 @@ from wsproto_min.frames import FrameDecoder, encode_close, encode_frame
 from wsproto_min.handshake import Acceptance, accept
 from wsproto_min.http import HeadReader, Request, parse_request, parse_response
 from wsproto_min.net.client import Client, connect
-from wsproto_min.net.connector import open_socket
+from wsproto_min.net.connector import _alternate_families, open_socket
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.server import Server
 from wsproto_min.net.url import WebSocketURL, parse_url
@@ -199,7 +200,7 @@ def test_url_host_is_in_a_label_form(host: str, a_labels: str) -> None:
     ],
 )
 def test_url_host_without_a_label_form_is_refused(host: str) -> None:
-    with pytest.raises(ValueError, match="not a valid name .*; write its A-label form"):
+    with pytest.raises(ValueError, match=r"not a valid name .*; write its A-label form"):
         parse_url(f"ws://{host}/")
 
 
@@ -862,6 +863,82 @@ def test_open_timeout_includes_all_addresses(scheme: str, monkeypatch: pytest.Mo
         assert 0.2 <= time.monotonic() - started < 1.5  # not 10 times 0.2
 
 
+Found = tuple[int, int, int, str, Any]
+
+
+@contextmanager
+def silent_address() -> Iterator[Found]:
+    """Yield an address that leaves connection attempts unanswered."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
+        for _ in range(3):  # fill the accept queue
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+        yield (socket.AF_INET, socket.SOCK_STREAM, 0, "", full.getsockname())
+
+
+@pytest.mark.parametrize(
+    ("silent", "open_timeout", "seconds"), [(1, 10.0, 0.25), (3, 10.0, 0.75), (3, 0.4, 0.3)]
+)
+def test_connect_tries_next_address_while_one_is_silent(
+    silent: int, open_timeout: float, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with silent_address() as address, scripted(sends(HELLO)) as server:
+        port = int(server.rstrip("/").rpartition(":")[2])
+        found = [address] * silent
+        found.append((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        started = time.monotonic()
+        with connect("ws://two.example/", open_timeout=open_timeout) as client:
+            assert seconds - 0.01 <= time.monotonic() - started < seconds + 0.25
+            assert client.recv(PATIENCE) == "Hello"
+
+
+def test_connect_slow_first_address_still_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    with silent_address() as silent, scripted(sends(HELLO)) as server:
+        port = int(server.rstrip("/").rpartition(":")[2])
+        slow = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [slow, silent, silent])
+        select_sockets = selectors.DefaultSelector.select
+        waits: list[float | None] = []
+
+        def select_late(self: Any, timeout: float | None = None) -> list[Any]:
+            waits.append(timeout)
+            return select_sockets(self, timeout) if len(waits) > 2 else []
+
+        monkeypatch.setattr(selectors.DefaultSelector, "select", select_late)
+        with connect("ws://two.example/") as client:
+            assert client.recv(PATIENCE) == "Hello"
+        assert waits[:2] == [0.25, 0.25]
+
+
+def test_connect_alternates_between_address_families() -> None:
+    ipv6, ipv4 = socket.AF_INET6, socket.AF_INET
+    found = [
+        (family, 0, 0, "", name)
+        for family, name in zip([ipv6] * 3 + [ipv4] * 2, "abcde", strict=True)
+    ]
+    assert "".join(name for _, name in _alternate_families(found)) == "adbec"
+
+
+def test_connect_closes_sockets_of_other_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[socket.socket] = []
+
+    class Recorded(socket.socket):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            opened.append(self)
+
+    with silent_address() as silent, scripted(sends(HELLO)) as server:
+        port = int(server.rstrip("/").rpartition(":")[2])
+        found = [silent, (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)), silent]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        monkeypatch.setattr("wsproto_min.net.connector.socket.socket", Recorded)
+        with connect("ws://two.example/"):
+            attempts = [sock for sock in opened if sock.family == socket.AF_INET][:2]
+            assert [sock.fileno() == -1 for sock in attempts] == [True, False]
+
+
 def test_connect_tries_all_addresses_and_raises_last_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -1024,6 +1101,12 @@ def test_connect_over_unix_socket(tmp_path: Path) -> None:
         client.send("Hello")
         assert client.recv(timeout=PATIENCE) == "Hello"
     assert hosts == ["localhost"]
+
+
+def test_connect_without_unix_sockets_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "AF_UNIX")
+    with pytest.raises(OSError, match="ws\\+unix: this system has no Unix sockets; use ws or wss"):
+        connect("ws+unix:/tmp/s")
 
 
 def test_failed_connect_closes_its_socket(monkeypatch: pytest.MonkeyPatch) -> None:
