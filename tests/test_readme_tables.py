@@ -105,8 +105,11 @@ def test_limits_of_wsproto_min_match_the_code() -> None:
         "compression_threshold": f"{deflate.DEFAULT_COMPRESSION_THRESHOLD} bytes",
         "write_buffer_limit": f"{default_of('write_buffer_limit'):,} bytes",
     }
+    of_client = {name: each.default for name, each in inspect.signature(connect).parameters.items()}
+    defaults["read_buffer_limit"] = f"{of_client['read_buffer_limit']:,} bytes"
     for name in ("open_timeout", "close_timeout", "ping_interval", "ping_timeout"):
         defaults[name] = f"{default_of(name):g} s"
+        assert of_client[name] == default_of(name), name
     for name in ("MAX_CONTROL_PAYLOAD", "MAX_HEAD_SIZE"):
         defaults[name] = f"{constant(wsproto_min, name):,} bytes"
     counts = "MAX_FINAL_BLOCKS", "MAX_HEADERS", "MAX_INTERIM_RESPONSES", "ACCEPTS_PER_ITERATION"

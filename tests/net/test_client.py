@@ -894,6 +894,19 @@ def test_connect_tries_next_address_while_one_is_silent(
             assert client.recv(PATIENCE) == "Hello"
 
 
+def test_connect_waits_for_a_silent_address_after_a_refusal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        refusing = (socket.AF_INET, socket.SOCK_STREAM, 0, "", free.getsockname())
+    with silent_address() as silent:
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [silent, refusing])
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            connect("ws://two.example/", open_timeout=0.4)
+        assert 0.39 <= time.monotonic() - started < 2
+
+
 def test_connect_slow_first_address_still_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     with silent_address() as silent, scripted(sends(HELLO)) as server:
         port = int(server.rstrip("/").rpartition(":")[2])
