@@ -14,6 +14,7 @@ import textwrap
 import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from threading import Timer
 from types import ModuleType
@@ -35,7 +36,7 @@ from tests.documents import (
     table,
 )
 from tests.support import PATIENCE, ROOT, daemon, exchange, serving
-from wsproto_min import HandshakeError, connect, connection, messages
+from wsproto_min import HandshakeError, Peer, connect, connection, messages
 from wsproto_min.__main__ import main
 
 COMMANDS = [
@@ -133,6 +134,23 @@ def test_chat_client_misses_nothing_across_a_restart(tmp_path: Path) -> None:
             for text in texts:
                 other.send(json.dumps({"type": "say", "room": "tea", "text": text, "key": text}))
             assert [first_line(client) for _ in texts] == [f"Bob: {text}\n" for text in texts]
+
+
+def test_reconnecting_client_receives_from_each_connection() -> None:
+    connections = count()
+
+    def on_open(peer: Peer) -> None:
+        peer.send(f"connection {next(connections)}")
+        peer.close()
+
+    with serving(on_open=on_open) as running:
+        url = f"ws://127.0.0.1:{running.address[1]}/"
+        with run(block("reconnecting client"), url) as client:
+            try:
+                for number in range(3):
+                    assert first_line(client) == f"connection {number}\n"
+            finally:
+                client.terminate()
 
 
 def test_echo_server_has_three_lines_and_echoes() -> None:
