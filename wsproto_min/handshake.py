@@ -401,6 +401,11 @@ def validate_response(
     return NegotiatedOptions(chosen[0] if chosen else None, negotiated)
 
 
+def is_interim(response: Response) -> bool:
+    """Return True for a 1xx response, except 101: another one follows (RFC 9110, section 15.2)."""
+    return response.status // 100 == 1 and response.status != HTTPStatus.SWITCHING_PROTOCOLS
+
+
 class ClientHandshake:
     """The client's side of an opening handshake, without I/O.
 
@@ -493,10 +498,10 @@ class ClientHandshake:
         )
 
     def _next_final_response(self) -> Response | None:
-        """Return the first response that is 101 or not 1xx (RFC 9110, section 15.2)."""
+        """Return the first response that is not an interim one."""
         while (head := self._next_head()) is not None:
             response = parse_response(head)
-            if response.status == HTTPStatus.SWITCHING_PROTOCOLS or response.status // 100 != 1:
+            if not is_interim(response):
                 return response
             self._interim_responses += 1
             if self._interim_responses > MAX_INTERIM_RESPONSES:
