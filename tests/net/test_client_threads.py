@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import threading
@@ -182,6 +183,15 @@ def test_tls_read_may_wait_for_writing_and_the_reverse() -> None:
         assert swapped.swaps == []
         assert theirs.recv(100)[:2] == b"\x81\x85"
         client.close()
+
+
+def test_client_without_poll_waits_with_select(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as running, connect(url(running.address)) as client:
+        monkeypatch.delattr(select, "poll")
+        client.send("Hello")
+        assert client.recv(PATIENCE) == "Hello"
+        with pytest.raises(TimeoutError):
+            client.recv(timeout=0.05)
 
 
 # Keepalive

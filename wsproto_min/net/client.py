@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import os
+import select
 import selectors
 import socket
 import ssl
@@ -47,10 +48,6 @@ _NO_PONG = "the server did not answer a Ping within ping_timeout"
 _UNREAD = "received messages fill read_buffer_limit; call recv() before ping()"
 
 _MAX_WAIT = 3600.0  # seconds; poll() fails above 24 days
-# Cheaper to create than an epoll object. Windows has select() only.
-_Selector: type[selectors.BaseSelector] = getattr(
-    selectors, "PollSelector", selectors.SelectSelector
-)
 
 
 def connect(
@@ -240,7 +237,8 @@ class Client:
         """Return the socket's file descriptor for a selector, or -1 if it is closed.
 
         Before each wait, call `recv(timeout=0)` until it raises `TimeoutError`: received
-        messages may be in the client already.
+        messages may be in the client already. A wait should not be longer than
+        `ping_interval`, because `recv` sends the Pings.
         """
         return self._socket.fileno()
 
@@ -466,17 +464,15 @@ class Client:
         """Wait for the socket without the lock, at most until the first deadline."""
         times = [deadline for deadline in deadlines if deadline is not None]
         timeout = min(max(0.0, min(times) - time.monotonic()), _MAX_WAIT)
-        with _Selector() as selector:
-            selector.register(self._socket, event)
-            thread = threading.get_ident()
-            self._waiting.append(thread)
-            self._changed.release()
-            try:
-                selector.select(timeout)
-            finally:
-                self._changed.acquire()
-                self._waiting.remove(thread)
-                self._changed.notify_all()
+        descriptor, thread = self._socket.fileno(), threading.get_ident()
+        self._waiting.append(thread)
+        self._changed.release()
+        try:
+            _wait_for(descriptor, event, timeout)
+        finally:
+            self._changed.acquire()
+            self._waiting.remove(thread)
+            self._changed.notify_all()
 
     def _receive_data(self, data: bytes) -> None:
         if data:
@@ -529,3 +525,18 @@ class Client:
                 with suppress(OSError):
                     socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
         return True
+
+
+def _wait_for(descriptor: int, event: int, seconds: float) -> None:
+    """Wait for EVENT_READ or EVENT_WRITE of a socket.
+
+    `poll` costs a third of a selector that is created for each wait. Windows has only `select`.
+    """
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN if event == EVENT_READ else select.POLLOUT)
+        poll.poll(math.ceil(1000 * seconds))
+    else:
+        with selectors.SelectSelector() as selector:
+            selector.register(descriptor, event)
+            selector.select(seconds)
