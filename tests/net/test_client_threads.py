@@ -407,7 +407,10 @@ def test_background_reads_stop_at_the_limit_and_go_on() -> None:
         for _ in range(500):
             assert client.recv(PATIENCE) == bytes(10_000)
         client.close()
-        poll(lambda: threading.active_count() == 2, "the background thread ends")
+        poll(
+            lambda: not any("_read_in_background" in each.name for each in threading.enumerate()),
+            "the background thread ends",
+        )
 
 
 @pytest.mark.parametrize(
