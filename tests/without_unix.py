@@ -1,4 +1,4 @@
-"""The client without what Windows lacks: `python -m tests.without_unix URL`.
+"""Client on a simulated Windows: `python -m tests.without_unix URL`.
 
 Removes AF_UNIX, poll() and epoll(), and lets select() accept sockets only. Then imports every
 module of `wsproto_min`, exchanges messages with the echo server at URL, and sends the lines of
