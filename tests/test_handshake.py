@@ -15,6 +15,7 @@ from wsproto_min.connection import Role
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import HandshakeError
 from wsproto_min.handshake import (
+    MAX_INTERIM_RESPONSES,
     Acceptance,
     ClientHandshake,
     HandshakeResult,
@@ -851,3 +852,47 @@ def test_client_handshake_without_a_response_has_status_0(
 
 def test_client_handshake_incomplete_response_needs_more_data() -> None:
     assert client_result(b"HTTP/1.1 101") is None
+
+
+@pytest.mark.parametrize("status", [100, 102, 103, 199])
+@pytest.mark.parametrize("number", [1, MAX_INTERIM_RESPONSES])
+@pytest.mark.parametrize("step", [1, 7, 1 << 16])
+def test_client_handshake_skips_interim_responses(status: int, number: int, step: int) -> None:
+    interim = b"HTTP/1.1 %d X\r\nLink: </a>\r\n\r\n" % status
+    final = accept(parse_request(upgrade_request("a", "/", KEY)[:-4])).response.encode()
+    data = interim * number + final + b"trailing"
+    client = ClientHandshake("a", "/", key=KEY)
+    results = []
+    for start in range(0, len(data) - len(b"trailing"), step):
+        client.receive_data(data[start : start + step])
+        results.append(client.next_result())
+    *earlier, result = results
+    assert set(earlier) <= {None}
+    assert result is not None
+    assert result.connection is not None
+    assert result.response is not None
+    assert result.response.status == 101
+
+
+def test_client_handshake_refusal_after_interim_has_its_status() -> None:
+    result = client_result(b"HTTP/1.1 103 X\r\n\r\nHTTP/1.1 403 No\r\n\r\nno entry")
+    assert result is not None
+    assert result.error is not None
+    assert (result.error.status, result.trailing_data) == (403, b"no entry")
+
+
+def test_client_handshake_interim_responses_have_a_limit() -> None:
+    interim = b"HTTP/1.1 103 X\r\n\r\n"
+    assert client_result(interim * MAX_INTERIM_RESPONSES) is None
+    result = client_result(interim * (MAX_INTERIM_RESPONSES + 1))
+    assert result is not None
+    assert result.error is not None
+    assert result.error.reason == "the server sent over 10 interim responses"
+
+
+@pytest.mark.parametrize("status", ["099", "000"])
+def test_client_handshake_status_below_100_is_final(status: str) -> None:
+    result = client_result(f"HTTP/1.1 {status} X\r\n\r\n".encode())
+    assert result is not None
+    assert result.error is not None
+    assert result.error.status == int(status)

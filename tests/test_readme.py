@@ -7,15 +7,17 @@ import importlib.util
 import json
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 import textwrap
 import tomllib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
-from threading import Timer
+from threading import Event, Thread, Timer
 from types import ModuleType
 
 import pytest
@@ -35,7 +37,7 @@ from tests.documents import (
     table,
 )
 from tests.support import PATIENCE, ROOT, daemon, exchange, serving
-from wsproto_min import HandshakeError, connect, connection, messages
+from wsproto_min import HandshakeError, Peer, connect, connection, messages
 from wsproto_min.__main__ import main
 
 COMMANDS = [
@@ -49,9 +51,13 @@ ALONE = ("--port", "0", "--db", ":memory:")
 # Examples
 
 
-def run(code: str, *arguments: str) -> subprocess.Popen[str]:
+def run(code: str, *arguments: str, errors: bool = False) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if errors else None,
+        text=True,
+        cwd=ROOT,
     )
 
 
@@ -112,6 +118,90 @@ def test_chat_client_sends_its_text_once_and_shows_messages() -> None:
                 client.terminate()
 
 
+def test_chat_client_has_at_most_25_lines() -> None:
+    assert len(block("chat client").strip().splitlines()) <= 25
+
+
+def test_chat_client_ends_quietly_at_ctrl_c() -> None:
+    with daemon("chatd", *ALONE) as running:
+        host, port = running.address
+        with run(
+            block("chat client"), f"ws://{host}:{port}/", "Ann", "Hello", errors=True
+        ) as client:
+            try:
+                assert first_line(client) == "Ann: Hello\n"
+                client.send_signal(signal.SIGINT)
+                assert client.communicate(timeout=PATIENCE) == ("", "")
+                assert client.returncode == 0
+            finally:
+                client.kill()
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_chat_client_waits_for_a_name_of_an_earlier_run(end: signal.Signals) -> None:
+    code = block("chat client")
+    with daemon("tests.chatd.short_reservation", *ALONE) as running:
+        host, port = running.address
+        url = f"ws://{host}:{port}/"
+        with run(code, url, "Ann", "Hello") as earlier:
+            assert first_line(earlier) == "Ann: Hello\n"
+            earlier.send_signal(end)
+        with run(code, url, "Ann", "again", errors=True) as client:
+            try:
+                assert client.stderr is not None
+                assert client.stderr.readline().startswith("the name Ann is taken in the room tea")
+                assert first_line(client) == "Ann: Hello\n"
+                assert first_line(client) == "Ann: again\n"
+            finally:
+                client.kill()
+
+
+def test_chat_client_refused_message_ends_it() -> None:
+    with daemon("chatd", *ALONE) as running:
+        host, port = running.address
+        url = f"ws://{host}:{port}/"
+        with run(block("chat client"), url, "Ann", "x" * 4001, errors=True) as client:
+            try:
+                _, errors = client.communicate(timeout=PATIENCE)
+            finally:
+                client.kill()
+    assert client.returncode == 1
+    assert len(errors.splitlines()) == 1
+
+
+def test_chat_client_reconnects_from_a_silent_network() -> None:
+    """A relay stops forwarding on the first connection, without closing it."""
+    code = block("chat client").replace("max_delay=5", "ping_interval=0.3, ping_timeout=0.3")
+    assert "ping_interval" in code
+    with ExitStack() as stack:
+        running = stack.enter_context(daemon("chatd", *ALONE))
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        silent = Event()
+
+        def relay() -> None:
+            for number in range(2):
+                ours = stack.enter_context(listener.accept()[0])
+                theirs = stack.enter_context(socket.create_connection(running.address))
+                for source, target in ((ours, theirs), (theirs, ours)):
+                    Thread(target=forward, args=[source, target, number], daemon=True).start()
+
+        def forward(source: socket.socket, target: socket.socket, number: int) -> None:
+            with suppress(OSError):
+                while data := source.recv(1 << 16):
+                    if number or not silent.is_set():
+                        target.sendall(data)
+
+        Thread(target=relay, daemon=True).start()
+        url = f"ws://127.0.0.1:{listener.getsockname()[1]}/"
+        client = stack.enter_context(run(code, url, "Ann", "Hello"))
+        stack.callback(client.kill)
+        assert first_line(client) == "Ann: Hello\n"
+        silent.set()
+        other = stack.enter_context(connect(f"ws://127.0.0.1:{running.address[1]}/r/tea"))
+        other.send("after the silence")
+        assert first_line(client) == "guest-1: after the silence\n"
+
+
 def test_chat_client_misses_nothing_across_a_restart(tmp_path: Path) -> None:
     code = block("chat client")
     texts = [f"number {number}" for number in range(60)]
@@ -133,6 +223,23 @@ def test_chat_client_misses_nothing_across_a_restart(tmp_path: Path) -> None:
             for text in texts:
                 other.send(json.dumps({"type": "say", "room": "tea", "text": text, "key": text}))
             assert [first_line(client) for _ in texts] == [f"Bob: {text}\n" for text in texts]
+
+
+def test_reconnecting_client_receives_from_each_connection() -> None:
+    connections = count()
+
+    def on_open(peer: Peer) -> None:
+        peer.send(f"connection {next(connections)}")
+        peer.close()
+
+    with serving(on_open=on_open) as running:
+        url = f"ws://127.0.0.1:{running.address[1]}/"
+        with run(block("reconnecting client"), url) as client:
+            try:
+                for number in range(3):
+                    assert first_line(client) == f"connection {number}\n"
+            finally:
+                client.terminate()
 
 
 def test_echo_server_has_three_lines_and_echoes() -> None:

@@ -109,13 +109,18 @@ def test_limits_of_wsproto_min_match_the_code() -> None:
     unfinished = default_of("total_unfinished_limit")
     defaults["total_unfinished_limit"] = f"{unfinished:,} bytes"
     defaults["max_pending_handshakes"] = f"{default_of('max_pending_handshakes'):,} "
-    for name in ("write_timeout", "open_timeout", "close_timeout", "ping_interval", "ping_timeout"):
-        defaults[name] = f"{default_of(name):g} s"
+    defaults["write_timeout"] = f"{default_of('write_timeout'):g} s"
     rate = default_of("control_rate_limit")
     defaults["control_rate_limit"] = f"{rate:g} control frames per second, and {2 * rate:g} at once"
+    of_client = {name: each.default for name, each in inspect.signature(connect).parameters.items()}
+    defaults["read_buffer_limit"] = f"{of_client['read_buffer_limit']:,} bytes"
+    for name in ("open_timeout", "close_timeout", "ping_interval", "ping_timeout"):
+        defaults[name] = f"{default_of(name):g} s"
+        assert of_client[name] == default_of(name), name
     for name in ("MAX_CONTROL_PAYLOAD", "MAX_HEAD_SIZE"):
         defaults[name] = f"{constant(wsproto_min, name):,} bytes"
-    for name in ("MAX_FINAL_BLOCKS", "MAX_HEADERS", "ACCEPTS_PER_ITERATION"):
+    counts = "MAX_FINAL_BLOCKS", "MAX_HEADERS", "MAX_INTERIM_RESPONSES", "ACCEPTS_PER_ITERATION"
+    for name in counts:
         defaults[name] = f"{constant(wsproto_min, name):,} "
     defaults["RECEIVE_SIZE"] = f"{constant(wsproto_min, 'RECEIVE_SIZE'):,} bytes"
     defaults["ACCEPT_PAUSE"] = f"{constant(wsproto_min, 'ACCEPT_PAUSE'):g} s"

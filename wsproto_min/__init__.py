@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wsproto_min.net.broadcast import Group
     from wsproto_min.net.client import Client, connect
     from wsproto_min.net.peer import Peer
+    from wsproto_min.net.reconnect import reconnect
     from wsproto_min.net.server import Server
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "WebSocketError",
     "accept",
     "connect",
+    "reconnect",
 ]
 
 _NET = {
@@ -54,6 +56,7 @@ _NET = {
     "Peer": "peer",
     "Server": "server",
     "connect": "client",
+    "reconnect": "reconnect",
 }
 
 

@@ -49,6 +49,8 @@ from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 # Section 4.1, item 9.
 VERSION = "13"
+# RFC 9110, section 15.2: a client reads any number of 1xx responses before the final one.
+MAX_INTERIM_RESPONSES = 10
 # Section 4.2.1, item 5: 16 bytes in base64.
 _KEY = re.compile("[A-Za-z0-9+/]{22}==")
 # Sections 11.3.2 and 11.3.4: headers of requests and of responses.
@@ -420,6 +422,11 @@ def validate_response(
     return NegotiatedOptions(chosen[0] if chosen else None, negotiated)
 
 
+def is_interim(response: Response) -> bool:
+    """Return True for a 1xx response, except 101: another one follows (RFC 9110, section 15.2)."""
+    return response.status // 100 == 1 and response.status != HTTPStatus.SWITCHING_PROTOCOLS
+
+
 class ClientHandshake:
     """The client's side of an opening handshake, without I/O.
 
@@ -459,6 +466,7 @@ class ClientHandshake:
         self._max_fragments = max_fragments
         self._compression_threshold = compression_threshold
         self._reader = HeadReader()
+        self._interim_responses = 0
         self._eof_received = False
         self._unsent = upgrade_request(
             host,
@@ -486,10 +494,9 @@ class ClientHandshake:
         """Return the outcome, or None if more data is needed. There is one outcome."""
         response = None
         try:
-            head = self._next_head()
-            if head is None:
+            response = self._next_final_response()
+            if response is None:
                 return None
-            response = parse_response(head)
             options = validate_response(
                 response,
                 self._key,
@@ -510,6 +517,21 @@ class ClientHandshake:
         return HandshakeResult(
             None, response, None, connection, options, self._reader.trailing_data
         )
+
+    def _next_final_response(self) -> Response | None:
+        """Return the first response that is not an interim one."""
+        while (head := self._next_head()) is not None:
+            response = parse_response(head)
+            if not is_interim(response):
+                return response
+            self._interim_responses += 1
+            if self._interim_responses > MAX_INTERIM_RESPONSES:
+                reason = f"the server sent over {MAX_INTERIM_RESPONSES} interim responses"
+                raise HandshakeError(0, reason)
+            rest = self._reader.trailing_data
+            self._reader = HeadReader()
+            self._reader.receive_data(rest)
+        return None
 
     def _next_head(self) -> bytes | None:
         try:

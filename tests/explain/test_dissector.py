@@ -385,6 +385,21 @@ def test_verdict_on_compression_not_offered_is_refused() -> None:
     assert (verdict.result, verdict.reason) == ("refused", reason)
 
 
+def test_dissector_interim_responses_precede_the_final_one() -> None:
+    interim = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    seen, verdict = explain(REQUEST + interim * 2 + RESPONSE + HELLO)
+    assert [each.kind for each in seen if isinstance(each, HandshakeLines)] == [
+        "request",
+        "interim response",
+        "interim response",
+        "response",
+    ]
+    assert isinstance(seen[1], HandshakeLines)
+    meaning = "an interim response; the final one follows (RFC 9110, 15.2)"
+    assert seen[1].lines[0] == ("HTTP/1.1 103 Early Hints", meaning)
+    assert verdict == Verdict("valid", "4 heads, 1 frame, 1 message")
+
+
 def test_verdict_on_response_without_accept_key_is_refused() -> None:
     _, verdict = explain(without(RESPONSE, "Sec-WebSocket-Accept"))
     assert verdict.reason == "the response's Sec-WebSocket-Accept does not fit the key"

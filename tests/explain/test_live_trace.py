@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import select
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from tests.support import PATIENCE, poll, serving
+from tests.support import PATIENCE, ROOT, poll, serving
 from wsproto_min.connection import Role
 from wsproto_min.explain.live_trace import Tracer, print_received, run_interactive
 from wsproto_min.net.client import Client, connect
@@ -157,6 +160,38 @@ def test_input_may_be_a_file_or_dev_null(
         with serving() as running, open(name, "rb") as file:
             assert run_interactive(connect(url(running.address)), file.fileno()) == 0
         assert capsys.readouterr() == (expected, "closed: 1000\n")
+
+
+def test_input_that_select_refuses_is_read_by_a_thread(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(10038, "an operation was attempted on something that is not a socket")
+
+    monkeypatch.setattr(select, "select", refuse)
+    with serving() as running, typed(b"one\ntwo\nno end") as pipe:
+        pipe.end()
+        assert run_interactive(connect(url(running.address)), pipe.reader) == 0
+    assert capsys.readouterr() == ("one\ntwo\nno end\n", "closed: 1000\n")
+
+
+def test_interactive_client_works_without_unix() -> None:
+    with serving() as running:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.without_unix", url(running.address)],
+            input="one\ntwo\n",
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            cwd=ROOT,
+        )
+    assert done.stdout.splitlines() == [
+        "ws+unix: this system has no Unix sockets; use ws or wss",
+        "Unix socket: this system has none; listen on a TCP port",
+        "one",
+        "two",
+    ]
+    assert (done.returncode, done.stderr) == (0, "closed: 1000\n")
 
 
 def test_print_received_does_not_wait(capsys: Output) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import selectors
 import socket
 import ssl
 import threading
@@ -24,7 +25,7 @@ from wsproto_min.frames import FrameDecoder, encode_close, encode_frame
 from wsproto_min.handshake import Acceptance, accept
 from wsproto_min.http import HeadReader, Request, parse_request, parse_response
 from wsproto_min.net.client import Client, connect
-from wsproto_min.net.connector import open_socket
+from wsproto_min.net.connector import _alternate_families, open_socket
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.server import Server
 from wsproto_min.net.url import WebSocketURL, parse_url
@@ -151,6 +152,8 @@ def closed(client: Client) -> tuple[int, str]:
         ("WS://EXAMPLE.com/A", WebSocketURL("ws", "example.com", 80, "/A"), "example.com"),
         ("ws://[::1]/", WebSocketURL("ws", "::1", 80, "/"), "[::1]"),
         ("ws://[::1]:9001/x", WebSocketURL("ws", "::1", 9001, "/x"), "[::1]:9001"),
+        ("ws://[fe80::1%eth0]/", WebSocketURL("ws", "fe80::1%eth0", 80, "/"), "[fe80::1]"),
+        ("ws://my_host.example./", WebSocketURL("ws", "my_host.example.", 80, "/"), None),
         ("ws+unix:/tmp/s", WebSocketURL("ws+unix", "/tmp/s", 0, "/"), "localhost"),
         ("ws+unix:/tmp/s:/a?b", WebSocketURL("ws+unix", "/tmp/s", 0, "/a?b"), "localhost"),
         ("ws+unix:///tmp/s:/a", WebSocketURL("ws+unix", "/tmp/s", 0, "/a"), "localhost"),
@@ -158,10 +161,92 @@ def closed(client: Client) -> tuple[int, str]:
     ],
 )
 def test_url_is_parsed_into_address_and_host_header(
-    url: str, address: WebSocketURL, host: str
+    url: str, address: WebSocketURL, host: str | None
 ) -> None:
     assert parse_url(url) == address
-    assert parse_url(url).host_header == host
+    assert parse_url(url).host_header == (host or address.host)
+
+
+@pytest.mark.parametrize(
+    ("host", "a_labels"),
+    [
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("BÜCHER.example", "xn--bcher-kva.example"),
+        ("bu\u0308cher.example", "xn--bcher-kva.example"),
+        ("b%C3%BCcher.example", "xn--bcher-kva.example"),
+        ("%61.example", "a.example"),
+        ("bücher\u3002example", "xn--bcher-kva.example"),
+        ("bücher.example.", "xn--bcher-kva.example."),
+        ("例え.テスト", "xn--r8jz45g.xn--zckzah"),
+        ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ("straße.example", "strasse.example"),
+        ("\u2460.example", "1.example"),
+    ],
+)
+def test_url_host_is_in_a_label_form(host: str, a_labels: str) -> None:
+    assert parse_url(f"wss://{host}/").host == a_labels
+    assert parse_url(f"wss://{host}:9001/").host_header == f"{a_labels}:9001"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "a..b",
+        ".example",
+        "a" * 64 + ".example",
+        "ü" * 60 + ".example",
+        "a\u0378\ufffd",
+        "\u202eabc",
+    ],
+)
+def test_url_host_without_a_label_form_is_refused(host: str) -> None:
+    with pytest.raises(ValueError, match=r"not a valid name .*; write its A-label form"):
+        parse_url(f"ws://{host}/")
+
+
+@pytest.mark.parametrize("host", ["a b", "a\\b", "a|b", "%00", "a%0d%0aX", "a%2fb", "%40", "<a>"])
+def test_url_host_with_a_forbidden_character_is_refused(host: str) -> None:
+    with pytest.raises(ValueError, match="contains a character that a host name must not have"):
+        parse_url(f"ws://{host}/")
+
+
+def test_connect_idn_host_reaches_lookup_and_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[Request] = []
+    looked_up: list[object] = []
+
+    def script(sock: socket.socket) -> None:
+        requests.append(read_request(sock))
+        sock.sendall(accept(requests[0]).response.encode() + BYE)
+        until_close(sock)
+
+    with scripted(script) as address:
+        port = int(address.rstrip("/").rpartition(":")[2])
+
+        def resolve(host: str, *_: object, **__: object) -> list[Any]:
+            looked_up.append(host)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))]
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        connect("ws://bücher.example/").close()
+    assert looked_up == ["xn--bcher-kva.example"]
+    assert requests[0].headers.get("Host") == "xn--bcher-kva.example"
+
+
+def test_connect_idn_host_is_the_server_name_of_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[object] = []
+
+    class Context:
+        def wrap_socket(self, sock: socket.socket, *, server_hostname: str) -> socket.socket:
+            names.append(server_hostname)
+            raise ConnectionAbortedError
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", listener.getsockname())]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        context: Any = Context()
+        with pytest.raises(ConnectionAbortedError):
+            connect("wss://bücher.example/", ssl_context=context)
+    assert names == ["xn--bcher-kva.example"]
 
 
 @pytest.mark.parametrize(
@@ -275,6 +360,25 @@ def test_refusal_on_kept_open_connection_raises_at_once() -> None:
         started = time.monotonic()
         assert refusal(address).reason == "the server answered 403: you"
         assert time.monotonic() - started < 5
+
+
+def test_connect_skips_interim_responses_and_traces_each() -> None:
+    heads: list[bytes] = []
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n"
+
+    def trace(sender: Role, data: bytes) -> None:
+        if sender is Role.SERVER and data.startswith(b"HTTP/"):
+            heads.append(data)
+
+    def script(sock: socket.socket) -> None:
+        response = accept(read_request(sock)).response.encode()
+        sock.sendall(hints + hints + response + HELLO)
+        until_close(sock)
+
+    with scripted(script) as address, connect(address, trace=trace, close_timeout=0) as client:
+        assert client.recv(PATIENCE) == "Hello"
+    assert heads[:2] == [hints, hints]
+    assert [parse_response(head[:-4]).status for head in heads] == [103, 103, 101]
 
 
 def test_refusal_error_carries_response_headers() -> None:
@@ -768,6 +872,95 @@ def test_open_timeout_includes_all_addresses(scheme: str, monkeypatch: pytest.Mo
         assert 0.2 <= time.monotonic() - started < 1.5  # not 10 times 0.2
 
 
+Found = tuple[int, int, int, str, Any]
+
+
+@contextmanager
+def silent_address() -> Iterator[Found]:
+    """Yield an address that leaves connection attempts unanswered."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
+        for _ in range(3):  # fill the accept queue
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+        yield (socket.AF_INET, socket.SOCK_STREAM, 0, "", full.getsockname())
+
+
+@pytest.mark.parametrize(
+    ("silent", "open_timeout", "seconds"), [(1, 10.0, 0.25), (3, 10.0, 0.75), (3, 0.4, 0.3)]
+)
+def test_connect_tries_next_address_while_one_is_silent(
+    silent: int, open_timeout: float, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with silent_address() as address, scripted(sends(HELLO)) as server:
+        port = int(server.rstrip("/").rpartition(":")[2])
+        found = [address] * silent
+        found.append((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        started = time.monotonic()
+        with connect("ws://two.example/", open_timeout=open_timeout) as client:
+            assert seconds - 0.01 <= time.monotonic() - started < seconds + 0.25
+            assert client.recv(PATIENCE) == "Hello"
+
+
+def test_connect_waits_for_a_silent_address_after_a_refusal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        refusing = (socket.AF_INET, socket.SOCK_STREAM, 0, "", free.getsockname())
+    with silent_address() as silent:
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [silent, refusing])
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            connect("ws://two.example/", open_timeout=0.4)
+        assert 0.39 <= time.monotonic() - started < 2
+
+
+def test_connect_slow_first_address_still_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    with silent_address() as silent, scripted(sends(HELLO)) as server:
+        port = int(server.rstrip("/").rpartition(":")[2])
+        slow = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [slow, silent, silent])
+        select_sockets = selectors.DefaultSelector.select
+        waits: list[float | None] = []
+
+        def select_late(self: Any, timeout: float | None = None) -> list[Any]:
+            waits.append(timeout)
+            return select_sockets(self, timeout) if len(waits) > 2 else []
+
+        monkeypatch.setattr(selectors.DefaultSelector, "select", select_late)
+        with connect("ws://two.example/") as client:
+            assert client.recv(PATIENCE) == "Hello"
+        assert waits[:2] == [0.25, 0.25]
+
+
+def test_connect_alternates_between_address_families() -> None:
+    ipv6, ipv4 = socket.AF_INET6, socket.AF_INET
+    found = [
+        (family, 0, 0, "", name)
+        for family, name in zip([ipv6] * 3 + [ipv4] * 2, "abcde", strict=True)
+    ]
+    assert "".join(name for _, name in _alternate_families(found)) == "adbec"
+
+
+def test_connect_closes_sockets_of_other_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[socket.socket] = []
+
+    class Recorded(socket.socket):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            opened.append(self)
+
+    with silent_address() as silent, scripted(sends(HELLO)) as server:
+        port = int(server.rstrip("/").rpartition(":")[2])
+        found = [silent, (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)), silent]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        monkeypatch.setattr("wsproto_min.net.connector.socket.socket", Recorded)
+        with connect("ws://two.example/"):
+            attempts = [sock for sock in opened if sock.family == socket.AF_INET][:2]
+            assert [sock.fileno() == -1 for sock in attempts] == [True, False]
+
+
 def test_connect_tries_all_addresses_and_raises_last_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -930,6 +1123,12 @@ def test_connect_over_unix_socket(tmp_path: Path) -> None:
         client.send("Hello")
         assert client.recv(timeout=PATIENCE) == "Hello"
     assert hosts == ["localhost"]
+
+
+def test_connect_without_unix_sockets_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "AF_UNIX")
+    with pytest.raises(OSError, match="ws\\+unix: this system has no Unix sockets; use ws or wss"):
+        connect("ws+unix:/tmp/s")
 
 
 def test_failed_connect_closes_its_socket(monkeypatch: pytest.MonkeyPatch) -> None:

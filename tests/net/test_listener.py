@@ -411,3 +411,11 @@ def test_listener_with_an_abstract_name_is_closed(tmp_path: Path) -> None:
     server.stop()
     server.run()
     assert listener.fileno() == -1
+
+
+def test_listen_unix_without_unix_sockets_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delattr(socket, "AF_UNIX")
+    with pytest.raises(OSError, match="Unix socket: this system has none; listen on a TCP port"):
+        listener_module.open_unix_listener(str(tmp_path / "socket"))

@@ -156,10 +156,10 @@ class Dissector:
                 reason = "the head has no empty line at its end"
                 self._final = incomplete(reason, 2, at_least=True)
             return None
-        self._expected_heads = [] if is_response else [(_RESPONSE,)]
         context = self._context
         explain = context.explain_response if is_response else context.explain_request
         lines = explain(head, self._offset)
+        self._expected_heads = [] if lines.kind == "response" else [(_RESPONSE,)]
         self._heads += 1
         self._consume(lines.size)
         return lines

@@ -14,11 +14,19 @@ from dataclasses import dataclass
 from wsproto_min.deflate import NAME, DeflateParameters
 from wsproto_min.errors import HandshakeError
 from wsproto_min.explain.verdict import Verdict, refused
-from wsproto_min.handshake import GUID, accept, accept_key, parse_extensions, validate_response
+from wsproto_min.handshake import (
+    GUID,
+    accept,
+    accept_key,
+    is_interim,
+    parse_extensions,
+    validate_response,
+)
 from wsproto_min.http import Headers, Request, Response, parse_request, parse_response
 
 _REQUEST_LINE = "method, target and version: GET and HTTP/1.1 (4.1, items 1 to 3)"
 _STATUS_LINE = "101 accepts the handshake, any other status refuses it (4.2.2, item 5.1)"
+_INTERIM_LINE = "an interim response; the final one follows (RFC 9110, 15.2)"
 _OTHER = "not part of the handshake"
 
 _IN_REQUEST = {
@@ -76,7 +84,7 @@ class HandshakeLines:
     """The head of a request or response, explained line by line.
 
     Attributes:
-        kind: "request" or "response".
+        kind: "request", "response" or "interim response".
         offset: Index of the head's first byte in the capture.
         size: The head's size in bytes, with its empty line.
         lines: Pairs of a line's text and its meaning.
@@ -128,9 +136,14 @@ class HandshakeContext:
         Without the request, the check assumes that the client offered the server's choices.
         """
         notes: list[str] = []
+        kind, first = "response", _STATUS_LINE
 
         def check() -> None:
+            nonlocal kind, first
             response = parse_response(head)
+            if is_interim(response):
+                kind, first = "interim response", _INTERIM_LINE
+                return
             headers = Headers(response.headers)
             key, offered, compression = "", headers.tokens("Sec-WebSocket-Protocol"), True
             if self._request is not None:
@@ -148,8 +161,8 @@ class HandshakeContext:
             notes.append(f"compression: {in_use}")
 
         verdict = _verdict(check, offset, by_server=False)
-        lines = _explain_lines(head, _STATUS_LINE, _IN_RESPONSE)
-        return HandshakeLines("response", offset, len(head) + 4, lines, None, tuple(notes), verdict)
+        lines = _explain_lines(head, first, _IN_RESPONSE)
+        return HandshakeLines(kind, offset, len(head) + 4, lines, None, tuple(notes), verdict)
 
 
 def _verdict(check: Callable[[], None], offset: int, *, by_server: bool) -> Verdict | None:

@@ -7,7 +7,12 @@ Escapes everything from the network before it reaches the terminal.
 from __future__ import annotations
 
 import os
+import select
+import socket
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from selectors import EVENT_READ, SelectSelector
 
 from wsproto_min.connection import Role
@@ -61,14 +66,14 @@ def run_interactive(client: Client, standard_input: int) -> int:
     """
     incomplete_line = b""
     # SelectSelector, because epoll rejects regular files and /dev/null.
-    with client, SelectSelector() as selector:
+    with client, _selectable(standard_input) as source, SelectSelector() as selector:
         selector.register(client, EVENT_READ)
-        selector.register(standard_input, EVENT_READ)
+        selector.register(source, EVENT_READ)
         try:
             while True:
                 print_received(client)
-                if any(key.fd == standard_input for key, _ in selector.select()):
-                    data = os.read(standard_input, READ_SIZE)
+                if any(key.fileobj == source for key, _ in selector.select()):
+                    data = _read(source)
                     *lines, incomplete_line = (incomplete_line + data).split(b"\n")
                     if incomplete_line and not data:
                         lines.append(incomplete_line)
@@ -79,6 +84,35 @@ def run_interactive(client: Client, standard_input: int) -> int:
         except (ConnectionClosed, ProtocolError) as error:
             print(f"closed: {printable(str(error))}", file=sys.stderr)
             return 0 if isinstance(error, ConnectionClosed) else 1
+
+
+@contextmanager
+def _selectable(descriptor: int) -> Iterator[int | socket.socket]:
+    """Yield the descriptor or, on Windows, a socket with the same bytes.
+
+    On Windows, select() takes sockets only. So a thread reads the descriptor there, and ends
+    with the process.
+    """
+    try:
+        select.select([descriptor], [], [], 0)
+    except OSError:
+        ours, theirs = socket.socketpair()
+        threading.Thread(target=_forward, args=[descriptor, theirs], daemon=True).start()
+        with ours:
+            yield ours
+    else:
+        yield descriptor
+
+
+def _read(source: int | socket.socket) -> bytes:
+    return os.read(source, READ_SIZE) if isinstance(source, int) else source.recv(READ_SIZE)
+
+
+def _forward(descriptor: int, sock: socket.socket) -> None:
+    """Send the bytes of a descriptor until its end, or until the other socket is closed."""
+    with sock, suppress(OSError):
+        while data := os.read(descriptor, READ_SIZE):
+            sock.sendall(data)
 
 
 def print_received(client: Client) -> None:

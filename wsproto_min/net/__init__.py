@@ -11,5 +11,6 @@ The path of received bytes through the server:
 6. `transport` writes the frames; `write_buffer` keeps the bytes that the socket does not take.
 
 `listener` accepts connections, `timers` and `keepalive` end dead ones, and `server` ties all
-of it together. `connector`, `client` and `url` belong to the client.
+of it together. `connector`, `client`, `reconnect` and `url` belong to the
+client.
 """

@@ -4,34 +4,50 @@
         client.send("Hello")
         print(client.recv())
 
-Use a `Client` in one thread only. A client reads from its socket only inside a call of `recv`,
-`ping`, `close` or an iteration, and answers the server's Pings there.
+A client reads from its socket only inside a call of `recv`, `ping`, `close` or an iteration, and
+answers the server's Pings there. A program that makes no such call for longer than the server's
+ping_timeout loses the connection, unless `background_reads` starts a thread that reads.
+
+One lock guards a client, so all methods can be called from any thread. The socket does not block.
+A thread waits for it without the lock, and at most one thread at a time waits for input. Other
+threads that need input wait until this thread has read.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import select
+import selectors
 import socket
 import ssl
+import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from selectors import EVENT_READ, EVENT_WRITE
 from types import TracebackType
 from typing import Self
 
 from wsproto_min.codes import CloseCode
 from wsproto_min.connection import Close, Connection, Event, Pong, Role, State
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, DeflateParameters
-from wsproto_min.errors import ConnectionClosed
+from wsproto_min.errors import ConnectionClosed, WebSocketError
 from wsproto_min.handshake import ClientHandshake
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 from wsproto_min.net.connector import RECEIVE_SIZE, Trace, open_socket, perform_handshake
+from wsproto_min.net.keepalive import Keepalive
 from wsproto_min.net.url import parse_url
 
 _LOST = "the server is gone"
 _NO_DATA = "no data arrived within the time limit"
 _NOT_READ = "the server did not read within the time limit"
+_NO_PONG = "the server did not answer a Ping within ping_timeout"
+_UNREAD = "received messages fill read_buffer_limit; call recv() before ping()"
+
+_MAX_WAIT = 3600.0  # seconds; poll() fails above 24 days
 
 
 def connect(
@@ -47,6 +63,10 @@ def connect(
     close_timeout: float = 10.0,
     max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
     max_fragments: int | None = None,
+    ping_interval: float | None = 20.0,
+    ping_timeout: float = 20.0,
+    read_buffer_limit: int = 4 << 20,
+    background_reads: bool = False,
     trace: Trace | None = None,
 ) -> Client:
     """Open a connection to a WebSocket server.
@@ -64,6 +84,12 @@ def connect(
         close_timeout: Time limit for the closing handshake, in seconds.
         max_message_size: Maximum size of a received message, in bytes.
         max_fragments: Maximum number of fragments of a received message.
+        ping_interval: Seconds from one Ping of the client to the next; None sends no Pings.
+        ping_timeout: Seconds after a Ping without received bytes, until the connection is lost.
+        read_buffer_limit: Size of messages that wait for `recv`, in bytes, from which the
+            client reads no more. One message can exceed the limit.
+        background_reads: Start a daemon thread that reads and answers Pings at any time, until
+            `read_buffer_limit` is reached. Then do not wait for `Client.fileno`.
         trace: Function to call with the sender of bytes and the bytes, for each read and
             write. Each head of the handshake comes in a call of its own.
 
@@ -94,6 +120,10 @@ def connect(
             subprotocol=result.subprotocol,
             received=result.trailing_data,
             close_timeout=close_timeout,
+            ping_interval=ping_interval,
+            ping_timeout=ping_timeout,
+            read_buffer_limit=read_buffer_limit,
+            background_reads=background_reads,
             trace=trace,
         )
     except BaseException:
@@ -110,6 +140,10 @@ class Client:
         subprotocol: Negotiated subprotocol.
         received: Bytes received after the head of the server's response.
         close_timeout: Time limit for the closing handshake, in seconds.
+        ping_interval: As for `connect`.
+        ping_timeout: As for `connect`.
+        read_buffer_limit: As for `connect`.
+        background_reads: As for `connect`.
         trace: As for `connect`.
 
     Attributes:
@@ -128,6 +162,10 @@ class Client:
         subprotocol: str | None = None,
         received: bytes = b"",
         close_timeout: float = 10.0,
+        ping_interval: float | None = 20.0,
+        ping_timeout: float = 20.0,
+        read_buffer_limit: int = 4 << 20,
+        background_reads: bool = False,
         trace: Trace | None = None,
     ) -> None:
         self.connection = connection
@@ -136,10 +174,23 @@ class Client:
         self._close_timeout = close_timeout
         self._trace = trace
         self._messages: deque[str | bytes] = deque()  # received, for `recv`
+        self._messages_size = 0  # bytes of memory
+        self._read_buffer_limit = read_buffer_limit
         self._write_buffer = b""
-        self._awaited_pong: bytes | None = None
+        self._awaited_pongs: set[bytes] = set()
         self._close: Close | None = None
+        self._loss = _LOST
+        self._keepalive = Keepalive()
+        self._ping_interval = math.inf if ping_interval is None else ping_interval
+        self._ping_timeout = ping_timeout
+        self._ping_timer = time.monotonic() + self._ping_interval
+        self._changed = threading.Condition()  # its lock guards all attributes
+        self._reader: int | None = None  # thread that waits for input
+        self._waiting: list[int] = []  # threads that wait for the socket
+        sock.setblocking(False)
         self._receive_data(received)
+        if background_reads:
+            threading.Thread(target=self._read_in_background, daemon=True).start()
 
     def __enter__(self) -> Self:
         """Return the client itself."""
@@ -186,7 +237,8 @@ class Client:
         """Return the socket's file descriptor for a selector, or -1 if it is closed.
 
         Before each wait, call `recv(timeout=0)` until it raises `TimeoutError`: received
-        messages may be in the client already.
+        messages may be in the client already. A wait should not be longer than
+        `ping_interval`, because `recv` sends the Pings.
         """
         return self._socket.fileno()
 
@@ -197,8 +249,9 @@ class Client:
             ConnectionClosed: The connection is closing, closed or lost.
             TypeError: The message is neither `str` nor `bytes`.
         """
-        self.connection.send(message)
-        self._flush_or_raise(None)
+        with self._changed:
+            self.connection.send(message)
+            self._flush_or_raise(None)
 
     def recv(self, timeout: float | None = None) -> str | bytes:
         """Return the next message.
@@ -213,46 +266,78 @@ class Client:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         has_read = False
-        while not self._messages:
-            has_read = self._advance(deadline, has_read=has_read)
-        return self._messages.popleft()
+        with self._changed:
+            while not self._messages:
+                has_read = self._advance(deadline, has_read=has_read)
+            message = self._messages.popleft()
+            self._messages_size -= sys.getsizeof(message)
+            self._changed.notify_all()  # a background thread may wait for free space
+            return message
 
     def ping(self, timeout: float | None = 10.0) -> float:
         """Send a Ping; return the round-trip time in seconds once its Pong has arrived.
 
-        Keeps the messages that arrive before the Pong for `recv`. Raises as `recv` does.
+        Keeps the messages that arrive before the Pong for `recv`. Raises as `recv` does, and
+        `TimeoutError` when these messages reach `read_buffer_limit`.
         """
-        self._awaited_pong = os.urandom(8)
+        payload = os.urandom(8)
         sent_at = time.monotonic()
         deadline = None if timeout is None else sent_at + timeout
-        self.connection.ping(self._awaited_pong)
-        self._flush_or_raise(deadline)
         has_read = False
-        while self._awaited_pong is not None:
-            has_read = self._advance(deadline, has_read=has_read)
+        with self._changed:
+            self._awaited_pongs.add(payload)
+            try:
+                self.connection.ping(payload)
+                self._flush_or_raise(deadline)
+                while payload in self._awaited_pongs:
+                    if self._is_full:
+                        raise TimeoutError(_UNREAD)
+                    has_read = self._advance(deadline, has_read=has_read)
+            finally:
+                self._awaited_pongs.discard(payload)
         return time.monotonic() - sent_at
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Perform the closing handshake within `close_timeout`, then close the socket.
 
-        Keeps the messages that arrive before the server's Close frame for `recv`. Does nothing
-        if the connection is closed.
+        Keeps the messages that arrive before the server's Close frame for `recv`. When they
+        reach `read_buffer_limit`, closes the socket without the server's Close frame. Does
+        nothing if the connection is closed. A `recv` in another thread then raises
+        `ConnectionClosed`.
 
         Raises:
             ValueError: A Close frame must not carry `code` (section 7.4).
         """
         deadline = time.monotonic() + self._close_timeout
-        self.connection.close(code, reason)
-        try:
-            with suppress(OSError):
-                self._flush(deadline)
-                self._handle_received(deadline)
-                # Section 7.1.1: wait, because the server closes TCP first. Check the clock too:
-                # bytes of a server that sends without a pause arrive after the deadline as well.
-                while time.monotonic() < deadline and self._read(deadline):
+        with self._changed:
+            self.connection.close(code, reason)
+            try:
+                with suppress(OSError):
+                    self._flush(deadline)
                     self._handle_received(deadline)
-        finally:
-            self._disconnect()
+                    # Section 7.1.1: wait, because the server closes TCP first. Check the clock
+                    # too: bytes of a server that sends without a pause arrive after the
+                    # deadline as well.
+                    while (
+                        not self._is_full and time.monotonic() < deadline and self._read(deadline)
+                    ):
+                        self._handle_received(deadline)
+            finally:
+                self._disconnect()
+
+    @property
+    def _is_full(self) -> bool:
+        """True if the messages that wait for `recv` have reached their limit."""
+        return self._messages_size >= self._read_buffer_limit
+
+    def _read_in_background(self) -> None:
+        """Read and handle events until the connection ends."""
+        with self._changed, suppress(WebSocketError):
+            while True:
+                if self._is_full and self.connection.state is not State.CLOSED:
+                    self._changed.wait()
+                else:
+                    self._advance(None, has_read=False)
 
     def _advance(self, deadline: float | None, *, has_read: bool) -> bool:
         """Handle the next event or, without one, read once. Return True after a read.
@@ -280,7 +365,7 @@ class Client:
                 raise self.connection.error
             close = self.connection.close_received
             if close is None:
-                raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, _LOST)
+                raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, self._loss)
             raise ConnectionClosed(close.code, close.reason)
         if has_read and deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError(_NO_DATA)
@@ -288,50 +373,119 @@ class Client:
         return True
 
     def _handle_received(self, deadline: float) -> None:
-        """Handle all events that have arrived, and send the replies."""
-        while (event := self.connection.next_event()) is not None:
+        """Handle the events that have arrived, up to the limit, and send the replies."""
+        while not self._is_full and (event := self.connection.next_event()) is not None:
             self._handle_event(event)
             self._flush(deadline)
 
     def _handle_event(self, event: Event) -> None:
         if isinstance(event, (str, bytes)):
-            self._messages.append(event)
+            if not self._is_full:  # a closed client drops the rest
+                self._messages.append(event)
+                self._messages_size += sys.getsizeof(event)
         elif isinstance(event, Close):
             self._close = event
-        elif isinstance(event, Pong) and event.payload == self._awaited_pong:
-            self._awaited_pong = None
+        elif isinstance(event, Pong):
+            self._awaited_pongs.discard(event.payload)
 
     def _disconnect(self) -> None:
         """Close the socket, then handle the events of the data received before."""
+        # A new socket could get the number of a descriptor that another thread still waits for.
+        # So wake that thread first.
+        while any(thread != threading.get_ident() for thread in self._waiting):
+            with suppress(OSError):
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # not that of TLS
+            self._changed.wait()
         self._socket.close()
         self.connection.receive_eof()
         while (event := self.connection.next_event()) is not None:
             self._handle_event(event)
+        self._changed.notify_all()
 
     def _read(self, deadline: float | None) -> bool:
-        """Read once; return False at the end of the stream. Raises `TimeoutError`."""
+        """Read once, or wait until another thread has; send due Pings.
+
+        Returns:
+            False at the end of the stream.
+
+        Raises:
+            TimeoutError: No data arrived until `deadline`.
+        """
+        thread = threading.get_ident()
+        if self._reader not in (None, thread):
+            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self._changed.wait(timeout):
+                raise TimeoutError(_NO_DATA)
+            return True
+        before, self._reader = self._reader, thread  # `before`: a signal handler may come here
+        data = b""
         try:
-            _set_timeout(self._socket, deadline)
-            data = self._socket.recv(RECEIVE_SIZE)
-        except OSError as error:
-            if _is_timeout(error):
-                raise TimeoutError(_NO_DATA) from None
-            data = b""
+            while True:
+                try:
+                    data = self._socket.recv(RECEIVE_SIZE)
+                    break
+                except (BlockingIOError, ssl.SSLWantReadError):
+                    waits_for = EVENT_READ
+                except ssl.SSLWantWriteError:
+                    waits_for = EVENT_WRITE
+                except OSError:
+                    break
+                # Judge the last Ping only after a read: a busy program reads late.
+                if not self._keep_alive():
+                    break
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutError(_NO_DATA)
+                self._wait(waits_for, deadline, self._ping_timer)
+        finally:
+            self._reader = before
+            self._changed.notify_all()
         if data:
             self._receive_data(data)
         else:
             self.connection.receive_eof()
         return bool(data)
 
+    def _keep_alive(self) -> bool:
+        """Send a Ping if one is due; return False if the last one shows that the server is gone."""
+        now = time.monotonic()
+        if now < self._ping_timer or self.connection.state is not State.OPEN:
+            return True
+        delay = self._keepalive.on_timer(
+            self.connection, now, interval=self._ping_interval, timeout=self._ping_timeout
+        )
+        if delay is None:
+            self._loss = _NO_PONG
+            return False
+        self._ping_timer = now + delay
+        with suppress(TimeoutError):
+            self._flush(now)
+        return True
+
+    def _wait(self, event: int, *deadlines: float | None) -> None:
+        """Wait for the socket without the lock, at most until the first deadline."""
+        times = [deadline for deadline in deadlines if deadline is not None]
+        timeout = min(max(0.0, min(times) - time.monotonic()), _MAX_WAIT)
+        descriptor, thread = self._socket.fileno(), threading.get_ident()
+        self._waiting.append(thread)
+        self._changed.release()
+        try:
+            _wait_for(descriptor, event, timeout)
+        finally:
+            self._changed.acquire()
+            self._waiting.remove(thread)
+            self._changed.notify_all()
+
     def _receive_data(self, data: bytes) -> None:
-        if self._trace is not None and data:
-            self._trace(Role.SERVER, data)
+        if data:
+            self._keepalive.alive_since_ping = True
+            if self._trace is not None:
+                self._trace(Role.SERVER, data)
         self.connection.receive_data(data)
 
     def _flush_or_raise(self, deadline: float | None) -> None:
         """Send the connection's bytes. Raises `ConnectionClosed` or `TimeoutError`."""
         if not self._flush(deadline):
-            raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, _LOST)
+            raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, self._loss)
 
     def _flush(self, deadline: float | None) -> bool:
         """Send the connection's bytes.
@@ -351,27 +505,39 @@ class Client:
         self._write_buffer += data
         while self._write_buffer:
             try:
-                _set_timeout(self._socket, deadline)
                 sent = self._socket.send(self._write_buffer)
-            except OSError as error:
-                if _is_timeout(error):
-                    raise TimeoutError(_NOT_READ) from None
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                waits_for = EVENT_WRITE
+            except ssl.SSLWantReadError:
+                waits_for = EVENT_READ
+            except OSError:
                 self._write_buffer = b""
                 return False
-            self._write_buffer = self._write_buffer[sent:]
+            else:
+                self._write_buffer = self._write_buffer[sent:]
+                continue
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(_NOT_READ)
+            # A server that takes no bytes for so long would not answer a Ping either.
+            limit = time.monotonic() + self._ping_interval + self._ping_timeout
+            self._wait(waits_for, deadline, limit)
+            if time.monotonic() >= limit:
+                self._loss = _NO_PONG
+                with suppress(OSError):
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
         return True
 
 
-def _is_timeout(error: OSError) -> bool:
-    """Return True if the deadline of `_set_timeout` has passed, before a call or during it.
+def _wait_for(descriptor: int, event: int, seconds: float) -> None:
+    """Wait for EVENT_READ or EVENT_WRITE of a socket.
 
-    ETIMEDOUT of the kernel has an `errno` and means a lost connection.
+    `poll` costs a third of a selector that is created for each wait. Windows has only `select`.
     """
-    if isinstance(error, (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)):
-        return True
-    return isinstance(error, TimeoutError) and error.errno is None
-
-
-def _set_timeout(sock: socket.socket, deadline: float | None) -> None:
-    """Let the socket's next call block until `deadline`; None sets no limit."""
-    sock.settimeout(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN if event == EVENT_READ else select.POLLOUT)
+        poll.poll(math.ceil(1000 * seconds))
+    else:
+        with selectors.SelectSelector() as selector:
+            selector.register(descriptor, event)
+            selector.select(seconds)

@@ -6,14 +6,18 @@ the name lookup, every address of the host, TLS and the handshake.
 
 from __future__ import annotations
 
+import os
 import re
+import selectors
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any
+from itertools import zip_longest
+from typing import Any, cast
 
 from wsproto_min.connection import Role
 from wsproto_min.errors import HandshakeError
@@ -22,10 +26,13 @@ from wsproto_min.http import Headers, Response
 from wsproto_min.net.url import WebSocketURL
 
 RECEIVE_SIZE = 1 << 16
+ATTEMPT_DELAY = 0.25
+"""Seconds from one connection attempt to the next (RFC 8305, section 5)."""
 MAX_FIRST_LINE = 500
 """Number of bytes of a refusal's body that an error quotes."""
 
 _LENGTH = re.compile("[0-9]{1,9}")
+_HEAD = re.compile(rb"(?s).+?(?:\r\n\r\n|\Z)")
 
 Trace = Callable[[Role, bytes], None]
 """Observer of the bytes on the wire: called with their sender and the bytes.
@@ -48,7 +55,7 @@ def open_socket(
         OSError: The server cannot be reached; `TimeoutError` after the deadline.
     """
     if url.scheme == "ws+unix":
-        return _connect(socket.AF_UNIX, url.host, deadline)
+        return _connect_unix(url.host, deadline)
     sock = _connect_tcp(url.host, url.port, deadline)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -63,21 +70,71 @@ def open_socket(
 
 
 def _connect_tcp(host: str, port: int, deadline: float) -> socket.socket:
-    """Return a TCP connection to the first address of `host` that accepts one."""
+    """Return a TCP connection to the address of `host` that accepts one first (RFC 8305).
+
+    An attempt begins when one before it has failed, or after ATTEMPT_DELAY. Earlier attempts
+    continue, so no address uses up the time of the others.
+
+    Raises:
+        OSError: No address accepts a connection: the error of the last attempt that failed.
+            `TimeoutError` after the deadline.
+    """
+    addresses = _alternate_families(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     failure = OSError(f"{host}: the name has no address")
-    for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    attempts: set[socket.socket] = set()
+    with selectors.DefaultSelector() as selector:
         try:
-            return _connect(family, address, deadline)
-        except OSError as error:  # also if this machine does not have the address family
-            failure = error
+            while addresses or attempts:
+                wait = _remaining(deadline)
+                if addresses:
+                    family, address = addresses.popleft()
+                    try:
+                        sock = socket.socket(family)
+                        attempts.add(sock)
+                        sock.setblocking(False)
+                        with suppress(BlockingIOError):
+                            sock.connect(address)
+                    except OSError as error:  # also if the machine lacks the address family
+                        failure = error
+                        continue
+                    selector.register(sock, selectors.EVENT_WRITE)
+                if addresses:  # under a short time limit, each one gets an equal share
+                    wait = min(ATTEMPT_DELAY, wait / (len(addresses) + 1))
+                for key, _ in selector.select(wait):
+                    sock = cast("socket.socket", key.fileobj)
+                    selector.unregister(sock)
+                    attempts.remove(sock)
+                    number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                    if not number:
+                        return sock
+                    sock.close()
+                    failure = OSError(number, os.strerror(number))
+        finally:
+            for sock in attempts:
+                sock.close()
     raise failure
 
 
-def _connect(family: int, address: Any, deadline: float) -> socket.socket:
+def _alternate_families(found: Sequence[tuple[Any, ...]]) -> deque[tuple[int, Any]]:
+    """Return (family, address) of each result of getaddrinfo (RFC 8305, section 4).
+
+    The order within a family stays. A first address over a broken IPv6 network is followed by
+    one over IPv4.
+    """
+    families: dict[int, list[tuple[int, Any]]] = {}
+    for family, _, _, _, address in found:
+        families.setdefault(family, []).append((family, address))
+    return deque(each for group in zip_longest(*families.values()) for each in group if each)
+
+
+def _connect_unix(path: str, deadline: float) -> socket.socket:
+    family = getattr(socket, "AF_UNIX", None)
+    if family is None:
+        raise OSError("ws+unix: this system has no Unix sockets; use ws or wss")
     sock = socket.socket(family)
     try:
         sock.settimeout(_remaining(deadline))
-        sock.connect(address)
+        sock.connect(path)
     except BaseException:
         sock.close()
         raise
@@ -107,9 +164,10 @@ def perform_handshake(
         else:
             handshake.receive_eof()
         received += data
-    head = received.removesuffix(result.trailing_data)
-    if trace is not None and head:
-        trace(Role.SERVER, head)
+    if trace is not None:
+        # A 101 may follow 1xx responses, each with a head of its own.
+        for head in _HEAD.findall(received.removesuffix(result.trailing_data)):
+            trace(Role.SERVER, head)
     response = result.response
     if response is not None and response.status != HTTPStatus.SWITCHING_PROTOCOLS:
         line = _first_line(sock, deadline, response, result.trailing_data)

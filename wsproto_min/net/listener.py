@@ -108,9 +108,11 @@ def open_unix_listener(path: str) -> socket.socket:
 
     Raises:
         OSError: The path is unusable. With EADDRINUSE: a server answers there, or the file
-            is not a socket.
+            is not a socket. Or the system has no Unix sockets.
 
     """
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError("Unix socket: this system has none; listen on a TCP port")
     _remove_stale_socket(path)
     sock = socket.socket(socket.AF_UNIX)
     mask = os.umask(0o117)
