@@ -51,8 +51,6 @@ from wsproto_min import (
     accept,
 )
 
-# Bytes. MAX_TEXT characters fit even if each is an escaped surrogate pair (12 bytes).
-MAX_MESSAGE_SIZE = 64 << 10
 # Seconds within which a peer must join a room if the server requires invitations.
 JOIN_TIMEOUT = 10.0
 # Seconds between two checks of the invitations in use.
@@ -105,7 +103,7 @@ class Chat:
             on_disconnect=self._on_disconnect,
             on_before_flush=self._on_before_flush,
             on_iteration_end=self._metrics.iteration_seconds.observe,
-            max_message_size=MAX_MESSAGE_SIZE,
+            max_message_size=protocol.MAX_MESSAGE_SIZE,
         )
         self._store = store
         self._origins = origins or OriginPolicy()

@@ -11,6 +11,7 @@ from typing import NamedTuple
 MAX_TEXT = 4000  # characters
 MAX_NAME = 32  # characters, after normalisation
 MAX_KEY = 64  # characters
+MAX_ROOM_NAME = 64  # characters
 MAX_ID = (1 << 63) - 1  # the largest integer in SQLite
 
 # Seconds for which a name stays reserved for its session after a lost connection.
@@ -18,7 +19,7 @@ RESERVED_FOR = 30.0
 # Presence lists the names of up to this many members, and only counts larger rooms.
 NAMED_MEMBERS = 200
 
-_ROOM_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_ROOM_NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_ROOM_NAME}}}")
 
 # Invisible characters that Unicode classifies as letters, marks or symbols.
 _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0]")

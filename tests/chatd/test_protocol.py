@@ -10,8 +10,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chatd.model import MAX_NAME, MAX_TEXT, InvalidName, Message, normalize_name
+from chatd.model import (
+    MAX_KEY,
+    MAX_NAME,
+    MAX_ROOM_NAME,
+    MAX_TEXT,
+    InvalidName,
+    Message,
+    normalize_name,
+)
 from chatd.protocol import (
+    MAX_MESSAGE_SIZE,
+    MAX_TOKEN,
     ChatError,
     ClientMessage,
     History,
@@ -44,6 +54,36 @@ def parse_error(text: str) -> ChatError:
 
 
 # Valid messages.
+
+
+def escaped(fields: dict[str, str]) -> str:
+    """Return `fields` as JSON with every character as an escape."""
+
+    def quote(text: str) -> str:
+        units = text.encode("utf-16-be").hex()
+        return '"' + "".join("\\u" + units[at : at + 4] for at in range(0, len(units), 4)) + '"'
+
+    return "{" + ", ".join(f"{quote(name)}: {quote(fields[name])}" for name in fields) + "}"
+
+
+def test_message_limit_is_the_size_of_the_largest_say() -> None:
+    wide = "\U0001f600"
+    say = Say("r" * MAX_ROOM_NAME, wide * MAX_TEXT, wide * MAX_KEY)
+    text = escaped({"type": "say", **{name: str(getattr(say, name)) for name in Say._fields}})
+    assert parse(text) == say
+    assert len(text) == MAX_MESSAGE_SIZE
+
+
+def test_largest_join_fits_into_the_message_limit() -> None:
+    longest = {
+        "type": "join",
+        "room": "r" * MAX_ROOM_NAME,
+        "name": "n" * MAX_NAME,
+        "after": "9" * 20,
+        "session": "s" * MAX_KEY,
+        "token": "t" * MAX_TOKEN,
+    }
+    assert len(escaped(longest)) < MAX_MESSAGE_SIZE
 
 
 @pytest.mark.parametrize(
