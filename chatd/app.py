@@ -55,6 +55,8 @@ from wsproto_min import (
 JOIN_TIMEOUT = 10.0
 # Seconds between two checks of the invitations in use.
 RECHECK_INTERVAL = 2.0
+# Seconds of a recheck in one event loop iteration.
+RECHECK_STEP = 0.002
 # Seconds between two runs of retention, and between its steps while more is to be removed.
 RETENTION_INTERVAL = 60.0
 RETENTION_PAUSE = 0.02
@@ -119,6 +121,8 @@ class Chat:
         self._history = HistoryReader(store, self._batcher, self._on_store_error)
         self._rooms = RoomRegistry(self.server, self._history)
         self.server.call_later(0, self._apply_retention)
+        self._to_recheck: list[Peer] = []  # peers that the current recheck has not visited
+        self._recheck_results: dict[str | None, str | None] = {}  # its results by token
         if self._authorizer.requires_invitation:
             self.server.call_later(RECHECK_INTERVAL, self._recheck)
 
@@ -319,18 +323,33 @@ class Chat:
     # Timers.
 
     def _recheck(self) -> None:
-        """Close the peers with an expired or revoked invitation."""
+        """Recheck the invitations in use if one may have become invalid, for one step."""
+        pause = RECHECK_INTERVAL
         try:
-            for peer in self.server.peers:
-                if peer.is_open:
-                    mode: OpenMode = peer.user_data
-                    tokens = mode.tokens.values() if isinstance(mode, ChatMode) else (mode.token,)
-                    reasons = map(self._authorizer.recheck, tokens)
-                    reason = next(filter(None, reasons), None)
-                    if reason is not None:
-                        self._ban(peer, mode, reason)
+            if not self._to_recheck and self._authorizer.needs_recheck(time.time()):
+                self._to_recheck = list(self.server.peers)
+                self._recheck_results = {}
+            step_end = time.monotonic() + RECHECK_STEP
+            while self._to_recheck:
+                self._recheck_peer(self._to_recheck.pop())
+                if self._to_recheck and time.monotonic() >= step_end:
+                    pause = 0.0
+                    break
         finally:  # also after an exception
-            self.server.call_later(RECHECK_INTERVAL, self._recheck)
+            self.server.call_later(pause, self._recheck)
+
+    def _recheck_peer(self, peer: Peer) -> None:
+        """Close a peer with an expired or revoked invitation."""
+        if not peer.is_open:
+            return
+        mode: OpenMode = peer.user_data
+        tokens = set(mode.tokens.values()) if isinstance(mode, ChatMode) else {mode.token}
+        results = self._recheck_results
+        for token in tokens - results.keys():
+            results[token] = self._authorizer.recheck(token)
+        reason = next(filter(None, map(results.get, tokens)), None)
+        if reason is not None:
+            self._ban(peer, mode, reason)
 
     def _ban(self, peer: Peer, mode: OpenMode, reason: str) -> None:
         if isinstance(mode, ChatMode):

@@ -216,7 +216,7 @@ CHATD_LIMITS = {
     "refused connections answered at a time": "OVERFLOW_SLOTS",
     "`Retry-After`": "RETRY_AFTER",
     "time to join a room, if invitations are required": "JOIN_TIMEOUT",
-    "interval between checks of invitations": "RECHECK_INTERVAL",
+    "interval between checks of the revocation list and of the next expiry": "RECHECK_INTERVAL",
     "interval between runs of retention": "RETENTION_INTERVAL",
     "messages deleted in one step of retention": "DELETE_LIMIT",
     "log lines that wait for a slow reader": "MAX_QUEUED_RECORDS",
