@@ -237,6 +237,7 @@ class Chat:
             request = protocol.parse(message)
             if isinstance(request, protocol.Say):
                 member = mode.member(request.room, key=request.key)
+                member.room.typing.pop(member, None)  # the message replaces it
                 new = NewMessage(request.room, member.name, request.text, request.key)
                 self._batcher.add(peer, new)
             elif isinstance(request, protocol.Join):
@@ -244,9 +245,7 @@ class Chat:
             elif isinstance(request, protocol.Leave):
                 self._leave(peer, mode, request)
             elif isinstance(request, protocol.Typing):
-                member = mode.member(request.room)
-                typing = protocol.typing(request.room, member.name)
-                member.room.chat_peers.send(typing, sender=peer)
+                self._rooms.announce_typing(mode.member(request.room))
             elif isinstance(request, protocol.History):
                 mode.member(request.room)
                 self._history.send_page(peer, request)
@@ -282,6 +281,7 @@ class Chat:
     def _on_before_flush(self) -> None:
         self._metrics.messages_received += self._batcher.flush()
         self._rooms.broadcast_presence()
+        self._rooms.broadcast_typing()
 
     def _deliver(self, batch: Batch, result: Sequence[StoredMessage] | StoreError) -> None:
         """Deliver a batch in the store's order, or report to its senders that it failed."""

@@ -25,6 +25,9 @@ from wsproto_min import Peer, Server
 MAX_ROOMS = 100
 # Seconds between two presence messages in a room with over NAMED_MEMBERS.
 PRESENCE_INTERVAL = 1.0
+# Seconds between two announcements of typing in a room, and the names that one announces.
+TYPING_INTERVAL = 1.0
+MAX_TYPING = 5
 # Close code for private use (RFC 6455, 7.4.2): the session continues in another connection.
 TAKEN_OVER = 4001
 
@@ -42,6 +45,7 @@ class RoomRegistry:
         self._history = history
         self._rooms: dict[str, Room] = {}
         self._changed: dict[Room, None] = {}  # rooms with unreported changes
+        self._typing: dict[Room, None] = {}  # rooms with members in `Room.typing`
         self._expiry_scheduled = False
 
     def __iter__(self) -> Iterator[Room]:
@@ -216,3 +220,39 @@ class RoomRegistry:
     def _broadcast_later(self, room: Room) -> None:
         room.broadcast_scheduled = False
         self._changed[room] = None
+
+    # Typing.
+
+    def announce_typing(self, member: Member) -> None:
+        """Announce a member's typing within TYPING_INTERVAL, unless MAX_TYPING others wait.
+
+        A room has many readers, so it gets the announcements of an interval together.
+        """
+        room = member.room
+        if len(room.typing) < MAX_TYPING:
+            room.typing[member] = None
+            self._typing[room] = None
+
+    def broadcast_typing(self) -> None:
+        """Send the rooms the announcements whose time has come."""
+        if not self._typing:
+            return
+        rooms, self._typing = self._typing, {}
+        now = time.monotonic()
+        for room in rooms:
+            wait = room.last_typing_at + TYPING_INTERVAL - now
+            if wait > 0:
+                if not room.typing_scheduled:
+                    room.typing_scheduled = True
+                    self._server.call_later(wait, partial(self._broadcast_typing_later, room))
+                continue
+            members, room.typing = room.typing, {}
+            for member in members:
+                if member.peer is not None:
+                    room.last_typing_at = now
+                    announcement = protocol.typing(room.name, member.name)
+                    room.chat_peers.send(announcement, sender=member.peer)
+
+    def _broadcast_typing_later(self, room: Room) -> None:
+        room.typing_scheduled = False
+        self._typing[room] = None

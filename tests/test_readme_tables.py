@@ -210,6 +210,7 @@ CHATD_LIMITS = {
     "messages in `joined` with `after`": "MAX_MISSED",
     "text in one response": "MAX_RESPONSE_TEXT",
     "members that presence names": "NAMED_MEMBERS",
+    "members that `typing` announces to a room": "MAX_TYPING",
     "reservation of a name": "RESERVED_FOR",
     "connections": "DEFAULT_MAX_PEERS",
     "connections from one address": "DEFAULT_MAX_PER_ADDRESS",
