@@ -14,6 +14,8 @@ MAX_KEY = 64  # characters
 MAX_ROOM_NAME = 64  # characters
 MAX_ID = (1 << 63) - 1  # the largest integer in SQLite
 
+# Rooms in use at the same time. A room takes about 2 KiB.
+DEFAULT_MAX_ROOMS = 20_000
 # Seconds for which a name stays reserved for its session after a lost connection.
 RESERVED_FOR = 30.0
 # Presence lists the names of up to this many members, and only counts larger rooms.

@@ -7,11 +7,12 @@ as soon as the store has returned the messages that it missed.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 
 from chatd import protocol
+from chatd.access import costs
 from chatd.access.invitations import Invitation
 from chatd.history import CatchUp, HistoryReader
 from chatd.model import NAMED_MEMBERS, RESERVED_FOR
@@ -38,10 +39,12 @@ class RoomRegistry:
     Args:
         server: Server with the loop and the groups of the rooms.
         history: Reader for the messages that a joining peer missed.
+        max_rooms: Limit of rooms in use; 0 for none.
     """
 
-    def __init__(self, server: Server, history: HistoryReader) -> None:
+    def __init__(self, server: Server, history: HistoryReader, max_rooms: int) -> None:
         self._server = server
+        self._max_rooms = max_rooms
         self._history = history
         self._rooms: dict[str, Room] = {}
         self._changed: dict[Room, None] = {}  # rooms with unreported changes
@@ -57,21 +60,33 @@ class RoomRegistry:
         return self._rooms.get(name)
 
     def open(self, name: str) -> Room:
-        """Return a room; create it if necessary."""
+        """Return a room; create it if necessary.
+
+        Raises:
+            ChatError: `too_many_rooms` if the server has `max_rooms` already.
+        """
         room = self._rooms.get(name)
         if room is None:
+            if self._max_rooms and len(self._rooms) >= self._max_rooms:
+                reason = f"the server has its limit of {self._max_rooms} rooms; use another room"
+                raise ChatError("too_many_rooms", reason, room=name)
             room = self._rooms[name] = Room(name, self._server.group(), self._server.group())
         return room
 
     # Joining.
 
     def join(
-        self, peer: Peer, mode: ChatMode, request: protocol.Join, invitation: Invitation | None
+        self,
+        peer: Peer,
+        mode: ChatMode,
+        request: protocol.Join,
+        invitation: Invitation | None,
+        done: Callable[[float], None],
     ) -> None:
         """Let a peer in chat mode join a room, or change the peer's name there.
 
         An invitation decides the name. The peer receives `joined` when the store has
-        answered, and live messages from then on.
+        answered, and live messages from then on. Then `done` is called with the cost.
 
         Raises:
             ChatError: `too_many_rooms` or `name_taken`.
@@ -102,7 +117,7 @@ class RoomRegistry:
         mode.members[room.name] = member
         if invitation is not None:
             mode.tokens[room.name] = request.token
-        self._catch_up(peer, mode, member, request)
+        self._catch_up(peer, mode, member, request, done)
 
     def join_plain(self, peer: Peer, mode: PlainMode) -> Member:
         """Let a peer in plain mode join its room, before its first message."""
@@ -115,32 +130,47 @@ class RoomRegistry:
         mode.member = room.join_as_guest(peer, now)
         return mode.member
 
-    def _catch_up(self, peer: Peer, mode: ChatMode, member: Member, request: protocol.Join) -> None:
+    def _catch_up(
+        self,
+        peer: Peer,
+        mode: ChatMode,
+        member: Member,
+        request: protocol.Join,
+        done: Callable[[float], None],
+    ) -> None:
         """Send `joined` when the store has answered, and let live messages follow."""
         room = member.room
 
-        def finish(result: CatchUp | StoreError) -> None:
+        def respond(result: CatchUp | StoreError) -> float:
             if member.peer is not peer:
-                return  # the peer left, or lost the name, before the store answered
+                return 0.0  # the peer left, or lost the name, before the store answered
             if isinstance(result, StoreError):
                 room.chat_peers.discard(peer)  # present if the peer joined before
                 mode.forget(room.name)
                 # A client that presented its session can present it again.
                 self.leave(member, reserve=request.session == member.session)
                 self._history.report_failure(peer, room.name, result)
-            else:
-                room.chat_peers.add(peer)
-                peer.send(
-                    protocol.joined(
-                        room.name,
-                        member.name,
-                        member.session,
-                        room.names_to_send(),
-                        room.count,
-                        result.messages,
-                        gap=result.gap,
-                    )
-                )
+                return 0.0
+            room.chat_peers.add(peer)
+            names = room.names_to_send()
+            response = protocol.joined(
+                room.name,
+                member.name,
+                member.session,
+                names,
+                room.count,
+                result.messages,
+                gap=result.gap,
+            )
+            peer.send(response)
+            return costs.response_cost(len(result.messages), len(response), len(names))
+
+        def finish(result: CatchUp | StoreError) -> None:
+            cost = 0.0
+            try:
+                cost = respond(result)
+            finally:
+                done(cost)
 
         self._history.catch_up(room.name, request.after, finish)
 
@@ -234,7 +264,7 @@ class RoomRegistry:
             self._typing[room] = None
 
     def broadcast_typing(self) -> None:
-        """Send the rooms the announcements whose time has come."""
+        """Announce typing in the rooms that have waited for TYPING_INTERVAL."""
         if not self._typing:
             return
         rooms, self._typing = self._typing, {}

@@ -17,6 +17,7 @@ import pytest
 import chatd
 import wsproto_min
 from chatd import protocol
+from chatd.access.costs import CONNECTIONS_PER_ADDRESS
 from chatd.model import Message
 from chatd.options import parse_arguments
 from tests.documents import (
@@ -220,6 +221,12 @@ CHATD_LIMITS = {
     "interval between checks of the revocation list and of the next expiry": "RECHECK_INTERVAL",
     "interval between runs of retention": "RETENTION_INTERVAL",
     "messages deleted in one step of retention": "DELETE_LIMIT",
+    "message that counts as one": "CHEAP_SIZE",
+    "stored messages of a response that count as one message": "MESSAGES_PER_UNIT",
+    "characters of a response that count as one message": "CHARACTERS_PER_UNIT",
+    "names in a response that count as one message": "NAMES_PER_UNIT",
+    "receivers of a `say` that count as one message of its address": "CHEAP_MEMBERS",
+    "rooms in use": "DEFAULT_MAX_ROOMS",
     "log lines that wait for a slow reader": "MAX_QUEUED_RECORDS",
 }
 
@@ -232,6 +239,8 @@ def test_limits_of_chatd_match_the_code() -> None:
     rate = parse_arguments([]).rate_limit
     assert shown == {
         "messages per second of one peer": f"{rate:g}, and {2 * rate:g} at once (`--rate-limit`)",
+        "messages per second of one address": f"{CONNECTIONS_PER_ADDRESS * rate:g}, and"
+        f" {2 * CONNECTIONS_PER_ADDRESS * rate:g} at once (`--rate-per-address`)",
         "opening handshake, closing handshake": f"{default_of('open_timeout'):g} s each",
         "write buffer of one peer": f"{default_of('write_buffer_limit') >> 20} MiB",
     }

@@ -518,7 +518,7 @@ def test_recheck_ignores_connections_in_the_handshake(
 
 @contextmanager
 def counted_signatures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """List the payloads whose signatures the block verifies or makes."""
+    """List the payloads that the block signs, for a new token or a verification."""
     payloads: list[str] = []
     sign = Invitations._sign
 
