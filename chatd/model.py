@@ -52,6 +52,22 @@ def is_room_name(name: str) -> bool:
     return _ROOM_NAME.fullmatch(name) is not None
 
 
+def _is_too_long(name: str) -> bool:
+    """Return True if no composition makes the name MAX_NAME characters short.
+
+    NFKC takes quadratic time for many combining marks, and NFKD does not. A composed
+    character stands for at most four characters, a letter and three marks.
+    """
+    decomposed = unicodedata.normalize("NFKD", name).strip()
+    if len(decomposed) > 4 * MAX_NAME:
+        return True
+    marks = longest = 0
+    for character in decomposed:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        longest = max(longest, marks)
+    return longest > MAX_NAME + 3
+
+
 def normalize_name(name: str) -> str:
     """Return a name as the chat shows it: NFKC, trimmed, without variation selectors.
 
@@ -60,7 +76,10 @@ def normalize_name(name: str) -> str:
             marks only, or contains a control, format or invisible character.
     """
     # Selectors go first, because one can stand between a letter and its accent.
-    normalized = unicodedata.normalize("NFKC", _VARIATION.sub("", name)).strip()
+    name = _VARIATION.sub("", name)
+    if not name.isascii() and _is_too_long(name):
+        raise InvalidName(f"name must be 1 to {MAX_NAME} characters")
+    normalized = unicodedata.normalize("NFKC", name).strip()
     if not 1 <= len(normalized) <= MAX_NAME:
         raise InvalidName(f"name must be 1 to {MAX_NAME} characters")
     # isprintable() is False for control, format (including bidirectional overrides),

@@ -17,6 +17,7 @@ from chatd.model import (
     MAX_TEXT,
     InvalidName,
     Message,
+    _is_too_long,
     normalize_name,
 )
 from chatd.protocol import (
@@ -474,3 +475,33 @@ def test_short_server_messages_have_the_documented_fields() -> None:
         "key": "",
         "room": "r",
     }
+
+
+@given(
+    st.text(
+        st.sampled_from("e\u0301\u0327\u0308\ufdfa\u1f82\uac01\u1100\u1161\u11a8 \u00a8"),
+        max_size=160,
+    )
+)
+@example("\u1f82" * MAX_NAME)
+@example("e" + "\u0301" * (MAX_NAME - 1))
+@example("\uac01" * MAX_NAME)
+def test_name_is_too_long_only_if_its_composition_is(name: str) -> None:
+    composed = unicodedata.normalize("NFKC", name).strip()
+    if _is_too_long(name):
+        assert len(composed) > MAX_NAME
+
+
+def test_name_with_many_marks_is_refused_before_composition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    normalize = unicodedata.normalize
+
+    def decompose(form: Any, text: str) -> str:
+        assert form == "NFKD"
+        return normalize(form, text)
+
+    monkeypatch.setattr(unicodedata, "normalize", decompose)
+    for name in ("\ufdfa" * 128, "\u0301\u0327" * 64, "e" + "\u0301" * 127):
+        with pytest.raises(InvalidName, match="1 to 32 characters"):
+            normalize_name(name)
