@@ -61,6 +61,9 @@ RECHECK_STEP = 0.002
 # Seconds between two runs of retention, and between its steps while more is to be removed.
 RETENTION_INTERVAL = 60.0
 RETENTION_PAUSE = 0.02
+# Seconds of one event loop iteration after which each peer may send one message more. The next
+# ones wait for the next iteration. A server without a limit on the rate reads all.
+READING_STEP = 0.005
 # Seconds for which a peer is not read while its request waits; it is read at the end of the
 # request if that is earlier.
 WAITING_PAUSE = 30.0
@@ -123,6 +126,8 @@ class Chat:
             address_rate = costs.CONNECTIONS_PER_ADDRESS * rate
         self._budgets = costs.Budgets(rate, burst, address_rate, trusted_proxies)
         self._work = WorkQueue(self.server.call_later)
+        self._limits_rate = rate > 0
+        self._reading_end = 0.0  # of this iteration, from its first message on
         self._compression = DeflateParameters.NO_CONTEXT_TAKEOVER if compression else None
         limiter = ConnectionLimiter(max_peers, max_per_address, trusted_proxies)
         self._access_log = AccessLog(limiter, self._metrics, trusted_proxies)
@@ -243,7 +248,8 @@ class Chat:
         if mode.budget is None:
             mode.budget = self._budgets.open(peer.address)
         wait = mode.budget.charge(costs.message_cost(len(message)))
-        if wait > 0:
+        # Bursts of many peers may come together. The others take turns after READING_STEP.
+        if wait > 0 or self._is_reading_over():
             peer.pause_reading(wait)
         if isinstance(mode, PlainMode):
             self._say_plain(peer, mode, message)
@@ -258,6 +264,15 @@ class Chat:
                     self._serve(peer, mode, request)
             except ChatError as error:
                 peer.send(protocol.error(error))
+
+    def _is_reading_over(self) -> bool:
+        """Return True if this iteration has processed messages for READING_STEP seconds."""
+        if not self._limits_rate:
+            return False
+        now = time.monotonic()
+        if self._reading_end == 0.0:
+            self._reading_end = now + READING_STEP
+        return now > self._reading_end
 
     def _is_expensive(self, request: protocol.ClientMessage) -> bool:
         if isinstance(request, protocol.Say):
@@ -361,6 +376,7 @@ class Chat:
         self._rooms.broadcast_presence()
         self._rooms.broadcast_typing()
         self._work.end_iteration()
+        self._reading_end = 0.0
 
     def _deliver(self, batch: Batch, result: Sequence[StoredMessage] | StoreError) -> None:
         """Deliver a batch in the store's order, or report to its senders that it failed."""

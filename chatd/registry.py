@@ -29,6 +29,8 @@ PRESENCE_INTERVAL = 1.0
 # Seconds between two announcements of typing in a room, and the names that one announces.
 TYPING_INTERVAL = 1.0
 MAX_TYPING = 5
+# Seconds of one event loop iteration in which expired reservations are removed.
+EXPIRY_STEP = 0.002
 # Close code for private use (RFC 6455, 7.4.2): the session continues in another connection.
 TAKEN_OVER = 4001
 
@@ -50,6 +52,8 @@ class RoomRegistry:
         self._changed: dict[Room, None] = {}  # rooms with unreported changes
         self._typing: dict[Room, None] = {}  # rooms with members in `Room.typing`
         self._expiry_scheduled = False
+        self._to_expire: list[Room] = []  # rooms that the current expiry has not visited
+        self._reservations_remain = False
 
     def __iter__(self) -> Iterator[Room]:
         """Iterate over the rooms in use."""
@@ -219,13 +223,21 @@ class RoomRegistry:
             self._server.call_later(RESERVED_FOR, self._expire_reservations)
 
     def _expire_reservations(self) -> None:
-        self._expiry_scheduled = False
+        """Remove expired reservations for up to EXPIRY_STEP seconds of this iteration."""
         now = time.monotonic()
-        remaining = 0
-        for room in list(self):
-            remaining += room.expire_reservations(now)
+        if not self._to_expire:
+            self._to_expire = list(self)
+            self._reservations_remain = False
+        while self._to_expire:
+            room = self._to_expire.pop()
+            if room.expire_reservations(now):
+                self._reservations_remain = True
             self._close_if_empty(room)
-        if remaining:
+            if self._to_expire and time.monotonic() >= now + EXPIRY_STEP:
+                self._server.call_later(0, self._expire_reservations)
+                return
+        self._expiry_scheduled = False
+        if self._reservations_remain:
             self._schedule_expiry()
 
     # Presence.

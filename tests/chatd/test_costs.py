@@ -11,17 +11,19 @@ from typing import Any
 
 import pytest
 
-from chatd import work_queue
+from chatd import app, registry, rooms, work_queue
 from chatd.access import costs
 from chatd.access.costs import Budgets
 from chatd.access.rate_limit import TokenBucket
 from chatd.access.trusted_networks import parse_network
 from chatd.history import HistoryReader
 from chatd.protocol import MAX_MESSAGE_SIZE, History
+from chatd.rooms import Room
 from chatd.storage.store import NewMessage
 from chatd.work_queue import WorkQueue
+from tests.benchmarks.client import masked_frame
 from tests.chat import ChatClient, bare_peer, open_client, open_store, serve_chat
-from tests.support import PATIENCE, poll
+from tests.support import PATIENCE, Client, poll
 from wsproto_min import DeflateParameters, HandshakeError
 from wsproto_min.net.client import connect
 from wsproto_min.net.peer import Peer
@@ -245,6 +247,28 @@ def test_history_requests_are_spread_over_iterations(
     assert max(pages) == 1
 
 
+def test_bursts_of_messages_are_spread_over_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "READING_STEP", -1.0)
+    counts = [0]
+    on_message, end_iteration = app.Chat._on_message, WorkQueue.end_iteration
+
+    def count(self: app.Chat, peer: Peer, message: str | bytes) -> None:
+        counts[-1] += 1
+        on_message(self, peer, message)
+
+    def end(self: WorkQueue) -> None:
+        counts.append(0)
+        end_iteration(self)
+
+    monkeypatch.setattr(app.Chat, "_on_message", count)
+    monkeypatch.setattr(WorkQueue, "end_iteration", end)
+    with serve_chat(rate=20.0, burst=40.0) as chat, Client(chat.address, "/r/x") as ann:
+        frames = b"".join(masked_frame(b"x") for _ in range(30))
+        ann.sock.sendall(frames)
+        poll(lambda: sum(counts) == 30, "the server has processed all messages")
+    assert max(counts) <= 2  # one when the peer is read, one at the end of its pause
+
+
 def test_history_is_charged_by_messages_and_bytes() -> None:
     store = open_store()
     store.append([NewMessage("lobby", "Ben", "x" * 3000, None)] * 70, lambda _: None)
@@ -403,3 +427,29 @@ def test_rooms_in_total_are_limited_in_both_modes() -> None:
         with open_client(chat.address, "/r/room-2"):
             ann.send(type="leave", room="room-0")
             ann.join("room-3", "Ann")
+
+
+def test_expiry_of_reservations_is_spread_over_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (rooms, registry):
+        monkeypatch.setattr(module, "RESERVED_FOR", 0.05)
+    monkeypatch.setattr(registry, "EXPIRY_STEP", -1.0)
+    visits = [0]
+    expire, end_iteration = Room.expire_reservations, WorkQueue.end_iteration
+
+    def count(self: Room, now: float) -> int:
+        visits[-1] += 1
+        return expire(self, now)
+
+    def end(self: WorkQueue) -> None:
+        visits.append(0)
+        end_iteration(self)
+
+    monkeypatch.setattr(Room, "expire_reservations", count)
+    monkeypatch.setattr(WorkQueue, "end_iteration", end)
+    with serve_chat(max_rooms=5) as chat, ChatClient(chat.address) as ben:
+        with ChatClient(chat.address) as ann:
+            for number in range(5):
+                ann.join(f"room-{number}", "Ann")
+        poll(lambda: sum(visits) >= 5, "all rooms were visited")
+        ben.join("another", "Ben")  # there is a place again
+    assert max(visits) == 1
