@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from json.encoder import encode_basestring
 from typing import NamedTuple
 
 from chatd import protocol
+from chatd.access import costs
 from chatd.model import Message
 from chatd.protocol import ChatError
 from chatd.storage.store import MessageStore, Page, StoreError
@@ -19,9 +21,9 @@ from wsproto_min import Peer
 # Messages in `joined` for a `join` without and with the id of the last message seen.
 MAX_NEWEST = 50
 MAX_MISSED = 1000
-# Bytes of text in one response. Clients commonly accept messages of up to 1 MiB, which
-# must also hold the names, times and ids of 1000 messages.
-MAX_RESPONSE_TEXT = 1 << 19
+# Bytes of text in one response. Encoding and compressing this size takes 1 to 2 ms, in which
+# the server does nothing else.
+MAX_RESPONSE_TEXT = 1 << 17
 
 
 class CatchUp(NamedTuple):
@@ -50,16 +52,21 @@ class HistoryReader:
         self._batcher = batcher
         self._on_error = on_error
 
-    def send_page(self, peer: Peer, request: protocol.History) -> None:
-        """Send a peer the page of history that it requests."""
+    def send_page(
+        self, peer: Peer, request: protocol.History, done: Callable[[float], None]
+    ) -> None:
+        """Send a peer the page of history that it requests; call `done` with the cost."""
 
         def respond(result: Page | StoreError) -> None:
             if isinstance(result, StoreError):
                 self.report_failure(peer, request.room, result)
+                done(0.0)
             else:
                 messages, truncated = _truncate(result.messages)
                 more = result.more or truncated
-                peer.send(protocol.history(request.room, messages, more=more))
+                response = protocol.history(request.room, messages, more=more)
+                peer.send(response)
+                done(costs.response_cost(len(result.messages), len(response)))
 
         self._store.read_before(request.room, request.before, request.limit, respond)
 
@@ -102,9 +109,7 @@ def _truncate(messages: Sequence[Message]) -> tuple[Sequence[Message], bool]:
     """Return the newest messages within MAX_RESPONSE_TEXT, and whether older ones are left out."""
     size = 0
     for index in range(len(messages) - 1, -1, -1):
-        text = messages[index].text
-        # In JSON a quotation mark takes two bytes and a control character six.
-        size += len(text) * (2 if text.isascii() and text.isprintable() else 6)
+        size += len(encode_basestring(messages[index].text).encode())
         if size > MAX_RESPONSE_TEXT:
             return messages[index + 1 :], True
     return messages, False

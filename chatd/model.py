@@ -12,14 +12,17 @@ from typing import NamedTuple
 MAX_TEXT = 4000  # characters
 MAX_NAME = 32  # characters, after normalisation
 MAX_KEY = 64  # characters
+MAX_ROOM_NAME = 64  # characters
 MAX_ID = (1 << 63) - 1  # the largest integer in SQLite
 
+# Rooms in use at the same time. A room takes about 2 KiB.
+DEFAULT_MAX_ROOMS = 20_000
 # Seconds for which a name stays reserved for its session after a lost connection.
 RESERVED_FOR = 30.0
 # Presence lists the names of up to this many members, and only counts larger rooms.
 NAMED_MEMBERS = 200
 
-_ROOM_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_ROOM_NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_ROOM_NAME}}}")
 
 # Invisible characters that Unicode classifies as letters, marks or symbols.
 _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0]")
@@ -76,6 +79,22 @@ def is_room_name(name: str) -> bool:
     return _ROOM_NAME.fullmatch(name) is not None
 
 
+def _is_too_long(name: str) -> bool:
+    """Return True if no composition makes the name MAX_NAME characters short.
+
+    NFKC takes quadratic time for many combining marks, and NFKD does not. A composed
+    character stands for at most four characters, a letter and three marks.
+    """
+    decomposed = unicodedata.normalize("NFKD", name).strip()
+    if len(decomposed) > 4 * MAX_NAME:
+        return True
+    marks = longest = 0
+    for character in decomposed:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        longest = max(longest, marks)
+    return longest > MAX_NAME + 3
+
+
 def normalize_name(name: str) -> str:
     """Return a name as the chat shows it: NFKC, trimmed, without variation selectors.
 
@@ -87,7 +106,10 @@ def normalize_name(name: str) -> str:
             marks only, or contains a control, format or invisible character.
     """
     # Selectors go first, because one can stand between a letter and its accent.
-    normalized = unicodedata.normalize("NFKC", _VARIATION.sub("", name)).strip()
+    name = _VARIATION.sub("", name)
+    if not name.isascii() and _is_too_long(name):
+        raise InvalidName(f"name must be 1 to {MAX_NAME} characters")
+    normalized = unicodedata.normalize("NFKC", name).strip()
     if not 1 <= len(normalized) <= MAX_NAME:
         raise InvalidName(f"name must be 1 to {MAX_NAME} characters")
     # isprintable() is False for control, format (including bidirectional overrides),

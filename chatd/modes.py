@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from chatd.access.rate_limit import TokenBucket
+from chatd.access.costs import Budget
 from chatd.ops.access_log import ConnectionRecord
 from chatd.protocol import ChatError
 from chatd.rooms import Member, Room
@@ -27,14 +27,16 @@ class ChatMode:
 
     `members` and `tokens` have room names as keys: the connection's members, and the
     invitation tokens that they joined with. `has_joined` is True after the first join,
-    also once the peer has left all rooms.
+    also once the peer has left all rooms. `waiting` is the number of its requests in the
+    work queue.
     """
 
-    __slots__ = ("bucket", "has_joined", "members", "record", "tokens")
+    __slots__ = ("budget", "has_joined", "members", "record", "tokens", "waiting")
 
     def __init__(self, record: ConnectionRecord) -> None:
         self.record = record
-        self.bucket: TokenBucket | None = None  # until the first message
+        self.budget: Budget | None = None  # until the first message
+        self.waiting = 0
         self.has_joined = False
         self.members: dict[str, Member] = {}
         self.tokens: dict[str, str | None] = {}
@@ -64,13 +66,13 @@ class PlainMode:
     `name` and `token` come from its invitation, if it has one.
     """
 
-    __slots__ = ("bucket", "member", "name", "record", "room", "token")
+    __slots__ = ("budget", "member", "name", "record", "room", "token")
 
     def __init__(
         self, record: ConnectionRecord, room: Room, name: str | None, token: str | None
     ) -> None:
         self.record = record
-        self.bucket: TokenBucket | None = None
+        self.budget: Budget | None = None  # until the first message
         self.room = room
         self.name = name
         self.member: Member | None = None

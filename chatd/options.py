@@ -13,9 +13,10 @@ from typing import NoReturn
 
 import chatd
 from chatd.access.connection_limits import DEFAULT_MAX_PEERS, DEFAULT_MAX_PER_ADDRESS
+from chatd.access.costs import CONNECTIONS_PER_ADDRESS
 from chatd.access.origin import is_origin
 from chatd.access.trusted_networks import TrustedNetwork, parse_network
-from chatd.model import MAX_ID, InvalidName, is_room_name, normalize_name
+from chatd.model import DEFAULT_MAX_ROOMS, MAX_ID, InvalidName, is_room_name, normalize_name
 from chatd.ops.log_handler import FORMATTERS
 from chatd.storage.sqlite import MEMORY
 
@@ -139,6 +140,13 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
         " (default: %(default)g)",
     )
     add(
+        "--rate-per-address",
+        type=_non_negative,
+        metavar="N",
+        help="messages per second from one address or one IPv6 /64 network, twice as many at"
+        f" once; 0 for no limit (default: {CONNECTIONS_PER_ADDRESS} times --rate-limit)",
+    )
+    add(
         "--allow-host",
         action="append",
         default=[],
@@ -177,6 +185,13 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="connections from one address or one IPv6 /64 network; 0 for no limit"
         f" (default: {DEFAULT_MAX_PER_ADDRESS}, and no limit for this machine)",
+    )
+    add(
+        "--max-rooms",
+        type=_limit,
+        default=DEFAULT_MAX_ROOMS,
+        metavar="N",
+        help="rooms in use at the same time; 0 for no limit (default: %(default)s)",
     )
     add(
         "--metrics-from",

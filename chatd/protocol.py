@@ -8,6 +8,7 @@ Rooms, peers and sockets belong to other modules.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring
@@ -17,6 +18,7 @@ from chatd.model import (
     MAX_ID,
     MAX_KEY,
     MAX_NAME,
+    MAX_ROOM_NAME,
     MAX_TEXT,
     InvalidName,
     Message,
@@ -28,6 +30,12 @@ SUBPROTOCOL = "chat.v1"
 
 MAX_TOKEN = 4096  # characters
 MAX_HISTORY = 200  # messages in one `history`
+# Bytes of the largest valid message: a `say` with every character as a JSON escape. An escape
+# takes 6 bytes, or 12 above U+FFFF. The 18 letters are those of the field names and of `say`.
+# The 32 bytes are the punctuation, with a space after each colon and comma.
+MAX_MESSAGE_SIZE = 12 * (MAX_TEXT + MAX_KEY) + 6 * (MAX_ROOM_NAME + 18) + 32
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class ChatError(Exception):
@@ -221,7 +229,7 @@ def _string(fields: Mapping[str, Any], name: str, limit: int | None) -> str:
     if limit is not None and len(value) > limit:
         raise ChatError("bad_message", f"{name} has at most {limit} characters")
     # A JSON escape can denote half a surrogate pair, but UTF-8 cannot encode it.
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+    if not value.isascii() and _SURROGATE.search(value):
         raise ChatError("bad_message", f"{name} contains half a surrogate pair")
     return value
 

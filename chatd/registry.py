@@ -7,11 +7,12 @@ as soon as the store has returned the messages that it missed.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 
 from chatd import protocol
+from chatd.access import costs
 from chatd.access.invitations import Invitation
 from chatd.history import CatchUp, HistoryReader
 from chatd.model import NAMED_MEMBERS, RESERVED_FOR, name_key
@@ -25,6 +26,11 @@ from wsproto_min import Peer, Server
 MAX_ROOMS = 100
 # Seconds between two presence messages in a room with over NAMED_MEMBERS.
 PRESENCE_INTERVAL = 1.0
+# Seconds between two announcements of typing in a room, and the names that one announces.
+TYPING_INTERVAL = 1.0
+MAX_TYPING = 5
+# Seconds of one event loop iteration in which expired reservations are removed.
+EXPIRY_STEP = 0.002
 # Close code for private use (RFC 6455, 7.4.2): the session continues in another connection.
 TAKEN_OVER = 4001
 
@@ -35,14 +41,19 @@ class RoomRegistry:
     Args:
         server: Server with the loop and the groups of the rooms.
         history: Reader for the messages that a joining peer missed.
+        max_rooms: Limit of rooms in use; 0 for none.
     """
 
-    def __init__(self, server: Server, history: HistoryReader) -> None:
+    def __init__(self, server: Server, history: HistoryReader, max_rooms: int) -> None:
         self._server = server
+        self._max_rooms = max_rooms
         self._history = history
         self._rooms: dict[str, Room] = {}
         self._changed: dict[Room, None] = {}  # rooms with unreported changes
+        self._typing: dict[Room, None] = {}  # rooms with members in `Room.typing`
         self._expiry_scheduled = False
+        self._to_expire: list[Room] = []  # rooms that the current expiry has not visited
+        self._reservations_remain = False
 
     def __iter__(self) -> Iterator[Room]:
         """Iterate over the rooms in use."""
@@ -53,21 +64,33 @@ class RoomRegistry:
         return self._rooms.get(name)
 
     def open(self, name: str) -> Room:
-        """Return a room; create it if necessary."""
+        """Return a room; create it if necessary.
+
+        Raises:
+            ChatError: `too_many_rooms` if the server has `max_rooms` already.
+        """
         room = self._rooms.get(name)
         if room is None:
+            if self._max_rooms and len(self._rooms) >= self._max_rooms:
+                reason = f"the server has its limit of {self._max_rooms} rooms; use another room"
+                raise ChatError("too_many_rooms", reason, room=name)
             room = self._rooms[name] = Room(name, self._server.group(), self._server.group())
         return room
 
     # Joining.
 
     def join(
-        self, peer: Peer, mode: ChatMode, request: protocol.Join, invitation: Invitation | None
+        self,
+        peer: Peer,
+        mode: ChatMode,
+        request: protocol.Join,
+        invitation: Invitation | None,
+        done: Callable[[float], None],
     ) -> None:
         """Let a peer in chat mode join a room, or change the peer's name there.
 
         An invitation decides the name. The peer receives `joined` when the store has
-        answered, and live messages from then on.
+        answered, and live messages from then on. Then `done` is called with the cost.
 
         Raises:
             ChatError: `too_many_rooms` or `name_taken`.
@@ -98,7 +121,7 @@ class RoomRegistry:
         mode.members[room.name] = member
         if invitation is not None:
             mode.tokens[room.name] = request.token
-        self._catch_up(peer, mode, member, request)
+        self._catch_up(peer, mode, member, request, done)
 
     def join_plain(self, peer: Peer, mode: PlainMode) -> Member:
         """Let a peer in plain mode join its room, before its first message."""
@@ -111,32 +134,47 @@ class RoomRegistry:
         mode.member = room.join_as_guest(peer, now)
         return mode.member
 
-    def _catch_up(self, peer: Peer, mode: ChatMode, member: Member, request: protocol.Join) -> None:
+    def _catch_up(
+        self,
+        peer: Peer,
+        mode: ChatMode,
+        member: Member,
+        request: protocol.Join,
+        done: Callable[[float], None],
+    ) -> None:
         """Send `joined` when the store has answered, and let live messages follow."""
         room = member.room
 
-        def finish(result: CatchUp | StoreError) -> None:
+        def respond(result: CatchUp | StoreError) -> float:
             if member.peer is not peer:
-                return  # the peer left, or lost the name, before the store answered
+                return 0.0  # the peer left, or lost the name, before the store answered
             if isinstance(result, StoreError):
                 room.chat_peers.discard(peer)  # present if the peer joined before
                 mode.forget(room.name)
                 # A client that presented its session can present it again.
                 self.leave(member, reserve=request.session == member.session)
                 self._history.report_failure(peer, room.name, result)
-            else:
-                room.chat_peers.add(peer)
-                peer.send(
-                    protocol.joined(
-                        room.name,
-                        member.name,
-                        member.session,
-                        room.names_to_send(),
-                        room.count,
-                        result.messages,
-                        gap=result.gap,
-                    )
-                )
+                return 0.0
+            room.chat_peers.add(peer)
+            names = room.names_to_send()
+            response = protocol.joined(
+                room.name,
+                member.name,
+                member.session,
+                names,
+                room.count,
+                result.messages,
+                gap=result.gap,
+            )
+            peer.send(response)
+            return costs.response_cost(len(result.messages), len(response), len(names))
+
+        def finish(result: CatchUp | StoreError) -> None:
+            cost = 0.0
+            try:
+                cost = respond(result)
+            finally:
+                done(cost)
 
         self._history.catch_up(room.name, request.after, finish)
 
@@ -185,13 +223,21 @@ class RoomRegistry:
             self._server.call_later(RESERVED_FOR, self._expire_reservations)
 
     def _expire_reservations(self) -> None:
-        self._expiry_scheduled = False
+        """Remove expired reservations for up to EXPIRY_STEP seconds of this iteration."""
         now = time.monotonic()
-        remaining = 0
-        for room in list(self):
-            remaining += room.expire_reservations(now)
+        if not self._to_expire:
+            self._to_expire = list(self)
+            self._reservations_remain = False
+        while self._to_expire:
+            room = self._to_expire.pop()
+            if room.expire_reservations(now):
+                self._reservations_remain = True
             self._close_if_empty(room)
-        if remaining:
+            if self._to_expire and time.monotonic() >= now + EXPIRY_STEP:
+                self._server.call_later(0, self._expire_reservations)
+                return
+        self._expiry_scheduled = False
+        if self._reservations_remain:
             self._schedule_expiry()
 
     # Presence.
@@ -216,3 +262,39 @@ class RoomRegistry:
     def _broadcast_later(self, room: Room) -> None:
         room.broadcast_scheduled = False
         self._changed[room] = None
+
+    # Typing.
+
+    def announce_typing(self, member: Member) -> None:
+        """Announce a member's typing within TYPING_INTERVAL, unless MAX_TYPING others wait.
+
+        A room has many readers, so it gets the announcements of an interval together.
+        """
+        room = member.room
+        if len(room.typing) < MAX_TYPING:
+            room.typing[member] = None
+            self._typing[room] = None
+
+    def broadcast_typing(self) -> None:
+        """Announce typing in the rooms that have waited for TYPING_INTERVAL."""
+        if not self._typing:
+            return
+        rooms, self._typing = self._typing, {}
+        now = time.monotonic()
+        for room in rooms:
+            wait = room.last_typing_at + TYPING_INTERVAL - now
+            if wait > 0:
+                if not room.typing_scheduled:
+                    room.typing_scheduled = True
+                    self._server.call_later(wait, partial(self._broadcast_typing_later, room))
+                continue
+            members, room.typing = room.typing, {}
+            for member in members:
+                if member.peer is not None:
+                    room.last_typing_at = now
+                    announcement = protocol.typing(room.name, member.name)
+                    room.chat_peers.send(announcement, sender=member.peer)
+
+    def _broadcast_typing_later(self, room: Room) -> None:
+        room.typing_scheduled = False
+        self._typing[room] = None

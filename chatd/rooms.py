@@ -46,7 +46,8 @@ class Room:
 
     `count` is the number of members with a peer. `last_broadcast_at` is the time of
     the last presence message; `broadcast_scheduled` is True while a timer for the
-    next one is pending.
+    next one is pending. `typing` has the members whose typing is not announced yet;
+    `last_typing_at` and `typing_scheduled` are like those of the presence message.
 
     Args:
         name: Name of the room.
@@ -66,8 +67,11 @@ class Room:
         "chat_peers",
         "count",
         "last_broadcast_at",
+        "last_typing_at",
         "name",
         "plain_peers",
+        "typing",
+        "typing_scheduled",
     )
 
     def __init__(self, name: str, chat_peers: Group, plain_peers: Group) -> None:
@@ -77,6 +81,9 @@ class Room:
         self.count = 0
         self.last_broadcast_at = 0.0
         self.broadcast_scheduled = False
+        self.typing: dict[Member, None] = {}
+        self.last_typing_at = 0.0
+        self.typing_scheduled = False
         self._members: dict[str, Member] = {}  # by `name_key`, reservations included
         self._guests = 0  # number of the last guest name
         # Changes since the last presence message with names. A dict is a set with an order.

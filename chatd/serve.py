@@ -63,6 +63,8 @@ def _create_chat(store: SQLiteStore, options: Namespace, invitations: Invitation
             invitations=invitations,
             rate=options.rate_limit,
             burst=2 * options.rate_limit,
+            address_rate=options.rate_per_address,
+            max_rooms=options.max_rooms,
             compression=not options.no_compression,
             trusted_proxies=options.trusted_proxy,
             max_peers=_limit_peers(options.max_peers),

@@ -17,6 +17,7 @@ import pytest
 import chatd
 import wsproto_min
 from chatd import protocol
+from chatd.access.costs import CONNECTIONS_PER_ADDRESS
 from chatd.model import Message
 from chatd.options import parse_arguments
 from tests.documents import (
@@ -222,18 +223,25 @@ CHATD_LIMITS = {
     "messages in `joined` with `after`": "MAX_MISSED",
     "text in one response": "MAX_RESPONSE_TEXT",
     "members that presence names": "NAMED_MEMBERS",
+    "members that `typing` announces to a room": "MAX_TYPING",
     "reservation of a name": "RESERVED_FOR",
     "connections": "DEFAULT_MAX_PEERS",
     "connections from one address": "DEFAULT_MAX_PER_ADDRESS",
     "refused connections answered at a time": "OVERFLOW_SLOTS",
     "`Retry-After`": "RETRY_AFTER",
     "time to join a room, if invitations are required": "JOIN_TIMEOUT",
-    "interval between checks of invitations": "RECHECK_INTERVAL",
+    "interval between checks of the revocation list and of the next expiry": "RECHECK_INTERVAL",
     "interval between runs of retention": "RETENTION_INTERVAL",
     "messages deleted in one step of retention": "DELETE_LIMIT",
     "memory of the key of a deleted message": "KEY_MEMORY",
     "wait for a lock on the store": "LOCK_TIMEOUT",
     "write-ahead log that starts a checkpoint": "CHECKPOINT_SIZE",
+    "message that counts as one": "CHEAP_SIZE",
+    "stored messages of a response that count as one message": "MESSAGES_PER_UNIT",
+    "characters of a response that count as one message": "CHARACTERS_PER_UNIT",
+    "names in a response that count as one message": "NAMES_PER_UNIT",
+    "receivers of a `say` that count as one message of its address": "CHEAP_MEMBERS",
+    "rooms in use": "DEFAULT_MAX_ROOMS",
     "log lines that wait for a slow reader": "MAX_QUEUED_RECORDS",
 }
 
@@ -246,6 +254,8 @@ def test_limits_of_chatd_match_the_code() -> None:
     rate = parse_arguments([]).rate_limit
     assert shown == {
         "messages per second of one peer": f"{rate:g}, and {2 * rate:g} at once (`--rate-limit`)",
+        "messages per second of one address": f"{CONNECTIONS_PER_ADDRESS * rate:g}, and"
+        f" {2 * CONNECTIONS_PER_ADDRESS * rate:g} at once (`--rate-per-address`)",
         "opening handshake, closing handshake": f"{default_of('open_timeout'):g} s each",
         "interval between checks of the store's files": (
             f"{constant(chatd, 'STORE_CHECK_INTERVAL'):g} s"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from contextlib import suppress
 
 from chatd.access.invitations import (
     Invitation,
@@ -22,6 +24,8 @@ class Authorizer:
 
     def __init__(self, invitations: Invitations | None) -> None:
         self._invitations = invitations
+        self._rechecked_changes = 0 if invitations is None else invitations.list_changes
+        self._next_expiry = math.inf  # of the tokens in use; Unix time in seconds
 
     @property
     def requires_invitation(self) -> bool:
@@ -43,6 +47,7 @@ class Authorizer:
         invitation = self._invitations.check(token, time.time())
         if not invitation.admits(room):
             raise Unauthorized(f"your invitation is not for the room {room}")
+        self._note_expiry(token)
         return invitation
 
     def authorize_request(
@@ -63,6 +68,26 @@ class Authorizer:
             hint = "send its token as 'Authorization: Bearer TOKEN'"
             raise Unauthorized(f"{error}; {hint}") from None
 
+    def needs_recheck(self, now: float) -> bool:
+        """Return True if a token in use may have become invalid since the last recheck.
+
+        That is so after a change of the revocation list, and once the first token expires.
+        The caller must then `recheck` every token in use.
+
+        Args:
+            now: Current Unix time in seconds.
+        """
+        assert self._invitations is not None
+        # An unavailable list does not increase the count, so a later call rechecks.
+        with suppress(RevocationListUnavailable):
+            self._invitations.load_revocations()
+        changes = self._invitations.list_changes
+        if changes == self._rechecked_changes and now < self._next_expiry:
+            return False
+        self._rechecked_changes = changes
+        self._next_expiry = math.inf  # `recheck` finds the next one
+        return True
+
     def recheck(self, token: str | None) -> str | None:
         """Return the reason for which an earlier token is invalid, None if it is valid.
 
@@ -73,7 +98,14 @@ class Authorizer:
         try:
             self._invitations.check(token, time.time())
         except RevocationListUnavailable:
+            self._note_expiry(token)
             return None
         except Unauthorized as error:
             return str(error)
+        self._note_expiry(token)
         return None
+
+    def _note_expiry(self, token: str | None) -> None:
+        assert self._invitations is not None
+        assert token is not None  # a valid token is a text
+        self._next_expiry = min(self._next_expiry, self._invitations.expiry(token))

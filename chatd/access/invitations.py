@@ -18,7 +18,11 @@ import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
+
+from chatd.model import name_key
 
 SECRET_FILE = "secret"
 REVOCATION_FILE = "revoked"
@@ -26,6 +30,8 @@ REVOCATION_FILE = "revoked"
 TEMPORARY_REVOCATION_FILE = "revoked.new"
 SECRET_SIZE = 32  # bytes, the size of an HMAC-SHA256 digest
 DAY = 86400.0  # seconds
+# Genuine tokens whose content is kept. A genuine token is small, because an operator issued it.
+VERIFIED_TOKENS = 10_000
 
 logger = logging.getLogger("chatd")
 
@@ -50,8 +56,18 @@ class Invitation:
         return not self.rooms or room in self.rooms
 
 
+class Claims(NamedTuple):
+    """The content of a genuine token; `issued` and `expires` are Unix times in seconds."""
+
+    invitation: Invitation
+    issued: float
+    expires: float
+
+
 class Invitations:
     """Issues, checks and revokes invitations.
+
+    `list_changes` counts the changes of the revocation list that were loaded.
 
     Args:
         directory: Directory of the secret and of the revocation list.
@@ -65,8 +81,10 @@ class Invitations:
         self._revocation_path = directory / REVOCATION_FILE
         self._secret_path = directory / SECRET_FILE
         self._secret = _load_secret(self._secret_path)
+        self._verify = lru_cache(VERIFIED_TOKENS)(self._read_token)  # keeps no exception
         self._revocations: dict[str, float] = {}
         self._revocation_version: tuple[int, int] | None = None
+        self.list_changes = 0
         self._logged_error: str | None = None
         self._load_revocations()
 
@@ -96,14 +114,24 @@ class Invitations:
         """
         if not token:
             raise Unauthorized("this chat is by invitation only; open the link that you were sent")
-        payload, _, signature = token.partition(".")
-        # Base64 has several spellings for the same bytes. The signature covers the text,
-        # so an invitation has exactly one token.
-        if not hmac.compare_digest(signature.encode(), self._sign(payload).encode()):
-            raise Unauthorized("the invitation is not genuine; ask for a new link")
-        fields = json.loads(_decode_base64(payload))
-        if now >= fields["expires"]:
+        claims = self._verify(token)
+        if now >= claims.expires:
             raise Unauthorized("the invitation has expired; ask for a new link")
+        revoked_at = self.load_revocations().get(name_key(claims.invitation.name))
+        if revoked_at is not None and claims.issued <= revoked_at:
+            raise Unauthorized("the invitation was revoked; ask the operator of this chat")
+        return claims.invitation
+
+    def expiry(self, token: str) -> float:
+        """Return the Unix time, in seconds, at which a genuine token expires."""
+        return self._verify(token).expires
+
+    def load_revocations(self) -> dict[str, float]:
+        """Return the time of revocation by name; read the list if it has changed.
+
+        Raises:
+            RevocationListUnavailable: The revocation list cannot be read.
+        """
         try:
             revocations = self._load_revocations()
         except OSError as error:
@@ -114,10 +142,7 @@ class Invitations:
                 "invitations cannot be checked at the moment; tell the operator of this chat"
             ) from None
         self._logged_error = None
-        revoked_at = revocations.get(fields["name"].casefold())
-        if revoked_at is not None and fields["issued"] <= revoked_at:
-            raise Unauthorized("the invitation was revoked; ask the operator of this chat")
-        return Invitation(fields["name"], tuple(fields["rooms"]))
+        return revocations
 
     def revoke(self, name: str, now: float) -> None:
         """Revoke all invitations that were issued for a name up to now.
@@ -131,7 +156,7 @@ class Invitations:
         """
         with open(self._secret_path) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another process may revoke at the same time
-            revocations = {**self._load_revocations(), name.casefold(): now}
+            revocations = {**self._load_revocations(), name_key(name): now}
             temporary = self._revocation_path.with_name(TEMPORARY_REVOCATION_FILE)
             temporary.write_text(json.dumps(revocations))
             # The user that runs the server must be able to read the list.
@@ -140,21 +165,32 @@ class Invitations:
             temporary.chmod(owner.st_mode & 0o777)
             temporary.replace(self._revocation_path)
 
+    def _read_token(self, token: str) -> Claims:
+        payload, _, signature = token.partition(".")
+        # Base64 has several spellings for the same bytes. The signature covers the text,
+        # so an invitation has exactly one token.
+        if not hmac.compare_digest(signature.encode(), self._sign(payload).encode()):
+            raise Unauthorized("the invitation is not genuine; ask for a new link")
+        fields = json.loads(_decode_base64(payload))
+        invitation = Invitation(fields["name"], tuple(fields["rooms"]))
+        return Claims(invitation, fields["issued"], fields["expires"])
+
     def _sign(self, payload: str) -> str:
         return _encode_base64(hmac.digest(self._secret, payload.encode(), hashlib.sha256))
 
     def _load_revocations(self) -> dict[str, float]:
-        """Return the time of revocation by name; read the file if it has changed."""
+        version: tuple[int, int] | None
         try:
             status = self._revocation_path.stat()
+            version = (status.st_mtime_ns, status.st_ino)
         except FileNotFoundError:
-            return {}
+            version = None
         except OSError as error:
             raise _unreadable(self._revocation_path, error) from None
-        version = (status.st_mtime_ns, status.st_ino)
         if version != self._revocation_version:
-            self._revocations = _read_revocations(self._revocation_path)
+            self._revocations = _read_revocations(self._revocation_path) if version else {}
             self._revocation_version = version
+            self.list_changes += 1
         return self._revocations
 
 

@@ -1,6 +1,8 @@
-"""Limit on the message rate of one peer: a token bucket."""
+"""Limit on a rate: a token bucket."""
 
 from __future__ import annotations
+
+import math
 
 
 class TokenBucket:
@@ -8,25 +10,43 @@ class TokenBucket:
 
     Args:
         rate: Tokens per second that the bucket gains, above 0.
-        burst: Capacity in tokens. The bucket starts full.
+        burst: Capacity in tokens.
         now: Time of the start, in seconds of any monotonic clock.
+        level: Tokens at the start; None for a full bucket.
+        max_debt: Limit on the debt in tokens. A debt over the limit is forgiven.
     """
 
-    __slots__ = ("_burst", "_rate", "_tokens", "_updated_at")
+    __slots__ = ("_burst", "_max_debt", "_rate", "_tokens", "_updated_at")
 
-    def __init__(self, rate: float, burst: float, now: float) -> None:
+    def __init__(
+        self,
+        rate: float,
+        burst: float,
+        now: float,
+        *,
+        level: float | None = None,
+        max_debt: float = math.inf,
+    ) -> None:
         self._rate = rate
         self._burst = burst
-        self._tokens = burst
+        self._max_debt = max_debt
+        self._tokens = burst if level is None else level
         self._updated_at = now
 
-    def take(self, now: float) -> float:
-        """Take one token at the time `now`.
+    def take(self, now: float, tokens: float = 1.0) -> float:
+        """Take tokens at the time `now`.
 
         Returns:
-            Seconds to wait before the next action; 0.0 if the bucket had the token.
+            Seconds to wait before the next action; 0.0 if the bucket had the tokens.
         """
-        refilled = self._tokens + (now - self._updated_at) * self._rate
-        self._tokens = min(self._burst, refilled) - 1
+        self._tokens = max(self.level(now) - tokens, -self._max_debt)
         self._updated_at = now
-        return max(0.0, -self._tokens / self._rate)
+        return self.wait(now)
+
+    def level(self, now: float) -> float:
+        """Return the number of tokens at the time `now`, negative in debt."""
+        return min(self._burst, self._tokens + (now - self._updated_at) * self._rate)
+
+    def wait(self, now: float) -> float:
+        """Return the seconds until the bucket is out of debt; 0.0 if it is already."""
+        return max(0.0, -self.level(now) / self._rate)

@@ -146,7 +146,7 @@ def test_invalid_message_gets_error_and_connection_stays_open(chat: RunningServe
             ('{"type":"shout"}', "bad_message", "type"),
             ('{"type":"say","room":"lobby","text":5}', "bad_message", "text"),
             (json.dumps({"type": "say", "room": "lobby", "text": "x" * 4001}), "too_long", "4,001"),
-            ("[" * 50_000, "bad_message", "JSON"),
+            ("[" * 40_000, "bad_message", "JSON"),
         ):
             ann.client.send(text)
             message = ann.receive_type("error")
@@ -191,6 +191,45 @@ def test_typing_reaches_other_members_in_chat_mode(chat: RunningServer) -> None:
         ann.say("lobby", "typed")
         assert plain.recv(PATIENCE) == "typed"
         assert [message["type"] for message in cem.receive_pending()] == ["presence"]
+
+
+def test_typing_of_one_second_reaches_the_room_together(chat: RunningServer) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(ChatClient(chat.address)) for _ in range(10)]
+        for number, client in enumerate(clients):
+            client.join("lobby", f"n{number}")
+        reader = clients[0]
+        reader.receive_pending()
+        start = time.monotonic()
+        for _ in range(40):
+            with one_iteration(chat):
+                for client in clients[1:]:
+                    client.send(type="typing", room="lobby")
+        seconds = []
+        for _ in range(2):
+            seen = {reader.receive_type("typing")["name"] for _ in range(registry.MAX_TYPING)}
+            assert len(seen) == registry.MAX_TYPING
+            seconds.append(time.monotonic() - start)
+        assert seconds[1] > registry.TYPING_INTERVAL, seconds
+        assert reader.receive_pending() == []
+
+
+def test_typing_before_a_say_or_a_leave_is_not_announced(
+    chat: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "TYPING_INTERVAL", 0.2)
+    with ChatClient(chat.address) as ann, ChatClient(chat.address) as ben:
+        ann.join("lobby", "Ann")
+        ben.join("lobby", "Ben")
+        ann.send(type="typing", room="lobby")
+        assert ben.receive_type("typing")["name"] == "Ann"
+        ann.send(type="typing", room="lobby")
+        ann.say("lobby", "typed")
+        assert ben.receive_type("message")["text"] == "typed"
+        ann.send(type="typing", room="lobby")
+        ann.send(type="leave", room="lobby")
+        time.sleep(0.3)
+        assert [each["type"] for each in ben.receive_pending()] == ["presence"]
 
 
 def test_binary_message_is_closed_with_1003(chat: RunningServer) -> None:

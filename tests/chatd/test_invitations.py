@@ -10,6 +10,8 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 
 from chatd import app
 from chatd.__main__ import main
+from chatd.access.authorizer import Authorizer
 from chatd.access.invitations import (
     DAY,
     SECRET_SIZE,
@@ -27,7 +30,7 @@ from chatd.access.invitations import (
 )
 from tests.chat import ChatClient, open_client, serve_chat
 from tests.chatd.test_options import fails
-from tests.support import PATIENCE, ROOT, command, connect, daemon, handshake, poll
+from tests.support import PATIENCE, ROOT, RunningServer, command, connect, daemon, handshake, poll
 from wsproto_min import ConnectionClosed, HandshakeError
 from wsproto_min.net.client import Client
 
@@ -512,6 +515,124 @@ def test_recheck_ignores_connections_in_the_handshake(
         sock.sendall(request[20:])
         assert sock.recv(4096).startswith(b"HTTP/1.1 401 ")
     assert caplog.records == []
+
+
+@contextmanager
+def counted_signatures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """List the payloads that the block signs, for a new token or a verification."""
+    payloads: list[str] = []
+    sign = Invitations._sign
+
+    def count(self: Invitations, payload: str) -> str:
+        payloads.append(payload)
+        return sign(self, payload)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Invitations, "_sign", count)
+        yield payloads
+
+
+def test_recheck_of_unchanged_list_verifies_no_token(
+    invitations: Invitations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "RECHECK_INTERVAL", 0.01)
+    token = invitations.issue("Ann", [], 7, time.time())
+    checks: list[str | None] = []
+    recheck = Authorizer.recheck
+
+    def count(self: Authorizer, token: str | None) -> str | None:
+        checks.append(token)
+        return recheck(self, token)
+
+    monkeypatch.setattr(Authorizer, "recheck", count)
+    with (
+        counted_signatures(monkeypatch) as signatures,
+        serve_chat(invitations=invitations) as chat,
+        ChatClient(chat.address) as ann,
+    ):
+        for number in range(100):
+            ann.join(f"room-{number}", "Ann", token=token)
+        time.sleep(0.1)  # ten intervals
+        assert (len(signatures), checks) == (1, [])
+        invitations.revoke("Ben", time.time())
+        poll(lambda: checks, "a change of the list starts a recheck")
+        time.sleep(0.05)
+        assert (len(signatures), checks) == (1, [token])
+        ann.say("room-0", "still here")
+
+
+def test_recheck_closes_connection_when_its_token_expires(
+    invitations: Invitations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "RECHECK_INTERVAL", 0.01)
+    now = time.time()
+    short, long = (invitations.issue("Ann", [], days, now) for days in (0.5 / DAY, 7))
+    with serve_chat(invitations=invitations) as chat, ChatClient(chat.address) as ann:
+        ann.join("tea", "Ann", token=long)
+        ann.join("lobby", "Ann", token=short)
+        error = ann.receive_type("error")
+        assert error["message"] == "the invitation has expired; ask for a new link"
+        assert time.time() >= now + 0.5
+
+
+def test_recheck_is_needed_after_list_changes_and_expiry(tmp_path: Path) -> None:
+    invitations = Invitations(tmp_path)
+    authorizer = Authorizer(invitations)
+    now = time.time()
+    token = invitations.issue("Ann", [], 1, now)
+    authorizer.authorize(token, "lobby")
+    assert not authorizer.needs_recheck(now)
+    assert [authorizer.needs_recheck(now + DAY), authorizer.needs_recheck(now + DAY)] == [
+        True,
+        False,
+    ]
+    invitations.revoke("Ben", now)
+    assert authorizer.needs_recheck(now)
+    assert authorizer.recheck(token) is None
+    assert not authorizer.needs_recheck(now)
+    assert authorizer.needs_recheck(now + DAY)
+    # A list that is moved away and back admits and revokes again.
+    invitations.revoke("Ann", now)
+    authorizer.needs_recheck(now)
+    (tmp_path / "revoked").rename(tmp_path / "away")
+    authorizer.authorize(token, "lobby")
+    (tmp_path / "away").rename(tmp_path / "revoked")
+    assert authorizer.needs_recheck(now)
+    assert "revoked" in str(authorizer.recheck(token))
+
+
+def test_recheck_of_many_tokens_is_spread_over_iterations(
+    invitations: Invitations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "RECHECK_INTERVAL", 0.01)
+    monkeypatch.setattr(app, "RECHECK_STEP", 0.0)
+    visits: list[int] = []
+    recheck = Authorizer.recheck
+    with serve_chat(invitations=invitations) as chat, ExitStack() as stack:
+
+        def record(self: Authorizer, token: str | None) -> str | None:
+            visits.append(iterations[0])
+            return recheck(self, token)
+
+        iterations = [0]
+        monkeypatch.setattr(Authorizer, "recheck", record)
+        for number in range(5):
+            token = invitations.issue(f"n{number}", [], 7, time.time())
+            stack.enter_context(ChatClient(chat.address)).join("lobby", "x", token=token)
+        count_iterations(chat, iterations)
+        invitations.revoke("Ben", time.time())
+        poll(lambda: len(visits) == 5, "all five tokens were checked")
+    assert len(set(visits)) == 5, visits
+
+
+def count_iterations(chat: RunningServer, number: list[int]) -> None:
+    """Increase `number[0]` in every later iteration of the server's loop."""
+
+    def count() -> None:
+        number[0] += 1
+        chat.server.call_later(0, count)
+
+    chat.server.call_soon_threadsafe(count)
 
 
 # Commands.

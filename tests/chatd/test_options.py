@@ -104,7 +104,7 @@ NUMBERS = ["", "x", "-1", "nan", "inf", "1e999", "٣x"]
         ),
         *(
             ([f"--{which}={value}"], f"--{which}")
-            for which in ("max-peers", "max-per-address")
+            for which in ("max-peers", "max-per-address", "max-rooms")
             for value in ("", "x", "-1", "1.5", "٣")
         ),
         *((["--allow-host", name], name) for name in ("http://a/", "a:80", "a b", "ä")),

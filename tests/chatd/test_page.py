@@ -148,7 +148,7 @@ def test_page_has_the_limits_and_the_name_of_the_protocol() -> None:
         "SESSION_TAKEN_OVER": registry.TAKEN_OVER,
     }.items():
         assert re.search(rf"^const {name} = {value};$", SCRIPT, re.M), name
-    assert f'+ "/", "{protocol.SUBPROTOCOL}")' in SCRIPT
+    assert f'+ basePath, "{protocol.SUBPROTOCOL}")' in SCRIPT
     page_size = re.search(r"^const PAGE_SIZE = (\d+);$", SCRIPT, re.M)
     assert page_size
     assert int(page_size[1]) <= protocol.MAX_HISTORY

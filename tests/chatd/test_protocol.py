@@ -11,8 +11,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chatd.model import MAX_NAME, MAX_TEXT, InvalidName, Message, normalize_name
+from chatd.model import (
+    MAX_KEY,
+    MAX_NAME,
+    MAX_ROOM_NAME,
+    MAX_TEXT,
+    InvalidName,
+    Message,
+    _is_too_long,
+    normalize_name,
+)
 from chatd.protocol import (
+    MAX_MESSAGE_SIZE,
+    MAX_TOKEN,
     ChatError,
     ClientMessage,
     History,
@@ -45,6 +56,36 @@ def parse_error(text: str) -> ChatError:
 
 
 # Valid messages.
+
+
+def escaped(fields: dict[str, str]) -> str:
+    """Return `fields` as JSON with every character as an escape."""
+
+    def quote(text: str) -> str:
+        units = text.encode("utf-16-be").hex()
+        return '"' + "".join("\\u" + units[at : at + 4] for at in range(0, len(units), 4)) + '"'
+
+    return "{" + ", ".join(f"{quote(name)}: {quote(fields[name])}" for name in fields) + "}"
+
+
+def test_message_limit_is_the_size_of_the_largest_say() -> None:
+    wide = "\U0001f600"
+    say = Say("r" * MAX_ROOM_NAME, wide * MAX_TEXT, wide * MAX_KEY)
+    text = escaped({"type": "say", **{name: str(getattr(say, name)) for name in Say._fields}})
+    assert parse(text) == say
+    assert len(text) == MAX_MESSAGE_SIZE
+
+
+def test_largest_join_fits_into_the_message_limit() -> None:
+    longest = {
+        "type": "join",
+        "room": "r" * MAX_ROOM_NAME,
+        "name": "n" * MAX_NAME,
+        "after": "9" * 20,
+        "session": "s" * MAX_KEY,
+        "token": "t" * MAX_TOKEN,
+    }
+    assert len(escaped(longest)) < MAX_MESSAGE_SIZE
 
 
 @pytest.mark.parametrize(
@@ -481,3 +522,33 @@ def test_short_server_messages_have_the_documented_fields() -> None:
         "key": "",
         "room": "r",
     }
+
+
+@given(
+    st.text(
+        st.sampled_from("e\u0301\u0327\u0308\ufdfa\u1f82\uac01\u1100\u1161\u11a8 \u00a8"),
+        max_size=160,
+    )
+)
+@example("\u1f82" * MAX_NAME)
+@example("e" + "\u0301" * (MAX_NAME - 1))
+@example("\uac01" * MAX_NAME)
+def test_name_is_too_long_only_if_its_composition_is(name: str) -> None:
+    composed = unicodedata.normalize("NFKC", name).strip()
+    if _is_too_long(name):
+        assert len(composed) > MAX_NAME
+
+
+def test_name_with_many_marks_is_refused_before_composition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    normalize = unicodedata.normalize
+
+    def decompose(form: Any, text: str) -> str:
+        assert form == "NFKD"
+        return normalize(form, text)
+
+    monkeypatch.setattr(unicodedata, "normalize", decompose)
+    for name in ("\ufdfa" * 128, "\u0301\u0327" * 64, "e" + "\u0301" * 127):
+        with pytest.raises(InvalidName, match="1 to 32 characters"):
+            normalize_name(name)

@@ -1,4 +1,6 @@
-"""Measures the time from sender to receiver: `python -m tests.load.latency_probe PORT`.
+"""Measures the time from sender to receiver: `python -m tests.load.latency_probe PORT [PAIRS]`.
+
+PAIRS senders, each with a receiver in a room of its own, send in turn.
 
 Prints "started" before the first message, and the times in seconds as JSON at SIGTERM.
 """
@@ -9,11 +11,14 @@ import json
 import signal
 import sys
 import time
+from contextlib import ExitStack
 
 from tests.support import Client
 
-# Seconds between two messages: rare enough to be no load.
+# Seconds between two messages of one sender: rare enough to be no load. With several senders,
+# each stays below the default of --rate-limit.
 PAUSE = 0.003
+PAUSE_OF_PAIRS = 0.1
 
 
 def main() -> None:
@@ -25,16 +30,24 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     address = ("127.0.0.1", int(sys.argv[1]))
-    seconds = []
-    with Client(address, "/r/probe") as sender, Client(address, "/r/probe") as receiver:
+    count = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    pause = PAUSE if count == 1 else PAUSE_OF_PAIRS / count
+    seconds: list[float] = []
+    with ExitStack() as stack:
+        rooms = ["/r/probe", *(f"/r/probe-{number}" for number in range(1, count))]
+        pairs = [
+            (stack.enter_context(Client(address, room)), stack.enter_context(Client(address, room)))
+            for room in rooms
+        ]
         print("started", flush=True)
         while running:
+            sender, receiver = pairs[len(seconds) % count]
             start = time.perf_counter()
             sender.send("x" * 64)
             while receiver.receive() != "x" * 64:
                 pass  # skip the server's Pings
             seconds.append(time.perf_counter() - start)
-            time.sleep(PAUSE)
+            time.sleep(pause)
     print(json.dumps(seconds))
 
 

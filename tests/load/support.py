@@ -72,10 +72,10 @@ class Latencies:
 
 
 @contextmanager
-def latency_probe(address: Address) -> Iterator[Latencies]:
+def latency_probe(address: Address, pairs: int = 1) -> Iterator[Latencies]:
     """Measure latencies from another process while the block runs; they are set after it."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.load.latency_probe", str(address[1])],
+        [sys.executable, "-m", "tests.load.latency_probe", str(address[1]), str(pairs)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
