@@ -111,7 +111,8 @@ def property_of(
 ) -> Callable[[], None]:
     """Return a property of the example, for the example's parser or for `parser`."""
     namespace: dict[str, Any] = {}
-    exec(compile(code, "tests/README.md", "exec"), namespace)
+    # Hypothesis looks for the source of a property in its file, so name no file that exists.
+    exec(compile(code, "<tests/README.md>", "exec"), namespace)
     if parser is not None:
         namespace["parse"] = parser
     test: Callable[[], None] = namespace[name]

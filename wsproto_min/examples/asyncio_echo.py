@@ -42,7 +42,8 @@ async def main() -> None:
     server = await asyncio.start_server(echo, "127.0.0.1", port)
     host, port = server.sockets[0].getsockname()
     print(f"asyncio echo server at ws://{host}:{port}/", flush=True)
-    await asyncio.Event().wait()  # until Ctrl-C
+    with closing(server):
+        await asyncio.Event().wait()  # until Ctrl-C
 
 
 if __name__ == "__main__":
