@@ -100,12 +100,26 @@ class HandshakeContext:
 
     Attributes:
         compression: The negotiated compression. A response may change it.
+        assumes_compression: True if `compression` is the client's offer, without a response.
 
     """
 
     def __init__(self, compression: DeflateParameters | None = None) -> None:
         self.compression = compression
+        self.assumes_compression = False
         self._request: Request | None = None
+        self._answered = False
+
+    def assume_response(self) -> None:
+        """Assume that the server accepts the offer of compression, if there is no response.
+
+        A capture of the client's bytes alone has no response.
+        """
+        if self._answered or self._request is None or self.compression is not None:
+            return
+        if _offers_compression(self._request.headers):
+            self.compression = DeflateParameters.DEFAULT
+            self.assumes_compression = True
 
     def explain_request(self, head: bytes, offset: int) -> HandshakeLines:
         """Explain a client's request and check it like a server that accepts all offers."""
@@ -128,6 +142,7 @@ class HandshakeContext:
         Without the request, the check assumes that the client offered the server's choices.
         """
         notes: list[str] = []
+        self._answered = True
 
         def check() -> None:
             response = parse_response(head)
@@ -137,7 +152,7 @@ class HandshakeContext:
                 asked = self._request.headers
                 key = asked.get("Sec-WebSocket-Key") or ""
                 offered = asked.tokens("Sec-WebSocket-Protocol")
-                compression = any(name == NAME for name, _ in parse_extensions(asked))
+                compression = _offers_compression(asked)
             elif len(headers.values("Sec-WebSocket-Accept")) == 1:
                 notes.append("accept key: not checked, because the request is not in the capture")
                 response = _with_accept_key(response, accept_key(key))
@@ -150,6 +165,10 @@ class HandshakeContext:
         verdict = _verdict(check, offset, by_server=False)
         lines = _explain_lines(head, _STATUS_LINE, _IN_RESPONSE)
         return HandshakeLines("response", offset, len(head) + 4, lines, None, tuple(notes), verdict)
+
+
+def _offers_compression(headers: Headers) -> bool:
+    return any(name == NAME for name, _ in parse_extensions(headers))
 
 
 def _verdict(check: Callable[[], None], offset: int, *, by_server: bool) -> Verdict | None:
