@@ -249,6 +249,7 @@ def test_echo_compresses_messages_from_the_given_size() -> None:
     with daemon("wsproto_min", "echo", "--port", "0", "--compress-from", "0") as running:
         result = talk(f"ws://127.0.0.1:{running.address[1]}/", "--trace", typed="Hello\n")
     assert "<   c1 07 f2 48 cd c9 c9 07 00\n" in result.stdout
+    assert ", 7 on the wire (RFC 7692, 7.2.2)\n<     'Hello'\n" in result.stdout
 
 
 def test_connect_prints_each_reply_while_input_is_open(echo: str) -> None:
@@ -291,7 +292,6 @@ def test_connect_trace_explains_frames_of_both_sides(echo: str) -> None:
     assert result.stdout.startswith("> handshake request, ")
     assert "\n< handshake response, " in result.stdout
     assert "\n>     'Hello'\n" in result.stdout
-    assert ", 7 on the wire (RFC 7692, 7.2.2)\n<     'Hello'\n" in result.stdout
     assert "\nHello\n" in result.stdout
 
 
