@@ -28,7 +28,8 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
                 for event in iter(connection.next_event, None):
                     if isinstance(event, str | bytes):
                         connection.send(event)
-                writer.write(connection.data_to_send())
+                if data := connection.data_to_send():  # write() may not follow write_eof()
+                    writer.write(data)
                 if connection.eof_to_send:
                     writer.write_eof()
                 await writer.drain()
