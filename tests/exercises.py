@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -32,6 +33,7 @@ TO_PREDICT = (
 )
 ROOT = Path(__file__).parent.parent
 PATIENCE = 10.0  # seconds
+PAUSE = 0.1  # seconds after each part of the server's answer
 PING = b"are you there?"
 
 
@@ -92,7 +94,7 @@ def _frames(text: str, sender: Role) -> list[FrameReport]:
 def check_client(path: str, *, pings: bool) -> str | None:
     """Return the problem with the client in the file `path`, or None.
 
-    With `pings` the server sends a Ping within its message.
+    The server's message arrives in parts. With `pings` it has fragments, and a Ping between them.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"ws://127.0.0.1:{listener.getsockname()[1]}/"
@@ -110,7 +112,10 @@ def check_client(path: str, *, pings: bool) -> str | None:
             except Complaint as complaint:
                 return str(complaint)
             except TimeoutError:
-                return f"the client sent nothing for {PATIENCE:g} seconds"
+                return (
+                    f"the client sent nothing for {PATIENCE:g} seconds; the server's frames arrive "
+                    "in parts, so receive until each frame is complete"
+                )
             except subprocess.TimeoutExpired:
                 return "the connection is closed, but the client does not exit"
             finally:
@@ -143,48 +148,86 @@ def _serve(sock: socket.socket, pings: bool) -> None:
     sock.sendall(handshake.data_to_send())
     connection = result.connection
     connection.receive_data(result.trailing_data)
-    received, pong_received = False, not pings
+    dissector = Dissector(Role.CLIENT)  # for the masking keys
+    dissector.receive_data(result.trailing_data)
+    parts = deque(_answer(pings))
+    received, pong_received, state = False, not pings, ""
     while connection.close_received is None:
         event = connection.next_event()
         if connection.error is not None:
             raise Complaint(f"the client breaks a rule: {connection.error.reason}")
         if isinstance(event, str | bytes) and event != "Hello":
             raise Complaint(f"the client must send the text Hello; it sent {event!r}")
-        if event == "Hello" and not received:
-            received = True
-            sock.sendall(_answer(pings))
+        received = received or event == "Hello"
         pong_received = pong_received or event == Pong(PING)
         sock.sendall(connection.data_to_send())
-        if event is None:
-            connection.receive_data(_receive(sock))
+        if event is not None:
+            continue
+        sock.settimeout(PAUSE if received and parts else PATIENCE)
+        try:
+            data = _receive(sock, state)
+        except TimeoutError:
+            if not parts:
+                raise
+            part, state = parts.popleft()
+            sock.sendall(part)
+        else:
+            connection.receive_data(data)
+            dissector.receive_data(data)
     if not received:
         raise Complaint("the client must send the text Hello")
+    if parts:
+        raise Complaint(f"the client closes {state}")
     if connection.close_received.code != CloseCode.NORMAL_CLOSURE:
         raise Complaint("the client must close with 1000")
     if not pong_received:
         raise Complaint("the client closes without a Pong to the Ping within its message")
+    _check_masks(dissector)
 
 
-def _receive(sock: socket.socket) -> bytes:
+def _check_masks(dissector: Dissector) -> None:
+    """Raise `Complaint` if the masking keys of a client's frames are not random."""
+    events = iter(dissector.next_event, None)
+    masks = [event.fields.mask for event in events if isinstance(event, FrameReport)]
+    if bytes(4) in masks:
+        raise Complaint("the client masks with 00 00 00 00; choose a random key (5.3)")
+    if len(set(masks)) < len(masks):
+        raise Complaint("the client masks two frames with one key; choose a random key each (5.3)")
+
+
+def _receive(sock: socket.socket, state: str = "") -> bytes:
     """Return the next bytes. Raise `Complaint` at the end of the stream."""
     try:
         data = sock.recv(1 << 16)
     except ConnectionError:
         data = b""
     if not data:
-        raise Complaint("the client ends the connection without a Close frame")
+        raise Complaint(f"the client ends the connection without a Close frame {state}".strip())
     return data
 
 
-def _answer(pings: bool) -> bytes:
-    """Return the message Hello: one frame, or two fragments with a Ping between them."""
+def _answer(pings: bool) -> list[tuple[bytes, str]]:
+    """Return the parts of the message Hello, each with the state that it leaves the client in.
+
+    The message is one frame, or three fragments with a Ping after the first. The server pauses
+    after each part, so a client that takes a part for the message acts too early.
+    """
+    begun = "after a part of a frame; receive until the frame is complete"
     if not pings:
-        return encode_frame(Opcode.TEXT, b"Hello")
-    return (
-        encode_frame(Opcode.TEXT, b"Hel", fin=False)
-        + encode_frame(Opcode.PING, PING)
-        + encode_frame(Opcode.CONTINUATION, b"lo")
-    )
+        frame = encode_frame(Opcode.TEXT, b"Hello")
+        return [(frame[:1], begun), (frame[1:4], begun), (frame[4:], "")]
+    first = encode_frame(Opcode.TEXT, b"Hel", fin=False)
+    rest = encode_frame(Opcode.PING, PING)
+    second = encode_frame(Opcode.CONTINUATION, b"lo", fin=False)
+    fragment = "after a fragment with FIN 0; the message ends with FIN 1"
+    return [
+        (first[:4], begun),
+        (first[4:], fragment),
+        (rest[:5], begun),
+        (rest[5:], fragment),
+        (second, fragment),
+        (encode_frame(Opcode.CONTINUATION, b""), ""),
+    ]
 
 
 CHECKS: dict[str, Callable[[list[str]], str | None]] = {

@@ -52,7 +52,11 @@ def connect(address: Address, *, receive_buffer: int | None = None) -> socket.so
     sock.settimeout(PATIENCE)
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    sock.connect(address)
+    try:
+        sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 

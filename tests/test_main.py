@@ -237,6 +237,21 @@ def test_connect_sends_lines_and_prints_messages(echo: str, options: list[str]) 
     assert (result.returncode, result.stderr) == (0, "closed: 1000\n")
 
 
+def test_connect_trace_shows_the_bytes_of_the_readme(echo: str) -> None:
+    readme = (ROOT / "wsproto_min" / "README.md").read_text()
+    assert "'81 05 48 65 6c 6c 6f'\n" in readme
+    result = talk(echo, "--trace", typed="Hello\n")
+    assert "compression: permessage-deflate" in result.stdout
+    assert "<   81 05 48 65 6c 6c 6f\n" in result.stdout
+
+
+def test_echo_compresses_messages_from_the_given_size() -> None:
+    with daemon("wsproto_min", "echo", "--port", "0", "--compress-from", "0") as running:
+        result = talk(f"ws://127.0.0.1:{running.address[1]}/", "--trace", typed="Hello\n")
+    assert "<   c1 07 f2 48 cd c9 c9 07 00\n" in result.stdout
+    assert ", 7 on the wire (RFC 7692, 7.2.2)\n<     'Hello'\n" in result.stdout
+
+
 def test_connect_prints_each_reply_while_input_is_open(echo: str) -> None:
     process = subprocess.Popen(
         command("wsproto_min", "connect", echo),
@@ -263,21 +278,20 @@ def test_connect_prints_each_reply_while_input_is_open(echo: str) -> None:
 def test_connect_trace_explains_frames_of_both_sides(echo: str) -> None:
     result = talk(echo, "--trace", typed="Hello\n")
     assert (result.returncode, result.stderr) == (0, "closed: 1000\n")
-    # `echo` compresses every message, the client only large ones. The client may see the end
-    # of its input before or after the reply.
+    # Both ends compress large messages only. The client may see the end of its input before or
+    # after the reply.
     heads = re.findall("^([<>] [A-Z]+, .*):", result.stdout, re.MULTILINE)
     assert [head for head in heads if head[0] == ">"] == [
         "> TEXT, 11 bytes",
         "> CLOSE, 8 bytes",
     ]
     assert [head for head in heads if head[0] == "<"] == [
-        "< TEXT, 9 bytes",
+        "< TEXT, 7 bytes",
         "< CLOSE, 4 bytes",
     ]
     assert result.stdout.startswith("> handshake request, ")
     assert "\n< handshake response, " in result.stdout
     assert "\n>     'Hello'\n" in result.stdout
-    assert ", 7 on the wire (RFC 7692, 7.2.2)\n<     'Hello'\n" in result.stdout
     assert "\nHello\n" in result.stdout
 
 

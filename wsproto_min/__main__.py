@@ -8,7 +8,7 @@ import ssl
 import sys
 from collections.abc import Sequence
 
-from wsproto_min.deflate import DeflateParameters
+from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, DeflateParameters
 from wsproto_min.errors import HandshakeError
 from wsproto_min.explain.cli import add_explain
 from wsproto_min.explain.live_trace import Tracer, run_interactive
@@ -103,9 +103,9 @@ def _add_echo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compress-from",
         type=int,
-        default=0,
+        default=DEFAULT_COMPRESSION_THRESHOLD,
         metavar="BYTES",
-        help="minimum size of a message that is compressed",
+        help="minimum size of a message that is compressed; 0 compresses every message",
     )
     parser.add_argument(
         "--tls-cert", metavar="FILE", help="serve wss with the certificate in this file"

@@ -699,7 +699,7 @@ def test_flood_is_slowed_without_loss_or_delay_for_others() -> None:
 @pytest.mark.parametrize("mode", ["chat", "plain"])
 def test_peer_within_burst_is_not_slowed(mode: str) -> None:
     with (
-        serve_chat(rate=0.5, burst=20.0) as chat,
+        serve_chat(rate=0.5, burst=20.0, address_rate=0.0) as chat,
         ChatClient(chat.address) as ann,
         open_client(chat.address) as plain,
     ):

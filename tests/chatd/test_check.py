@@ -238,9 +238,10 @@ def test_export_to_a_closed_pipe_exits_without_flush_error(
 
     replaced: list[int] = []
     monkeypatch.setattr("builtins.print", closed)
-    monkeypatch.setattr("sys.stdout", open(os.devnull, "w"))  # noqa: SIM115 closed by pytest
     monkeypatch.setattr("os.dup2", lambda new, old: replaced.append(old))
-    assert main(["export", "--db", path]) == 1
+    with open(os.devnull, "w") as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        assert main(["export", "--db", path]) == 1
     assert len(replaced) == 1
 
 

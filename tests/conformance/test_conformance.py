@@ -46,7 +46,7 @@ def wrong_verdicts(report: Path) -> dict[str, set[str]]:
 
 def test_echo_server_passes_every_case(tmp_path: Path) -> None:
     need(KOSOKU.exists(), "kosoku", INSTALL)
-    command = [sys.executable, "-m", "wsproto_min", "echo", "--port", "0"]
+    command = [sys.executable, "-m", "wsproto_min", "echo", "--port", "0", "--compress-from", "0"]
     command += ["--max-message-size", str(MAX_MESSAGE_SIZE)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:

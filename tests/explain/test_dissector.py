@@ -309,6 +309,38 @@ def test_dissector_capture_with_handshake_is_explained(
     assert verdict == Verdict("valid", "2 heads, 1 frame, 1 message")
 
 
+CHROME = upgrade_request(
+    "a",
+    "/",
+    KEY,
+    headers=[("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")],
+)
+COMPRESSED = parse_frame_notation("c1 07 . f248cdc9c90700", masked=True)
+
+
+@pytest.mark.parametrize("sender", [CLIENT, None])
+def test_dissector_client_alone_may_compress_as_it_offered(sender: Role | None) -> None:
+    (_, frame), verdict = explain(CHROME, COMPRESSED, sender=sender)
+    assert isinstance(frame, FrameReport)
+    assert frame.event == "Hello"
+    assumed = "compression as offered, because the response is missing"
+    assert verdict == Verdict("valid", f"1 head, 1 frame, 1 message; {assumed}")
+
+
+def test_dissector_response_decides_on_the_offered_compression() -> None:
+    accepted = accept(parse_request(CHROME[:-4]), compression=DeflateParameters.DEFAULT)
+    _, verdict = explain(CHROME, accepted.response.encode(), COMPRESSED)
+    assert verdict == Verdict("valid", "2 heads, 1 frame, 1 message")
+    declined = accept(parse_request(CHROME[:-4]), compression=None)
+    _, verdict = explain(CHROME, declined.response.encode(), COMPRESSED)
+    assert (verdict.result, verdict.reason) == ("broken", "a reserved bit is set")
+
+
+def test_dissector_client_without_an_offer_must_not_compress() -> None:
+    _, verdict = explain(upgrade_request("a", "/", KEY), COMPRESSED, sender=CLIENT)
+    assert (verdict.result, verdict.reason) == ("broken", "a reserved bit is set")
+
+
 def test_dissector_response_alone_is_checked_without_accept_key() -> None:
     response = RESPONSE.replace(b"s3pPLM", b"xxxxxx")
     (head, frame), verdict = explain(response + HELLO, sender=SERVER)

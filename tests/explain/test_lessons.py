@@ -111,7 +111,8 @@ def property_of(
 ) -> Callable[[], None]:
     """Return a property of the example, for the example's parser or for `parser`."""
     namespace: dict[str, Any] = {}
-    exec(compile(code, "tests/README.md", "exec"), namespace)
+    # Hypothesis looks for the source of a property in its file, so name no file that exists.
+    exec(compile(code, "<tests/README.md>", "exec"), namespace)
     if parser is not None:
         namespace["parse"] = parser
     test: Callable[[], None] = namespace[name]
@@ -243,6 +244,12 @@ def test_exercise_predict_shows_its_frames_in_order() -> None:
         ("key = ", "key = 'x' + ", False, "the handshake is refused: header Sec-WebSocket-Key"),
         ("print(message", "print(2 * message", False, "it printed 'HelloHello"),
         ('b"Hello", mask', 'b"hello", mask', False, "must send the text Hello; it sent 'hello'"),
+        (" and not frame.remaining", "", False, "closes after a part of a frame"),
+        ("frame.fin and ", "", True, "closes after a fragment with FIN 0"),
+        ("if frame.fin and", "if message == b'Hello' and", True, "closes after a fragment with"),
+        ("while (frame := decoder", "if (frame := decoder", False, "without a Close frame after a"),
+        ("mask=os.urandom(4)", "mask=bytes(4)", False, "masks with 00 00 00 00; choose"),
+        ("mask=os.urandom(4)", "mask=b'mask'", False, "masks two frames with one key; choose"),
     ],
 )
 def test_exercise_client_with_a_bug_gets_its_problem(

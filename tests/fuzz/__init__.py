@@ -7,25 +7,5 @@ the fuzzer finds all combinations.
 
 `__main__` runs a target with `atheris`, which measures the coverage of each input.
 `tests/test_fuzz_corpus.py` replays seeds and `corpus/` with pytest alone.
+This package imports nothing of `wsproto_min`, because `atheris` sees only later imports.
 """
-
-from __future__ import annotations
-
-from wsproto_min import rules
-from wsproto_min.rules import Rule
-
-
-def chunks_of(data: bytes, size: int) -> list[bytes]:
-    """Split `data` into chunks of `size` bytes; the last one may be smaller."""
-    return [data[start : start + size] for start in range(0, len(data), size)]
-
-
-def splits_may_violate(first: Rule | None, second: Rule | None) -> bool:
-    """Return True if two splits of one input may violate these rules.
-
-    zlib withholds the output of a chunk with invalid data. If that output is an error of its
-    own, the split decides which of the two errors is found first.
-    """
-    if rules.NOT_DEFLATE in (first, second):
-        return first is not None and second is not None
-    return first is second

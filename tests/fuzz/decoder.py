@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tests.fuzz import chunks_of, splits_may_violate
+from tests.fuzz.splits import chunks_of, splits_may_violate
 from tests.reference import Decoded, ReferenceFrame, reference_decode
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Close, Connection, Event, Ping, Pong, Role, State

@@ -11,8 +11,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 
-from tests.fuzz import chunks_of, splits_may_violate
 from tests.fuzz.handshake import EXTENSIONS
+from tests.fuzz.splits import chunks_of, splits_may_violate
 from wsproto_min import rules
 from wsproto_min.codes import Opcode
 from wsproto_min.deflate import NAME, TAIL, Compressor, DeflateParameters, Parameters

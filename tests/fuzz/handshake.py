@@ -12,7 +12,7 @@ from chatd.access.origin import OriginPolicy
 from chatd.access.trusted_networks import client_address, parse_network
 from chatd.model import is_room_name
 from chatd.page import room_of
-from tests.fuzz import chunks_of
+from tests.fuzz.splits import chunks_of
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import HandshakeError
 from wsproto_min.handshake import (

@@ -174,7 +174,7 @@ def test_chromium_exchanges_messages_and_close_frames(
     tmp_path: Path, request: pytest.FixtureRequest, tls: bool
 ) -> None:
     need(CHROMIUM, "Chromium", "apt-get install chromium")
-    arguments: list[str] = []
+    arguments = ["--compress-from", "0"]
     if tls:
         certificate: Certificate = request.getfixturevalue("certificate")
         arguments += ["--tls-cert", str(certificate.certificate)]

@@ -69,7 +69,8 @@ def tls(request: pytest.FixtureRequest) -> Tls:
 @pytest.fixture(scope="module")
 def echo(tls: Tls) -> Iterator[str]:
     """Yield the URL of an echo server process."""
-    with daemon("wsproto_min", "echo", "--port", "0", *tls.arguments) as running:
+    options = ["--port", "0", "--compress-from", "0", *tls.arguments]
+    with daemon("wsproto_min", "echo", *options) as running:
         url = f"{tls.scheme}://127.0.0.1:{running.address[1]}/"
         assert url in running.line
         yield url

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import math
 import signal
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -806,6 +808,17 @@ def test_stop_before_and_after_run() -> None:
     server.stop()
     server.run()
     server.stop()
+    with pytest.raises(ConnectionRefusedError):
+        connect(address)
+
+
+def test_server_that_never_runs_leaves_no_socket_open(recwarn: pytest.WarningsRecorder) -> None:
+    warnings.simplefilter("always")
+    server = Server(on_message=send_back)
+    address = server.listen("127.0.0.1", 0)
+    del server
+    gc.collect()
+    assert [each.message for each in recwarn if each.category is ResourceWarning] == []
     with pytest.raises(ConnectionRefusedError):
         connect(address)
 

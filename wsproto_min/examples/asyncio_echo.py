@@ -28,7 +28,8 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
                 for event in iter(connection.next_event, None):
                     if isinstance(event, str | bytes):
                         connection.send(event)
-                writer.write(connection.data_to_send())
+                if data := connection.data_to_send():  # write() may not follow write_eof()
+                    writer.write(data)
                 if connection.eof_to_send:
                     writer.write_eof()
                 await writer.drain()
@@ -42,7 +43,8 @@ async def main() -> None:
     server = await asyncio.start_server(echo, "127.0.0.1", port)
     host, port = server.sockets[0].getsockname()
     print(f"asyncio echo server at ws://{host}:{port}/", flush=True)
-    await asyncio.Event().wait()  # until Ctrl-C
+    with closing(server):
+        await asyncio.Event().wait()  # until Ctrl-C
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from wsproto_min.deflate import DeflateParameters
 from wsproto_min.explain.dissector import Dissector, FrameReport
 from wsproto_min.explain.frame_spec import FrameSpec
 from wsproto_min.explain.handshake_lines import HandshakeContext, HandshakeLines
-from wsproto_min.explain.hex_input import parse_hex, parse_input
+from wsproto_min.explain.hex_input import parse_hex, parse_input, parse_text
 from wsproto_min.explain.render_json import to_json, verdict_to_json
 from wsproto_min.explain.render_text import render, render_verdict
 from wsproto_min.explain.rule_list import list_rules, show_violation
@@ -227,7 +227,7 @@ def _read(options: argparse.Namespace) -> bytes:
     """Return the bytes to explain."""
     try:
         if options.hex:
-            data = parse_hex(" ".join(options.hex))
+            data = parse_text(" ".join(options.hex))
         elif options.file:
             data = parse_input(Path(options.file).read_bytes())
         else:

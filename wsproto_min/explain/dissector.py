@@ -93,6 +93,7 @@ class Dissector:
         self._offset = 0  # index of the buffer's first byte in the capture
         self._eof = False
         self._frames = self._messages = self._heads = self._ignored = 0
+        self._compressed = False  # True after a frame with RSV1
         self._final: Verdict | None = None  # after it nothing is explained
 
     @property
@@ -110,7 +111,9 @@ class Dissector:
         counts = [_count(self._heads, "head")] if self._heads else []
         counts += [_count(self._frames, "frame"), _count(self._messages, "message")]
         ignored = f"; {_count(self._ignored, 'frame')} after a Close" if self._ignored else ""
-        return Verdict("valid", ", ".join(counts) + ignored)
+        assumed = "; compression as offered, because the response is missing"
+        note = assumed if self._compressed and self._context.assumes_compression else ""
+        return Verdict("valid", ", ".join(counts) + ignored + note)
 
     def receive_data(self, data: bytes) -> None:
         """Store captured bytes."""
@@ -166,6 +169,7 @@ class Dissector:
 
     def _next_frame(self) -> FrameReport | None:
         self._expected_heads = []
+        self._context.assume_response()
         header = FrameFields(bytes(self._buffer[:_LONGEST_HEADER]))
         if self._sender is None and header.masked is None and not self._eof:
             return None
@@ -200,6 +204,7 @@ class Dissector:
         )
         direction.fed = 0
         self._ignored += ignored
+        self._compressed = self._compressed or frame.rsv[0]
         self._messages += isinstance(event, str | bytes)
         self._consume(len(frame.data))
         return report

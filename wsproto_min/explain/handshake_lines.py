@@ -108,12 +108,26 @@ class HandshakeContext:
 
     Attributes:
         compression: The negotiated compression. A response may change it.
+        assumes_compression: True if `compression` is the client's offer, without a response.
 
     """
 
     def __init__(self, compression: DeflateParameters | None = None) -> None:
         self.compression = compression
+        self.assumes_compression = False
         self._request: Request | None = None
+        self._answered = False
+
+    def assume_response(self) -> None:
+        """Assume that the server accepts the offer of compression, if there is no response.
+
+        A capture of the client's bytes alone has no response.
+        """
+        if self._answered or self._request is None or self.compression is not None:
+            return
+        if _offers_compression(self._request.headers):
+            self.compression = DeflateParameters.DEFAULT
+            self.assumes_compression = True
 
     def explain_request(self, head: bytes, offset: int) -> HandshakeLines:
         """Explain a client's request and check it like a server that accepts all offers."""
@@ -144,13 +158,14 @@ class HandshakeContext:
             if is_interim(response):
                 kind, first = "interim response", _INTERIM_LINE
                 return
+            self._answered = True
             headers = Headers(response.headers)
             key, offered, compression = "", headers.tokens("Sec-WebSocket-Protocol"), True
             if self._request is not None:
                 asked = self._request.headers
                 key = asked.get("Sec-WebSocket-Key") or ""
                 offered = asked.tokens("Sec-WebSocket-Protocol")
-                compression = any(name == NAME for name, _ in parse_extensions(asked))
+                compression = _offers_compression(asked)
             elif len(headers.values("Sec-WebSocket-Accept")) == 1:
                 notes.append("accept key: not checked, because the request is not in the capture")
                 response = _with_accept_key(response, accept_key(key))
@@ -163,6 +178,10 @@ class HandshakeContext:
         verdict = _verdict(check, offset, by_server=False)
         lines = _explain_lines(head, first, _IN_RESPONSE)
         return HandshakeLines(kind, offset, len(head) + 4, lines, None, tuple(notes), verdict)
+
+
+def _offers_compression(headers: Headers) -> bool:
+    return any(name == NAME for name, _ in parse_extensions(headers))
 
 
 def _verdict(check: Callable[[], None], offset: int, *, by_server: bool) -> Verdict | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
+from wsproto_min.explain.hex_dump import parse_dump, unwrap_buffers
 from wsproto_min.http import MAX_HEAD_SIZE
 
 _WORD = re.compile(r"\S+")
 _COMMENT = "#"
+_ACCEPTED = b"HTTP/1.1 101"
 _HEAD = re.compile(rb"(?:(?:GET|HEAD|POST|PUT|DELETE|OPTIONS) |HTTP/)")
 
 
@@ -36,27 +38,57 @@ def parse_hex(text: str) -> bytes:
     return data
 
 
+def parse_text(text: str) -> bytes:
+    r"""Return the bytes of hex or of a hex dump.
+
+        >>> parse_text("<Buffer 81 00>"), parse_text("00000000  81 00  |..|\n00000002")
+        (b'\x81\x00', b'\x81\x00')
+
+    Raises:
+        ValueError: The text is not hex, see `parse_hex`, or no clear dump, see `parse_dump`.
+
+    """
+    text = unwrap_buffers(text)
+    dump = parse_dump(text)
+    return parse_hex(text) if dump is None else dump
+
+
 def parse_input(data: bytes) -> bytes:
     r"""Return the bytes of a capture that was read from a file or a pipe.
 
-    Printable text is hex, unless it begins like a handshake. Any other input is raw bytes. No
-    valid frame consists of printable text only.
+    Printable text is hex or a hex dump, also after the heads of a handshake. Any other input is
+    raw bytes. No valid frame consists of printable text only.
 
         >>> parse_input(b"81 00\n"), parse_input(b"\x81\x00"), parse_input(b"GET / HTTP/1.1\n\n")
         (b'\x81\x00', b'\x81\x00', b'GET / HTTP/1.1\r\n\r\n')
 
     Raises:
-        ValueError: Printable text is not hex; see `parse_hex`.
+        ValueError: Printable text is not hex; see `parse_text`.
 
     """
-    if not _HEAD.match(data):
-        try:
-            text = data.decode()
-        except UnicodeDecodeError:
+    data = restore_line_ends(data)
+    end, start = 0, b""
+    while _HEAD.match(data, end):
+        start = data[end : end + len(_ACCEPTED)]
+        length = data[end:].find(b"\r\n\r\n")
+        if length < 0:
             return data
-        if all(character.isprintable() or character in "\t\r\n\f" for character in text):
-            return parse_hex(text)
-    return restore_line_ends(data)
+        end += length + 4
+    text = _printable(data[end:])
+    # Frames follow a request and the status 101. Other responses have a body.
+    if text is None or (start.startswith(b"HTTP/") and start != _ACCEPTED):
+        return data
+    return data[:end] + parse_text(text)
+
+
+def _printable(data: bytes) -> str | None:
+    """Return `data` as text, or None if it has characters that text does not have."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return None
+    is_text = all(character.isprintable() or character in "\t\r\n\f" for character in text)
+    return text if is_text else None
 
 
 def restore_line_ends(data: bytes) -> bytes:

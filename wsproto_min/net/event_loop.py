@@ -14,6 +14,7 @@ import signal
 import socket
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -57,6 +58,9 @@ class EventLoop:
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
         self.register(self._wake_receiver, selectors.EVENT_READ, self)
+        # `run` closes the sockets. A loop that never runs closes them when it is collected.
+        for sock in (self._wake_receiver, self._wake_sender):
+            weakref.finalize(self, sock.close)
 
     def register(self, sock: HasFileno, events: int, handler: Handler) -> None:
         """Call `handler.on_ready` in each iteration that finds `sock` ready for `events`."""

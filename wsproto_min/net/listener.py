@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import stat
+import weakref
 from contextlib import suppress
 from selectors import EVENT_READ
 from typing import Any
@@ -167,6 +168,8 @@ class Listener:
         self._paused = False
         self._closed = False
         context.loop.register(sock, EVENT_READ, self)
+        # The end of `run` closes listeners. If the server never runs, the collector does.
+        weakref.finalize(self, sock.close)
 
     def on_ready(self, events: int) -> None:
         """Accept waiting connections, up to a limit."""

@@ -36,6 +36,8 @@ class TLSSocket:
     __slots__ = ("_ssl", "read_waits_for", "write_waits_for")
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        # For a client that has gone, wrap_socket() raises and leaves its socket open. Raise first.
+        sock.getpeername()
         self._ssl = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         self.read_waits_for: int = EVENT_READ
         self.write_waits_for: int = EVENT_WRITE
