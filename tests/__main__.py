@@ -1,4 +1,4 @@
-"""Run the plain tests in two processes side by side: `python -m tests [pytest option ...]`.
+"""Run the plain tests in three processes side by side: `python -m tests [pytest option ...]`.
 
 `python -m pytest` runs the same tests in one process.
 """
@@ -12,31 +12,34 @@ from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-# Two halves of the `testpaths` in pyproject.toml that take about the same time.
-HALVES = (
-    ["tests/chatd", "chatd", "tests/explain"],
-    [
-        *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/test_*.py")),
-        "tests/net",
-        "wsproto_min",
-    ],
+
+
+def _files(pattern: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
+
+
+# The `testpaths` in pyproject.toml in parts that take about the same time.
+PARTS = (
+    _files("tests/chatd/test_[a-f]*.py"),
+    [*_files("tests/chatd/test_[!a-f]*.py"), "chatd", "tests/explain", "tests/net"],
+    [*_files("tests/test_*.py"), "wsproto_min"],
 )
 
 
 def main(options: list[str]) -> int:
-    """Print the report of each half; return the highest exit status."""
-    with ThreadPoolExecutor(len(HALVES)) as threads:
-        runs = list(threads.map(partial(run, options), range(len(HALVES))))
+    """Print the report of each part; return the highest exit status."""
+    with ThreadPoolExecutor(len(PARTS)) as threads:
+        runs = list(threads.map(partial(run, options), range(len(PARTS))))
     for report in runs:
         print(report.stdout, flush=True)
     return max(report.returncode for report in runs)
 
 
 def run(options: list[str], number: int) -> subprocess.CompletedProcess[str]:
-    """Run one half; each has a cache of its own."""
+    """Run one part; each has a cache of its own."""
     command = [sys.executable, "-m", "pytest", "-q", "-o", f"cache_dir=.pytest_cache/{number}"]
     return subprocess.run(
-        [*command, *options, *HALVES[number]],
+        [*command, *options, *PARTS[number]],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
