@@ -485,11 +485,14 @@ def test_server_with_closed_streams_serves(closing: str, tmp_path: Path) -> None
         stderr=subprocess.PIPE,
     ) as process:
         try:
-            poll(lambda: path.exists() or process.poll() is not None, "chatd listens")
-            assert process.poll() is None, process.communicate()
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.settimeout(PATIENCE)
-                sock.connect(str(path))
+
+                def connects() -> bool:
+                    assert process.poll() is None, process.communicate()
+                    return sock.connect_ex(str(path)) == 0  # it fails before listen()
+
+                poll(connects, "chatd listens")
                 sock.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
                 assert read_to_end(sock).endswith(b"ok\n")
             for number in range(3):  # neither the store nor a socket takes a standard descriptor
