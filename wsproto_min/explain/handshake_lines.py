@@ -127,7 +127,7 @@ class HandshakeContext:
             return
         if _offers_compression(self._request.headers):
             self.compression = DeflateParameters.DEFAULT
-            self.assumes_compression = True
+            self.assumes_compression: bool = True
 
     def explain_request(self, head: bytes, offset: int) -> HandshakeLines:
         """Explain a client's request and check it like a server that accepts all offers."""
