@@ -114,7 +114,7 @@ class HandshakeContext:
 
     def __init__(self, compression: DeflateParameters | None = None) -> None:
         self.compression = compression
-        self.assumes_compression = False
+        self.assumes_compression: bool = False
         self._request: Request | None = None
         self._answered = False
 
@@ -127,7 +127,7 @@ class HandshakeContext:
             return
         if _offers_compression(self._request.headers):
             self.compression = DeflateParameters.DEFAULT
-            self.assumes_compression: bool = True
+            self.assumes_compression = True
 
     def explain_request(self, head: bytes, offset: int) -> HandshakeLines:
         """Explain a client's request and check it like a server that accepts all offers."""
