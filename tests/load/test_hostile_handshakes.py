@@ -61,7 +61,7 @@ def attacks() -> list[Attack]:
         Attack("send nothing", 200, b"", timeout, times_out=True),
         Attack("send an incomplete request", 200, incomplete, timeout, times_out=True),
         Attack("send a byte per second", 200, incomplete, timeout, times_out=True, drips=True),
-        Attack("send TLS to the plain port", 200, client_hello(), timeout, times_out=True),
+        Attack("send TLS to the plain port", 200, client_hello(), b"HTTP/1.1 400 "),
         Attack("send 100,000 headers", 50, incomplete + b"\r\nX: y" * 100_000, b"HTTP/1.1 431 "),
         Attack(
             "send two requests at once", 50, GET_PAGE + GET_PAGE, b"HTTP/1.1 200 ", b"</html>\n"
