@@ -49,9 +49,6 @@ SKIPPED_IDS = 1 << 20
 # between two attempts. The event loop runs in between.
 LOCK_TIMEOUT = 5.0
 LOCK_RETRY = 0.02
-# Seconds for which an append relies on the last check of the files. Messages that are appended
-# to a removed file in this time are in the copy that `close` saves.
-CHECK_PAUSE = 0.05
 
 # Characters of a key that is certainly random: two senders never choose the same one.
 RANDOM_KEY = 16
@@ -134,7 +131,6 @@ class SQLiteStore:
         self._waiting: Sequence[NewMessage] = ()  # the batch that waits for another attempt
         self._is_closed = False
         self._failure: StoreError | None = None
-        self._next_check = 0.0
 
     def start(self, call_later: CallLater) -> None:
         """Use the timers of the event loop."""
@@ -203,10 +199,7 @@ class SQLiteStore:
         callback(result)
 
     def _append_or_recover(self, messages: Sequence[NewMessage]) -> list[StoredMessage]:
-        moment = time.monotonic()
-        if self._failure is not None or moment >= self._next_check:
-            self._next_check = moment + CHECK_PAUSE
-            self.check()
+        self.check()
         now = format_time(datetime.now(UTC))
         try:
             return self._append(messages, now)

@@ -20,11 +20,6 @@ from tests.chat import ChatClient, open_client, open_store, serve_chat
 from tests.support import Address, exchange, poll
 
 
-@pytest.fixture(autouse=True)
-def check_before_each_append(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "CHECK_PAUSE", 0.0)
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(tmp_path / "chat.db")
