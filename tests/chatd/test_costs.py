@@ -280,7 +280,7 @@ def test_history_is_charged_by_messages_and_bytes() -> None:
         start = time.monotonic()
         while ann.receive() != {"type": "pong", "t": 1}:
             pass
-        # A join and 5 pages cost 20 each, of which 100 are free.
+        # A join and 5 pages cost 20 each; the first 100 are free.
         assert 0.1 < time.monotonic() - start < 2
 
 

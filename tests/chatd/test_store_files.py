@@ -17,6 +17,7 @@ from chatd.storage import sqlite
 from chatd.storage.sqlite import SQLiteStore
 from chatd.storage.store import NewMessage, Page, StoreError
 from tests.chat import ChatClient, open_client, open_store, serve_chat
+from tests.needs import need
 from tests.support import Address, exchange, poll
 
 
@@ -51,8 +52,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mount needs root")
+    mounted = subprocess.run(mount, capture_output=True).returncode == 0
+    need(mounted, "the right to mount a tmpfs", "run as root")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
 
