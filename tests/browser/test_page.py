@@ -825,6 +825,22 @@ def test_missed_messages_show_divider_and_count(
     ada.tab.wait(f"document.title === '{room} · chatd'")
 
 
+def test_scroll_event_before_a_jump_does_not_stop_it(chat: Daemon, users: Users) -> None:
+    with join(chat, "jump", "Grace") as grace:
+        say_many(grace, "jump", [f"message {index}" for index in range(100)])
+    ada = users.join(url(chat, "jump"), "Ada")
+    ada.tab.wait(f"{TEXTS}.at(-1) === 'message 99'")
+    ada.tab.evaluate("messageLog.scrollTop = 500")
+    ada.tab.wait(f"!{AT_LATEST}")
+    # The event of the scroll arrives after the click, and before the page is rendered.
+    ada.tab.evaluate(
+        "messageLog.scrollTop = 600; document.querySelector('#jump-to-latest').click()"
+    )
+    ada.tab.wait(AT_LATEST)
+    below = "messageLog.scrollHeight - messageLog.scrollTop - messageLog.clientHeight"
+    assert ada.tab.evaluate(below) < 2
+
+
 def test_row_of_a_sender_with_a_wrong_clock_shows_stored_time(chat: Daemon, users: Users) -> None:
     ada = users.join(url(chat, "clock"), "Ada")
     shown = (
