@@ -242,7 +242,14 @@ class RoomRegistry:
 
     # Presence.
 
-    def broadcast_presence(self) -> None:
+    def end_iteration(self) -> None:
+        """Broadcast what has changed in this iteration."""
+        if self._changed:
+            self._broadcast_presence()
+        if self._typing:
+            self._broadcast_typing()
+
+    def _broadcast_presence(self) -> None:
         """Send each changed room one presence message for the whole iteration."""
         changed, self._changed = self._changed, {}
         now = time.monotonic()
@@ -275,10 +282,8 @@ class RoomRegistry:
             room.typing[member] = None
             self._typing[room] = None
 
-    def broadcast_typing(self) -> None:
+    def _broadcast_typing(self) -> None:
         """Announce typing in the rooms that have waited for TYPING_INTERVAL."""
-        if not self._typing:
-            return
         rooms, self._typing = self._typing, {}
         now = time.monotonic()
         for room in rooms:

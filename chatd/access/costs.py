@@ -36,7 +36,7 @@ MAX_ADDRESSES = 10_000
 
 def message_cost(size: int) -> float:
     """Return the cost of receiving a message of `size` characters, after decompression."""
-    return max(1.0, size / CHEAP_SIZE)
+    return 1.0 if size <= CHEAP_SIZE else size / CHEAP_SIZE
 
 
 def response_cost(messages: int, size: int, names: int = 0) -> float:
@@ -69,13 +69,18 @@ class Budget:
         self._own = own
         self.address = address
 
-    def charge(self, cost: float) -> float:
+    def charge(self, cost: float, now: float | None = None) -> float:
         """Charge the connection and its address.
+
+        Args:
+            cost: In small messages.
+            now: Time in seconds of the monotonic clock; None reads the clock.
 
         Returns:
             Seconds for which the connection must not be read.
         """
-        now = time.monotonic()
+        if now is None:
+            now = time.monotonic()
         if self.address is not None:
             self.address.take(now, cost)
         return 0.0 if self._own is None else self._own.take(now, cost)
@@ -98,11 +103,17 @@ class Budgets:
         address_rate: Cost per second that an address may cause, twice as much at once; 0 for
             no limit.
         trusted: Networks of the trusted proxies.
+
+    Attributes:
+        limit_connections: True if connections have a budget.
+        limit_anything: True if connections or addresses have one.
     """
 
     def __init__(
         self, rate: float, burst: float, address_rate: float, trusted: Sequence[TrustedNetwork]
     ) -> None:
+        self.limit_connections = rate > 0
+        self.limit_anything = rate > 0 or address_rate > 0
         self._rate = rate
         self._burst = burst
         self._address_rate = address_rate

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from chatd import app, registry, rooms, work_queue
+from chatd import intake, registry, rooms, work_queue
 from chatd.access import costs
 from chatd.access.costs import Budgets
 from chatd.access.rate_limit import TokenBucket
 from chatd.access.trusted_networks import parse_network
 from chatd.history import HistoryReader
+from chatd.intake import Intake
 from chatd.protocol import MAX_MESSAGE_SIZE, History
 from chatd.rooms import Room
 from chatd.storage.store import NewMessage
@@ -248,11 +249,11 @@ def test_history_requests_are_spread_over_iterations(
 
 
 def test_bursts_of_messages_are_spread_over_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "READING_STEP", -1.0)
+    monkeypatch.setattr(intake, "READING_STEP", -1.0)
     counts = [0]
-    on_message, end_iteration = app.Chat._on_message, WorkQueue.end_iteration
+    on_message, end_iteration = Intake.on_message, WorkQueue.end_iteration
 
-    def count(self: app.Chat, peer: Peer, message: str | bytes) -> None:
+    def count(self: Intake, peer: Peer, message: str | bytes) -> None:
         counts[-1] += 1
         on_message(self, peer, message)
 
@@ -260,7 +261,7 @@ def test_bursts_of_messages_are_spread_over_iterations(monkeypatch: pytest.Monke
         counts.append(0)
         end_iteration(self)
 
-    monkeypatch.setattr(app.Chat, "_on_message", count)
+    monkeypatch.setattr(Intake, "on_message", count)
     monkeypatch.setattr(WorkQueue, "end_iteration", end)
     with serve_chat(rate=20.0, burst=40.0) as chat, Client(chat.address, "/r/x") as ann:
         frames = b"".join(masked_frame(b"x") for _ in range(30))
