@@ -11,6 +11,7 @@ message can therefore ask for all later ones.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -59,6 +60,10 @@ from wsproto_min import (
 
 # Seconds within which a peer must join a room if the server requires invitations.
 JOIN_TIMEOUT = 10.0
+# Connections of one event loop iteration from which the server reads at once, and seconds
+# between the first reads of the others. A server without a limit on the rate reads all.
+REQUESTS_PER_ITERATION = 8
+REQUEST_INTERVAL = 0.0005
 
 
 class Chat:
@@ -125,9 +130,10 @@ class Chat:
         self._rooms = RoomRegistry(self.server, history, max_rooms)
         if address_rate is None:
             address_rate = costs.CONNECTIONS_PER_ADDRESS * rate
-        budgets = costs.Budgets(rate, burst, address_rate, trusted_proxies)
+        self._budgets = costs.Budgets(rate, burst, address_rate, trusted_proxies)
         services = Services(self._rooms, history, self._batcher, self._authorizer, self._access_log)
-        self._intake = Intake(services, budgets, call_later)
+        self._accepted = 0  # connections of this iteration
+        self._intake = Intake(services, self._budgets, call_later)
         self._monitor.start()
         InvitationRecheck(self._authorizer, self.server).start()
 
@@ -151,14 +157,29 @@ class Chat:
     # Connections.
 
     def _on_accept(self, peer: Peer) -> None:
+        wait = self._budgets.charge_handshake(peer.address)
+        if wait == math.inf:
+            self._access_log.abort(peer, "rate_per_address")
+            return
         record = self._access_log.on_accept(peer)
-        if record is not None:
-            peer.user_data = Handshaking(record)
+        if record is None:
+            return
+        peer.user_data = Handshaking(record)
+        if self._budgets.limit_connections:
+            # A burst of connections is spread over iterations too.
+            surplus = self._accepted - REQUESTS_PER_ITERATION
+            self._accepted += 1
+            wait = max(wait, surplus * REQUEST_INTERVAL)
+        if wait > 0:
+            peer.pause_reading(wait)
 
     def _on_request(self, peer: Peer, request: Request) -> Response | Acceptance:
         """Answer a WebSocket handshake with 101, and any other request with a page."""
         mode: Handshaking = peer.user_data
+        accepted_from = peer.address
         self._access_log.on_request(mode.record, peer, request)
+        if peer.address != accepted_from:
+            self._check_forwarded_rate(peer.address)
         if request.path == HEALTH_PATH:
             return health_response(
                 request,
@@ -188,6 +209,11 @@ class Chat:
                 raise ServiceUnavailable("max_rooms", error.message) from None
             peer.user_data = PlainMode(mode.record, opened, name, token)
         return acceptance
+
+    def _check_forwarded_rate(self, address: str) -> None:
+        if self._budgets.charge_handshake(address) == math.inf:
+            reason = "too many connections from one address in a short time; try again later"
+            raise ServiceUnavailable("rate_per_address", reason)
 
     def _authorize_request(
         self, request: Request, room: str
@@ -234,3 +260,4 @@ class Chat:
         self._metrics.messages_received += self._batcher.flush()
         self._rooms.end_iteration()
         self._intake.end_iteration()
+        self._accepted = 0

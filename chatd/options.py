@@ -143,8 +143,8 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
         "--rate-per-address",
         type=_non_negative,
         metavar="N",
-        help="messages per second from one address or one IPv6 /64 network, twice as many at"
-        f" once; 0 for no limit (default: {CONNECTIONS_PER_ADDRESS} times --rate-limit)",
+        help="messages, and new connections, per second from one address or one IPv6 /64 network,"
+        f" twice as many at once; 0 for no limit (default: {CONNECTIONS_PER_ADDRESS} times --rate-limit)",
     )
     add(
         "--allow-host",

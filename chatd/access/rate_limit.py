@@ -51,6 +51,10 @@ class TokenBucket:
         self._tokens = max(level, -self._max_debt)
         return -self._tokens / self._rate
 
+    def is_exhausted(self, now: float, tokens: float = 1.0) -> bool:
+        """Return True if taking tokens would exceed the limit on the debt."""
+        return self.level(now) - tokens < -self._max_debt
+
     def level(self, now: float) -> float:
         """Return the number of tokens at the time `now`, negative in debt."""
         return min(self._burst, self._tokens + (now - self._updated_at) * self._rate)
