@@ -144,7 +144,8 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
         type=_non_negative,
         metavar="N",
         help="messages, and new connections, per second from one address or one IPv6 /64 network,"
-        f" twice as many at once; 0 for no limit (default: {CONNECTIONS_PER_ADDRESS} times --rate-limit)",
+        " twice as many at once; 0 for no limit"
+        f" (default: {CONNECTIONS_PER_ADDRESS} times --rate-limit)",
     )
     add(
         "--allow-host",

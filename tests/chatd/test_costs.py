@@ -8,18 +8,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from chatd import app, intake, registry, rooms, work_queue
+from chatd import announcements, app, intake, registry, rooms, work_queue
 from chatd.access import address_buckets, costs
 from chatd.access.costs import Budgets
+from chatd.access.invitations import Invitations
 from chatd.access.rate_limit import TokenBucket
 from chatd.access.trusted_networks import parse_network
 from chatd.history import HistoryReader
 from chatd.intake import Intake
 from chatd.protocol import MAX_MESSAGE_SIZE, History
+from chatd.registry import RoomRegistry
 from chatd.rooms import Room
 from chatd.storage.store import NewMessage
 from chatd.work_queue import WorkQueue
@@ -541,3 +544,99 @@ def test_expiry_of_reservations_is_spread_over_iterations(monkeypatch: pytest.Mo
         poll(lambda: sum(visits) >= 5, "all rooms were visited")
         ben.join("another", "Ben")  # there is a place again
     assert max(visits) == 1
+
+
+@contextmanager
+def counted_calls(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> Iterator[list[int]]:
+    """List the number of calls of a method in each iteration."""
+    counts = [0]
+    method, end_iteration = getattr(owner, name), WorkQueue.end_iteration
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        counts[-1] += 1
+        return method(*arguments, **options)
+
+    def end(self: WorkQueue) -> None:
+        counts.append(0)
+        end_iteration(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, count)
+        patched.setattr(WorkQueue, "end_iteration", end)
+        yield counts
+
+
+def test_closing_burst_is_spread_and_announced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "LEAVING_STEP", -1.0)
+    rooms_of_all = [f"room-{number}" for number in range(4)]
+    with serve_chat() as chat, ExitStack() as stack:
+        for number in range(6):
+            client = stack.enter_context(ChatClient(chat.address))
+            for room in rooms_of_all:
+                client.join(room, f"n{number}")
+        burst = list(chat.server.peers)
+        reader = stack.enter_context(ChatClient(chat.address))
+        for room in rooms_of_all:
+            reader.join(room, "reader")
+        reader.receive_pending()
+        with counted_calls(monkeypatch, RoomRegistry, "_leave_now") as leaves:
+
+            def abort_all() -> None:
+                for peer in burst:
+                    peer.abort()
+
+            chat.ask(abort_all)
+            presence = [reader.receive_type("presence") for _ in rooms_of_all]
+        assert (sum(leaves), max(leaves)) == (6, 1)
+        assert [each["room"] for each in presence] == rooms_of_all
+        for each in presence:
+            assert (sorted(each["left"]), each["count"]) == ([f"n{n}" for n in range(6)], 1)
+        assert reader.receive_pending() == []
+
+
+def test_presence_of_many_rooms_is_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(announcements, "PRESENCE_RECEIVERS", 1)
+    with (
+        serve_chat() as chat,
+        ChatClient(chat.address) as reader,
+        ChatClient(chat.address) as ann,
+    ):
+        for number in range(5):
+            ann.join(f"room-{number}", "Ann")
+            reader.join(f"room-{number}", "reader")
+        reader.receive_pending()
+        with counted_calls(monkeypatch, Room, "take_changes") as announced:
+            [peer] = (each for each in chat.server.peers if "Ann" in names_of(each))
+            chat.ask(peer.abort)
+            for number in range(5):
+                assert reader.receive_type("presence")["room"] == f"room-{number}"
+        assert (sum(announced), max(announced)) == (5, 1)
+
+
+def names_of(peer: Peer) -> set[str]:
+    """Return the names of a peer in chat mode."""
+    return {member.name for member in peer.user_data.members.values()}
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_name_of_a_closed_connection_is_free_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: bool
+) -> None:
+    invitations = Invitations(tmp_path)
+    token = invitations.issue("Ann", [], 7, time.time())
+    bearer = [("Authorization", f"Bearer {token}")]
+    with serve_chat(invitations=invitations) as chat, ChatClient(chat.address) as reader:
+        reader.join("lobby", "x", token=invitations.issue("Ben", [], 7, time.time()))
+        with ChatClient(chat.address) as ann:
+            ann.join("lobby", "x", token=token)
+            # Closed connections stay in their rooms from here on.
+            monkeypatch.setattr(RoomRegistry, "end_iteration", lambda self: None)
+            [peer] = (each for each in chat.server.peers if "Ann" in names_of(each))
+            chat.ask(peer.abort)
+        if plain:
+            with open_client(chat.address, "/r/lobby", headers=bearer) as again:
+                again.send("from Ann")
+                assert reader.receive_type("message")["name"] == "Ann"
+        else:
+            with ChatClient(chat.address) as again_in_chat:
+                assert again_in_chat.join("lobby", "x", token=token)["name"] == "Ann"
