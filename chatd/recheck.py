@@ -1,4 +1,4 @@
-"""Recheck of the invitations in use: closes peers whose invitation expired or was revoked."""
+"""Recheck of the invitations in use: closes peers with an expired or revoked invitation."""
 
 from __future__ import annotations
 
