@@ -55,10 +55,9 @@ class RoomRegistry:
         self._to_expire: list[Room] = []  # rooms that the current expiry has not visited
         self._reservations_remain = False
 
-    @property
-    def announce_typing(self) -> Callable[[Member], None]:
+    def announce_typing(self, member: Member) -> None:
         """See `Announcer.announce_typing`."""
-        return self._announcer.announce_typing
+        self._announcer.announce_typing(member)
 
     def __iter__(self) -> Iterator[Room]:
         """Iterate over the rooms in use."""
