@@ -42,20 +42,22 @@ def listen(
 
     Args:
         server: The server.
-        hosts: Addresses and names. `::` stands for all addresses of IPv6 and IPv4.
+        hosts: Addresses and names. `::` stands for all addresses of IPv6 and IPv4. Its
+            socket accepts both, unless the system has no such sockets.
         port: Port from 0 to 65535; 0 picks a free one.
         ssl_context: TLS configuration, or None for plain TCP.
 
     Returns:
-        The addresses of the listening sockets.
+        The addresses that the server listens on.
 
     Raises:
         ListenError: A host is invalid, in use, or not a host of this machine. A name may
             have some addresses of a protocol that this machine does not have.
     """
     found = [(host, _resolve(host, port)) for host in hosts]
-    # Listen on the wildcard addresses first, because they include other addresses.
-    found.sort(key=lambda each: not {_ANY_IPV4, _ANY_IPV6} & set(each[1]))
+    # Listen on the wildcard addresses first, because they include other addresses, and on the
+    # one of IPv6 before the one of IPv4.
+    found.sort(key=lambda each: (_ANY_IPV6 not in each[1], _ANY_IPV4 not in each[1]))
     listening: dict[str, Address] = {}
     for host, addresses in found:
         unavailable: OSError | None = None
@@ -70,6 +72,8 @@ def listen(
                 unavailable = error
             else:
                 port = listening[address][1]
+                if address == _ANY_IPV6 and socket.has_dualstack_ipv6():
+                    listening[_ANY_IPV4] = _ANY_IPV4, port
         if unavailable and not any(_is_included(address, listening) for address in addresses):
             raise ListenError(host, port, unavailable)
     return list(listening.values())

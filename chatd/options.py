@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
-import re
 import sqlite3
 import ssl
 import sys
@@ -12,11 +10,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import chatd
+from chatd import option_values as values
 from chatd.access.connection_limits import DEFAULT_MAX_PEERS, DEFAULT_MAX_PER_ADDRESS
 from chatd.access.costs import CONNECTIONS_PER_ADDRESS
-from chatd.access.origin import is_origin
-from chatd.access.trusted_networks import TrustedNetwork, parse_network
-from chatd.model import DEFAULT_MAX_ROOMS, MAX_ID, InvalidName, is_room_name, normalize_name
+from chatd.model import DEFAULT_MAX_ROOMS
 from chatd.ops.log_handler import FORMATTERS
 from chatd.storage.sqlite import MEMORY
 
@@ -25,8 +22,6 @@ VERSION = (
     f" SQLite {sqlite3.sqlite_version}, {ssl.OPENSSL_VERSION})"
 )
 DEFAULT_HOST = "127.0.0.1"
-# A hundred years.
-MAX_DAYS = 36500
 
 
 class _Parser(argparse.ArgumentParser):
@@ -66,13 +61,17 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     export = commands.add_parser("export", help="print the messages as JSON lines")
     _add_invite_options(invite)
-    export.add_argument("--room", type=_room, help="print only this room (default: all rooms)")
+    export.add_argument(
+        "--room", type=values.room, help="print only this room (default: all rooms)"
+    )
     for each in (invite, revoke):
-        each.add_argument("name", type=_name, metavar="NAME", help="the user's name in the chat")
+        each.add_argument(
+            "name", type=values.name, metavar="NAME", help="the user's name in the chat"
+        )
     for each in (parser, invite, revoke, check, export):
         each.add_argument(
             "--db",
-            type=_file,
+            type=values.file,
             metavar="FILE",
             # A default here would overwrite a --db before the command.
             default=None if each is parser else argparse.SUPPRESS,
@@ -116,7 +115,7 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--port",
-        type=_port,
+        type=values.port,
         default=8765,
         help="TCP port; 0 picks a free one (default: %(default)s)",
     )
@@ -125,15 +124,15 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
     add("--tls-key", metavar="FILE", help="key of the certificate, if in another file (PEM)")
     add(
         "--keep-messages",
-        type=_count,
+        type=values.count,
         metavar="N",
         help="keep the newest N messages of each room",
     )
-    add("--keep-days", type=_days, metavar="DAYS", help="delete messages older than this")
+    add("--keep-days", type=values.days, metavar="DAYS", help="delete messages older than this")
     add("--invite-only", action="store_true", help="require an invitation from every user")
     add(
         "--rate-limit",
-        type=_non_negative,
+        type=values.non_negative,
         default=20.0,
         metavar="N",
         help="messages per second from one peer, twice as many at once; 0 for no limit"
@@ -141,16 +140,17 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--rate-per-address",
-        type=_non_negative,
+        type=values.non_negative,
         metavar="N",
-        help="messages per second from one address or one IPv6 /64 network, twice as many at"
-        f" once; 0 for no limit (default: {CONNECTIONS_PER_ADDRESS} times --rate-limit)",
+        help="messages, and new connections, per second from one address or one IPv6 /64 network,"
+        " twice as many at once; 0 for no limit"
+        f" (default: {CONNECTIONS_PER_ADDRESS} times --rate-limit)",
     )
     add(
         "--allow-host",
         action="append",
         default=[],
-        type=_host,
+        type=values.host,
         metavar="NAME",
         help="another host name of this server; repeatable",
     )
@@ -158,7 +158,7 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
         "--allow-origin",
         action="append",
         default=[],
-        type=_origin,
+        type=values.origin,
         metavar="ORIGIN",
         help="another site or app with pages that may connect, like https://example.org or"
         " tauri://localhost; repeatable",
@@ -167,28 +167,28 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--trusted-proxy",
         action="append",
-        type=_network,
+        type=values.network,
         default=[],
         metavar="ADDRESS[/BITS]|unix",
         help="trust the X-Forwarded-For of this proxy; repeatable",
     )
     add(
         "--max-peers",
-        type=_limit,
+        type=values.limit,
         metavar="N",
         help="connections at the same time, including handshakes; 0 for no limit"
         f" (default: {DEFAULT_MAX_PEERS}, or fewer if file descriptors are limited)",
     )
     add(
         "--max-per-address",
-        type=_limit,
+        type=values.limit,
         metavar="N",
         help="connections from one address or one IPv6 /64 network; 0 for no limit"
         f" (default: {DEFAULT_MAX_PER_ADDRESS}, and no limit for this machine)",
     )
     add(
         "--max-rooms",
-        type=_limit,
+        type=values.limit,
         default=DEFAULT_MAX_ROOMS,
         metavar="N",
         help="rooms in use at the same time; 0 for no limit (default: %(default)s)",
@@ -196,7 +196,7 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--metrics-from",
         action="append",
-        type=_network,
+        type=values.network,
         default=[],
         metavar="ADDRESS[/BITS]|unix",
         help="let this network read /metrics, for example 127.0.0.1; repeatable",
@@ -209,7 +209,7 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--drain-timeout",
-        type=_non_negative,
+        type=values.non_negative,
         default=5.0,
         metavar="SECONDS",
         help="time for peers to receive queued messages at the end; a second signal skips it"
@@ -220,112 +220,20 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
 def _add_invite_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--days",
-        type=_days,
+        type=values.days,
         default=7.0,
         help="days for which the link is valid (default: %(default)g)",
     )
     parser.add_argument(
         "--room",
         action="append",
-        type=_room,
+        type=values.room,
         default=[],
         help="room that the user may join; repeatable (default: all rooms)",
     )
     parser.add_argument(
         "--url",
-        type=_page,
+        type=values.page,
         default="http://127.0.0.1:8765/",
         help="address of the chat's page (default: %(default)s)",
     )
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < 1 << 16):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
-    return min(int(text), MAX_ID)
-
-
-def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 up")
-    return min(int(text), MAX_ID)
-
-
-def _non_negative(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 up")
-    return number
-
-
-def _days(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number <= MAX_DAYS:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number of days above 0 and up to {MAX_DAYS}"
-        )
-    return number
-
-
-def _host(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a name like chat.example.org")
-    return text
-
-
-def _origin(text: str) -> str:
-    if text.lower() == "null":
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is the origin of no site; any site can send it, so it cannot be allowed"
-        )
-    if not (is_origin(text) or is_origin(text.removesuffix("/"))):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not an origin like https://example.org or tauri://localhost"
-        )
-    return text
-
-
-def _page(text: str) -> str:
-    if not re.fullmatch(r"(?i:https?://[^/?#@\s]+)(?:/[^?#\s]*)?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a page like https://example.org/")
-    return text
-
-
-def _name(text: str) -> str:
-    try:
-        return normalize_name(text)
-    except InvalidName as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _file(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("the file name is empty")
-    return text
-
-
-def _room(text: str) -> str:
-    if not is_room_name(text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not 1 to 64 letters, digits, dots, underscores or dashes"
-        )
-    return text
-
-
-def _network(text: str) -> TrustedNetwork:
-    try:
-        return parse_network(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}; write ADDRESS, ADDRESS/BITS or unix") from None

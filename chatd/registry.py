@@ -1,4 +1,4 @@
-"""Registry of the rooms in use: peers join, catch up and leave; presence is broadcast.
+"""Registry of the rooms in use: peers join, catch up and leave.
 
 A peer in chat mode joins in two steps. It gets its name at once. It gets live messages
 as soon as the store has returned the messages that it missed.
@@ -7,15 +7,16 @@ as soon as the store has returned the messages that it missed.
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
 
 from chatd import protocol
 from chatd.access import costs
 from chatd.access.invitations import Invitation
+from chatd.announcements import Announcer
 from chatd.history import CatchUp, HistoryReader
-from chatd.model import NAMED_MEMBERS, RESERVED_FOR, name_key
+from chatd.model import RESERVED_FOR, name_key
 from chatd.modes import ChatMode, Mode, OpenMode, PlainMode
 from chatd.protocol import ChatError
 from chatd.rooms import Member, NameTaken, Room
@@ -24,13 +25,10 @@ from wsproto_min import Peer, Server
 
 # Rooms of one connection. A room costs memory, so this bounds the memory of a connection.
 MAX_ROOMS = 100
-# Seconds between two presence messages in a room with over NAMED_MEMBERS.
-PRESENCE_INTERVAL = 1.0
-# Seconds between two announcements of typing in a room, and the names that one announces.
-TYPING_INTERVAL = 1.0
-MAX_TYPING = 5
 # Seconds of one event loop iteration in which expired reservations are removed.
 EXPIRY_STEP = 0.002
+# Seconds of one event loop iteration in which closed connections leave their rooms.
+LEAVING_STEP = 0.002
 # Close code for private use (RFC 6455, 7.4.2): the session continues in another connection.
 TAKEN_OVER = 4001
 
@@ -49,11 +47,17 @@ class RoomRegistry:
         self._max_rooms = max_rooms
         self._history = history
         self._rooms: dict[str, Room] = {}
-        self._changed: dict[Room, None] = {}  # rooms with unreported changes
-        self._typing: dict[Room, None] = {}  # rooms with members in `Room.typing`
+        self._announcer = Announcer(server)
+        self._leaving: OrderedDict[OpenMode, None] = (
+            OrderedDict()
+        )  # closed connections that are still in rooms
         self._expiry_scheduled = False
         self._to_expire: list[Room] = []  # rooms that the current expiry has not visited
         self._reservations_remain = False
+
+    def announce_typing(self, member: Member) -> None:
+        """See `Announcer.announce_typing`."""
+        self._announcer.announce_typing(member)
 
     def __iter__(self) -> Iterator[Room]:
         """Iterate over the rooms in use."""
@@ -104,6 +108,8 @@ class RoomRegistry:
         if former_member is not None and name_key(former_member.name) == name_key(name):
             session = former_member.session  # the same name, perhaps in another spelling
         room = self.open(request.room)
+        if self._leaving:
+            self._leave_early(room, name)
         now = time.monotonic()
         try:
             member, former_peer = room.join(name, session, peer, now, proven=invitation is not None)
@@ -112,7 +118,7 @@ class RoomRegistry:
             if invitation is not None:
                 reason = f"{name} is already in the room {request.room}; leave it there first"
             raise ChatError("name_taken", reason, room=request.room) from None
-        self._changed[room] = None
+        self._announcer.on_change(room)
         if former_member is not None and former_member is not member:
             room.leave(former_member)
         if former_peer is not None and former_peer is not peer:
@@ -126,8 +132,10 @@ class RoomRegistry:
     def join_plain(self, peer: Peer, mode: PlainMode) -> Member:
         """Let a peer in plain mode join its room, before its first message."""
         room, now = mode.room, time.monotonic()
-        self._changed[room] = None
+        self._announcer.on_change(room)
         if mode.name is not None:
+            if self._leaving:
+                self._leave_early(room, mode.name)
             with suppress(NameTaken):  # the invited person is in the room already
                 mode.member, _ = room.join(mode.name, None, peer, now, proven=True)
                 return mode.member
@@ -196,13 +204,20 @@ class RoomRegistry:
         """Remove a member, or reserve its name for its session for RESERVED_FOR seconds."""
         room = member.room
         room.leave(member, reserve_at=time.monotonic() if reserve else None)
-        self._changed[room] = None
+        self._announcer.on_change(room)
         self._close_if_empty(room)
         if reserve:
             self._schedule_expiry()
 
     def leave_all(self, mode: OpenMode) -> None:
-        """Remove a closed connection from its rooms; reserve its names in chat mode."""
+        """Let a closed connection leave its rooms; reserve its names in chat mode.
+
+        Many connections may close together, each in MAX_ROOMS rooms. So they leave at the end
+        of this iteration and of the next ones, for LEAVING_STEP seconds each.
+        """
+        self._leaving[mode] = None
+
+    def _leave_now(self, mode: OpenMode) -> None:
         if isinstance(mode, ChatMode):
             for member in mode.members.values():
                 self.leave(member, reserve=True)
@@ -211,9 +226,16 @@ class RoomRegistry:
                 self.leave(mode.member)
             self._close_if_empty(mode.room)
 
+    def _leave_early(self, room: Room, name: str) -> None:
+        """Let the closed connection with a name leave before the name is given again."""
+        holder = room.holder(name)
+        if holder is not None and holder.user_data in self._leaving:
+            del self._leaving[holder.user_data]
+            self._leave_now(holder.user_data)
+
     def _close_if_empty(self, room: Room) -> None:
         if room.is_empty:
-            self._changed.pop(room, None)
+            self._announcer.forget(room)
             if self._rooms.get(room.name) is room:  # else another room has the name since
                 del self._rooms[room.name]
 
@@ -240,61 +262,23 @@ class RoomRegistry:
         if self._reservations_remain:
             self._schedule_expiry()
 
-    # Presence.
+    # Iterations.
 
-    def broadcast_presence(self) -> None:
-        """Send each changed room one presence message for the whole iteration."""
-        changed, self._changed = self._changed, {}
-        now = time.monotonic()
-        for room in changed:
-            wait = room.last_broadcast_at + PRESENCE_INTERVAL - now
-            if room.count > NAMED_MEMBERS and wait > 0:
-                if not room.broadcast_scheduled:
-                    room.broadcast_scheduled = True
-                    self._server.call_later(wait, partial(self._broadcast_later, room))
-                continue
-            changes = room.take_changes()
-            if changes is not None:
-                room.last_broadcast_at = now
-                joined, left = changes
-                room.chat_peers.send(protocol.presence(room.name, joined, left, room.count))
+    def end_iteration(self) -> None:
+        """Let closed connections leave, then announce the changes of this iteration.
 
-    def _broadcast_later(self, room: Room) -> None:
-        room.broadcast_scheduled = False
-        self._changed[room] = None
-
-    # Typing.
-
-    def announce_typing(self, member: Member) -> None:
-        """Announce a member's typing within TYPING_INTERVAL, unless MAX_TYPING others wait.
-
-        A room has many readers, so it gets the announcements of an interval together.
+        A room gets the changes of many closed connections together.
         """
-        room = member.room
-        if len(room.typing) < MAX_TYPING:
-            room.typing[member] = None
-            self._typing[room] = None
+        if self._leaving:
+            step_end = time.monotonic() + LEAVING_STEP
+            while self._leaving:
+                mode, _ = self._leaving.popitem(last=False)
+                self._leave_now(mode)
+                if time.monotonic() >= step_end:
+                    break
+        if self._leaving or self._announcer.end_iteration():
+            self._server.call_later(0, _continue)  # in the next iteration
 
-    def broadcast_typing(self) -> None:
-        """Announce typing in the rooms that have waited for TYPING_INTERVAL."""
-        if not self._typing:
-            return
-        rooms, self._typing = self._typing, {}
-        now = time.monotonic()
-        for room in rooms:
-            wait = room.last_typing_at + TYPING_INTERVAL - now
-            if wait > 0:
-                if not room.typing_scheduled:
-                    room.typing_scheduled = True
-                    self._server.call_later(wait, partial(self._broadcast_typing_later, room))
-                continue
-            members, room.typing = room.typing, {}
-            for member in members:
-                if member.peer is not None:
-                    room.last_typing_at = now
-                    announcement = protocol.typing(room.name, member.name)
-                    room.chat_peers.send(announcement, sender=member.peer)
 
-    def _broadcast_typing_later(self, room: Room) -> None:
-        room.typing_scheduled = False
-        self._typing[room] = None
+def _continue() -> None:
+    """Do nothing: a timer without a function of its own starts the next iteration."""

@@ -144,6 +144,11 @@ class Room:
             except NameTaken:
                 continue
 
+    def holder(self, name: str) -> Peer | None:
+        """Return the peer with a name, None if the name is free or only reserved."""
+        member = self._members.get(name_key(name))
+        return None if member is None else member.peer
+
     def leave(self, member: Member, *, reserve_at: float | None = None) -> None:
         """Take the peer from a member.
 

@@ -104,9 +104,12 @@ class Client:
         *,
         early: bytes = b"",
         receive_buffer: int | None = None,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self.sock = connect(address, receive_buffer=receive_buffer)
         try:
+            if ssl_context is not None:
+                self.sock = ssl_context.wrap_socket(self.sock, server_hostname="localhost")
             self.connection = self._shake_hands(target, early)
         except BaseException:
             self.sock.close()

@@ -20,6 +20,7 @@ from chatd import protocol
 from chatd.access.costs import CONNECTIONS_PER_ADDRESS
 from chatd.model import Message
 from chatd.options import parse_arguments
+from tests.chat import serve_chat
 from tests.documents import (
     CHANGELOG,
     DOCUMENTS,
@@ -241,6 +242,9 @@ CHATD_LIMITS = {
     "characters of a response that count as one message": "CHARACTERS_PER_UNIT",
     "names in a response that count as one message": "NAMES_PER_UNIT",
     "receivers of a `say` that count as one message of its address": "CHEAP_MEMBERS",
+    "longest wait of a connection over that rate": "MAX_WAIT",
+    "connections read at once in one event loop iteration": "REQUESTS_PER_ITERATION",
+    "receivers of `presence` in one event loop iteration": "PRESENCE_RECEIVERS",
     "rooms in use": "DEFAULT_MAX_ROOMS",
     "log lines that wait for a slow reader": "MAX_QUEUED_RECORDS",
 }
@@ -252,16 +256,47 @@ def test_limits_of_chatd_match_the_code() -> None:
         value = f"{int(constant(chatd, constant_name)):,}"
         assert re.match(rf"{value}\b", shown.pop(name)), name
     rate = parse_arguments([]).rate_limit
+    of_address = f"{CONNECTIONS_PER_ADDRESS * rate:g}, and {2 * CONNECTIONS_PER_ADDRESS * rate:g}"
+    control_rate = default_of("control_rate_limit")
+    assert default_of("ping_interval") == default_of("ping_timeout")
     assert shown == {
         "messages per second of one peer": f"{rate:g}, and {2 * rate:g} at once (`--rate-limit`)",
-        "messages per second of one address": f"{CONNECTIONS_PER_ADDRESS * rate:g}, and"
-        f" {2 * CONNECTIONS_PER_ADDRESS * rate:g} at once (`--rate-per-address`)",
+        "messages per second of one address": f"{of_address} at once (`--rate-per-address`)",
+        "new connections per second of one address": f"{of_address} at once (`--rate-per-address`)",
         "opening handshake, closing handshake": f"{default_of('open_timeout'):g} s each",
         "interval between checks of the store's files": (
             f"{constant(chatd, 'STORE_CHECK_INTERVAL'):g} s"
         ),
+        "unfinished handshakes": f"{default_of('max_pending_handshakes'):,}; the oldest is closed",
+        "Pings and unsolicited Pongs of one peer": (
+            f"{control_rate:g} per second, and {2 * control_rate:g} at once"
+        ),
+        "time from one Ping to the next, and to a sign of life": (
+            f"{default_of('ping_interval'):g} s each"
+        ),
         "write buffer of one peer": f"{default_of('write_buffer_limit') >> 20} MiB",
+        "write buffers of all peers": (
+            f"{default_of('total_write_buffer_limit') >> 20} MiB; the slowest are closed first"
+        ),
+        "time in which a slow peer must take some bytes": f"{default_of('write_timeout'):g} s",
+        "unfinished messages of all peers": (
+            f"{default_of('total_unfinished_limit') >> 20} MiB; the oldest are closed"
+        ),
     }
+
+
+def test_chat_uses_the_default_limits_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+
+    class RecordingServer(Server):
+        def __init__(self, **options: Any) -> None:
+            given.extend(options)
+            super().__init__(**options)
+
+    monkeypatch.setattr("chatd.app.Server", RecordingServer)
+    with serve_chat():
+        pass
+    assert {name for name in given if not name.startswith("on_")} == {"max_message_size"}
 
 
 # Tables of tests and changes

@@ -39,9 +39,21 @@ class TokenBucket:
         Returns:
             Seconds to wait before the next action; 0.0 if the bucket had the tokens.
         """
-        self._tokens = max(self.level(now) - tokens, -self._max_debt)
+        # The hot path of every message, so without calls of the methods below.
+        level = self._tokens + (now - self._updated_at) * self._rate
+        if level > self._burst:
+            level = self._burst
+        level -= tokens
         self._updated_at = now
-        return self.wait(now)
+        if level >= 0:
+            self._tokens = level
+            return 0.0
+        self._tokens = max(level, -self._max_debt)
+        return -self._tokens / self._rate
+
+    def is_exhausted(self, now: float, tokens: float = 1.0) -> bool:
+        """Return True if taking tokens would exceed the limit on the debt."""
+        return self.level(now) - tokens < -self._max_debt
 
     def level(self, now: float) -> float:
         """Return the number of tokens at the time `now`, negative in debt."""

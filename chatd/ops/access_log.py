@@ -62,7 +62,7 @@ class AccessLog:
         """Return the record of an accepted peer, or abort the peer and return None."""
         slot = self._limiter.acquire(peer.address)
         if slot is None:
-            self._abort(peer)
+            self.abort(peer, "no_spare_place")
             return None
         return ConnectionRecord(slot)
 
@@ -84,12 +84,12 @@ class AccessLog:
         record.slot = self._limiter.rekey(record.slot, peer.address)
         if record.slot.refusal is not None:
             if record.slot.is_surplus:
-                self._abort(peer)
+                self.abort(peer, "no_spare_place")
             raise record.slot.refusal
 
-    def _abort(self, peer: Peer) -> None:
+    def abort(self, peer: Peer, cause: str) -> None:
         """Count and abort a peer that the server does not answer."""
-        self._metrics.refusals["none", "no_spare_place"] += 1
+        self._metrics.refusals["none", cause] += 1
         peer.abort()
 
     def on_join_refused(self, peer: Peer, room: str, reason: str) -> None:

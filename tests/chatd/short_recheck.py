@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from chatd import app
+from chatd import recheck
 from chatd.__main__ import main
 
 if __name__ == "__main__":
-    app.RECHECK_INTERVAL = 0.05
+    recheck.RECHECK_INTERVAL = 0.05
     sys.exit(main())

@@ -51,9 +51,13 @@ def listened(*hosts: str, port: int = 8765, **refused: int) -> list[str]:
     """Return the addresses that a server listens on for some hosts."""
     server = RecordingServer(**refused)
     addresses = listen(server, hosts, port, None)
-    assert [host for host, _ in addresses] == [host.partition("%")[0] for host, _ in server.calls]
+    served = [host for host, _ in server.calls]
+    if "::" in served and socket.has_dualstack_ipv6():
+        assert "0.0.0.0" not in served  # the socket of :: includes IPv4, so bind() would fail
+        served.insert(served.index("::") + 1, "0.0.0.0")
+    assert [host for host, _ in addresses] == [host.partition("%")[0] for host in served]
     assert {port for _, port in addresses} == {port or 8765}
-    return [host for host, _ in server.calls]
+    return served
 
 
 @pytest.mark.parametrize(
@@ -68,7 +72,8 @@ def listened(*hosts: str, port: int = 8765, **refused: int) -> list[str]:
         (["[::]"], ["::", "0.0.0.0"]),
         (["0::0"], ["::", "0.0.0.0"]),
         (["0.0.0.0"], ["0.0.0.0"]),
-        (["0.0.0.0", "::"], ["0.0.0.0", "::"]),
+        (["0.0.0.0", "::"], ["::", "0.0.0.0"]),
+        (["::", "0.0.0.0"], ["::", "0.0.0.0"]),
         # A wildcard address includes the others.
         (["127.0.0.1", "0.0.0.0"], ["0.0.0.0"]),
         (["::1", "127.0.0.1", "::"], ["::", "0.0.0.0"]),
@@ -77,7 +82,11 @@ def listened(*hosts: str, port: int = 8765, **refused: int) -> list[str]:
         (["fe80::1%1"], ["fe80::1%1"]),
     ],
 )
-def test_listen_takes_all_hosts_without_duplicates(hosts: list[str], addresses: list[str]) -> None:
+@pytest.mark.parametrize("is_dual_stack", [True, False])
+def test_listen_takes_all_hosts_without_duplicates(
+    monkeypatch: pytest.MonkeyPatch, is_dual_stack: bool, hosts: list[str], addresses: list[str]
+) -> None:
+    monkeypatch.setattr("socket.has_dualstack_ipv6", lambda: is_dual_stack)
     assert listened(*hosts) == addresses
     assert listened(*hosts, port=0) == addresses
 
@@ -123,6 +132,17 @@ def test_two_hosts_serve_on_one_port() -> None:
             assert exchange((host, port), HEALTH).endswith(b"ok\n")
         assert f"open http://127.0.0.1:{port}/ or http://[::1]:{port}/ (" in running.line
         assert running.stop() == (0, "")
+
+
+@pytest.mark.parametrize("hosts", [("::",), ("0.0.0.0", "::"), ("::", "0.0.0.0", "127.0.0.1")])
+def test_wildcard_hosts_serve_both_protocols(hosts: tuple[str, ...]) -> None:
+    need_ipv6()
+    options = [word for host in hosts for word in ("--host", host)]
+    with daemon("chatd", *options, *ALONE) as running:
+        for host in ("127.0.0.1", "::1"):
+            assert exchange((host, running.address[1]), HEALTH).endswith(b"ok\n")
+        status, errors = running.stop()
+        assert status == 0, errors
 
 
 def test_name_with_two_addresses_serves_on_both(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from chatd import app
+from chatd import store_monitor
 from chatd.app import Chat
 from chatd.history import MAX_RESPONSE_TEXT
 from chatd.storage import retention
@@ -150,7 +150,7 @@ def test_failed_join_with_session_keeps_the_name_reserved() -> None:
 def test_retention_continues_after_unexpected_exception(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(app, "RETENTION_INTERVAL", 0.01)
+    monkeypatch.setattr(store_monitor, "RETENTION_INTERVAL", 0.01)
     store = FailingStore()
     apply_retention = store.apply_retention
 
@@ -194,7 +194,7 @@ def test_exception_of_the_store_rejects_messages_and_joins(
 def test_retention_continues_after_failures(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(app, "RETENTION_INTERVAL", 0.01)
+    monkeypatch.setattr(store_monitor, "RETENTION_INTERVAL", 0.01)
     store = FailingStore()
     store.fails = True
     with serve_chat(store) as chat:

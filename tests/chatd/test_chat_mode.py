@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from chatd import registry, rooms
+from chatd import announcements, registry, rooms
 from chatd.model import NAMED_MEMBERS
 from chatd.registry import RoomRegistry
 from chatd.rooms import Room
@@ -207,17 +207,17 @@ def test_typing_of_one_second_reaches_the_room_together(chat: RunningServer) -> 
                     client.send(type="typing", room="lobby")
         seconds = []
         for _ in range(2):
-            seen = {reader.receive_type("typing")["name"] for _ in range(registry.MAX_TYPING)}
-            assert len(seen) == registry.MAX_TYPING
+            seen = {reader.receive_type("typing")["name"] for _ in range(announcements.MAX_TYPING)}
+            assert len(seen) == announcements.MAX_TYPING
             seconds.append(time.monotonic() - start)
-        assert seconds[1] > registry.TYPING_INTERVAL, seconds
+        assert seconds[1] > announcements.TYPING_INTERVAL, seconds
         assert reader.receive_pending() == []
 
 
 def test_typing_before_a_say_or_a_leave_is_not_announced(
     chat: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "TYPING_INTERVAL", 0.2)
+    monkeypatch.setattr(announcements, "TYPING_INTERVAL", 0.2)
     with ChatClient(chat.address) as ann, ChatClient(chat.address) as ben:
         ann.join("lobby", "Ann")
         ben.join("lobby", "Ben")
@@ -613,9 +613,9 @@ def test_names_sent_within_iteration_are_corrected_at_its_end(chat: RunningServe
 def test_large_room_presence_has_only_a_count_and_is_rare(
     chat: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert (NAMED_MEMBERS, registry.PRESENCE_INTERVAL) == (200, 1.0)
+    assert (NAMED_MEMBERS, announcements.PRESENCE_INTERVAL) == (200, 1.0)
     interval = 0.2
-    monkeypatch.setattr(registry, "PRESENCE_INTERVAL", interval)
+    monkeypatch.setattr(announcements, "PRESENCE_INTERVAL", interval)
     with ExitStack() as stack:
         first = stack.enter_context(ChatClient(chat.address))
         first.join("lobby", "first")
@@ -641,9 +641,9 @@ def test_large_room_presence_has_only_a_count_and_is_rare(
 def test_presence_lists_all_members_once_a_room_has_shrunk(
     chat: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (rooms, registry):
+    for module in (rooms, announcements):
         monkeypatch.setattr(module, "NAMED_MEMBERS", 2)
-    monkeypatch.setattr(registry, "PRESENCE_INTERVAL", 0.0)
+    monkeypatch.setattr(announcements, "PRESENCE_INTERVAL", 0.0)
     with ExitStack() as stack:
         ann, ben, cem, dan = (stack.enter_context(ChatClient(chat.address)) for _ in range(4))
         ann.join("lobby", "Ann")

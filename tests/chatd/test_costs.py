@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from chatd import app, registry, rooms, work_queue
-from chatd.access import costs
+from chatd import announcements, app, intake, registry, rooms, work_queue
+from chatd.access import address_buckets, costs
 from chatd.access.costs import Budgets
+from chatd.access.invitations import Invitations
 from chatd.access.rate_limit import TokenBucket
 from chatd.access.trusted_networks import parse_network
 from chatd.history import HistoryReader
+from chatd.intake import Intake
 from chatd.protocol import MAX_MESSAGE_SIZE, History
+from chatd.registry import RoomRegistry
 from chatd.rooms import Room
 from chatd.storage.store import NewMessage
 from chatd.work_queue import WorkQueue
 from tests.benchmarks.client import masked_frame
 from tests.chat import ChatClient, bare_peer, open_client, open_store, serve_chat
-from tests.support import PATIENCE, Client, poll
+from tests.support import PATIENCE, Client, exchange, poll, read_to_end
+from tests.support import connect as tcp_connect
 from wsproto_min import DeflateParameters, HandshakeError
 from wsproto_min.net.client import connect
 from wsproto_min.net.peer import Peer
@@ -98,15 +104,34 @@ def test_debt_of_an_address_is_bounded() -> None:
     assert budget.address.wait(time.monotonic()) <= 2
 
 
+def test_handshakes_of_an_address_wait_then_fail() -> None:
+    budgets = Budgets(20, 40, 10, [parse_network("10.0.0.0/8")])
+    waits = [budgets.charge_handshake(f"203.0.113.7:{port}") for port in range(60)]
+    assert waits[:20] == [0] * 20
+    assert waits[20:39] == pytest.approx([(number + 1) / 10 for number in range(19)], abs=0.05)
+    assert set(waits[41:]) == {math.inf}
+    for address in ("203.0.113.8:1", "10.0.0.1:1", "unix"):
+        assert budgets.charge_handshake(address) == 0
+    # Only messages charge the budget of the address.
+    budget = budgets.open("203.0.113.7:1").address
+    assert budget is not None
+    assert budget.level(time.monotonic()) == pytest.approx(19, abs=0.5)
+
+
+def test_handshakes_without_an_address_rate_are_free() -> None:
+    assert Budgets(20, 40, 0, ()).charge_handshake("203.0.113.7:1") == 0
+
+
 @pytest.mark.parametrize("used", [False, True])
 def test_number_of_address_budgets_is_bounded(monkeypatch: pytest.MonkeyPatch, used: bool) -> None:
-    monkeypatch.setattr(costs, "MAX_ADDRESSES", 100)
+    monkeypatch.setattr(address_buckets, "MAX_ADDRESSES", 100)
     budgets = Budgets(20, 40, 100, ())
     for number in range(1000):
+        budgets.charge_handshake(f"203.0.{number >> 8}.{number & 255}:1")
         budget = budgets.open(f"203.0.{number >> 8}.{number & 255}:1")
         if used:
             budget.charge(100)
-        assert len(budgets._addresses) <= 100
+        assert max(len(budgets._addresses), len(budgets._handshakes)) <= 100
 
 
 # The queue.
@@ -248,11 +273,11 @@ def test_history_requests_are_spread_over_iterations(
 
 
 def test_bursts_of_messages_are_spread_over_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "READING_STEP", -1.0)
+    monkeypatch.setattr(intake, "READING_STEP", -1.0)
     counts = [0]
-    on_message, end_iteration = app.Chat._on_message, WorkQueue.end_iteration
+    on_message, end_iteration = Intake.on_message, WorkQueue.end_iteration
 
-    def count(self: app.Chat, peer: Peer, message: str | bytes) -> None:
+    def count(self: Intake, peer: Peer, message: str | bytes) -> None:
         counts[-1] += 1
         on_message(self, peer, message)
 
@@ -260,7 +285,7 @@ def test_bursts_of_messages_are_spread_over_iterations(monkeypatch: pytest.Monke
         counts.append(0)
         end_iteration(self)
 
-    monkeypatch.setattr(app.Chat, "_on_message", count)
+    monkeypatch.setattr(Intake, "on_message", count)
     monkeypatch.setattr(WorkQueue, "end_iteration", end)
     with serve_chat(rate=20.0, burst=40.0) as chat, Client(chat.address, "/r/x") as ann:
         frames = b"".join(masked_frame(b"x") for _ in range(30))
@@ -289,17 +314,20 @@ def test_reconnecting_client_waits_for_the_budget_of_its_address() -> None:
     store.append([NewMessage("lobby", "Ben", "x" * 3000, None)] * 70, lambda _: None)
     with serve_chat(store, rate=20.0, burst=40.0) as chat:
         start = time.monotonic()
-        for number in range(20):  # a cost of 20 each; the address has 200 at once
+        for number in range(13):  # a cost of 20 each; the address has 200 at once
             with ChatClient(chat.address) as ann:
                 ann.join("lobby", f"n{number}", after=0)
-        assert time.monotonic() - start > 1
+        assert time.monotonic() - start > 0.3
 
 
-def test_cheap_messages_pass_while_their_address_is_in_debt() -> None:
+def test_cheap_messages_pass_while_their_address_is_in_debt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(address_buckets, "MAX_WAIT", 0.3)
     store = open_store()
     store.append([NewMessage("lobby", "Ben", "x" * 3000, None)] * 70, lambda _: None)
     with (
-        serve_chat(store, rate=20.0, burst=40.0, address_rate=1.0) as chat,
+        serve_chat(store, rate=1000.0, burst=40.0, address_rate=1.0) as chat,
         ChatClient(chat.address) as ann,
         ChatClient(chat.address) as ben,
     ):
@@ -328,11 +356,11 @@ def test_large_json_waits_while_its_address_is_in_debt(text: str) -> None:
     with serve_chat(rate=1000.0, burst=1000.0, address_rate=50.0) as chat:
         start = time.monotonic()
         # 24 each; the address has 100 at once, and 50 a second.
-        for _ in range(8):
+        for _ in range(6):
             with ChatClient(chat.address) as ann:
                 ann.client.send(text)
                 assert ann.receive_type("error")["code"] in ("bad_message", "too_long")
-        assert time.monotonic() - start > 1
+        assert time.monotonic() - start > 0.3
 
 
 def test_say_to_a_large_room_is_charged_to_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,17 +374,18 @@ def test_say_to_a_large_room_is_charged_to_its_address(monkeypatch: pytest.Monke
             stack.enter_context(ChatClient(chat.address)).join("lobby", f"n{number}")
         ann.join("lobby", "Ann")
         start = time.monotonic()
-        for number in range(20):  # 1 for the message and 2.5 for 5 members
+        for number in range(13):  # 1 for the message and 2.5 for 5 members
             ann.say("lobby", str(number))
-        assert time.monotonic() - start > 1
+        assert time.monotonic() - start > 0.3
 
 
-def test_forwarded_addresses_have_their_own_budgets() -> None:
+def test_forwarded_addresses_have_their_own_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address_buckets, "MAX_WAIT", 0.6)
     store = open_store()
     store.append([NewMessage("lobby", "Ben", "x" * 3000, None)] * 70, lambda _: None)
     trusted = [parse_network("127.0.0.0/8")]
     with serve_chat(
-        store, rate=20.0, burst=40.0, address_rate=4.0, trusted_proxies=trusted
+        store, rate=1000.0, burst=40.0, address_rate=4.0, trusted_proxies=trusted
     ) as chat:
 
         def join(client: str) -> float:
@@ -376,6 +405,7 @@ def test_forwarded_addresses_have_their_own_budgets() -> None:
 
 
 def test_request_of_a_closed_peer_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address_buckets, "MAX_WAIT", 0.3)
     with (
         counted_pages(monkeypatch) as pages,
         serve_chat(rate=1000.0, burst=1000.0, address_rate=1.0) as chat,
@@ -389,7 +419,7 @@ def test_request_of_a_closed_peer_is_not_served(monkeypatch: pytest.MonkeyPatch)
         chat.server.call_soon_threadsafe(peer.abort)
         poll(lambda: not chat.server.peers, "the server has closed the peer")
         served = sum(pages)
-        time.sleep(2.1)  # the longest debt of an address
+        time.sleep(0.4)  # the longest debt of an address
         assert sum(pages) == served < 5
 
 
@@ -413,6 +443,67 @@ def test_exception_in_a_queued_request_closes_only_its_peer(
         ben.send(type="history", room="lobby")
         ben.receive_type("history")
     assert "ZeroDivisionError" in caplog.text
+
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+
+
+def test_page_requests_over_the_rate_wait_or_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address_buckets, "MAX_WAIT", 0.3)
+    answers: list[bytes] = []
+    with serve_chat(rate=20.0, burst=40.0, address_rate=20.0) as chat, ExitStack() as stack:
+        start = time.monotonic()
+        # 40 at once, 20 a second and at most 6 that wait.
+        sockets = [stack.enter_context(tcp_connect(chat.address)) for _ in range(100)]
+        opened = time.monotonic() - start
+        for sock in sockets:
+            with suppress(ConnectionResetError, BrokenPipeError):
+                sock.sendall(HEALTH + b"\r\n")
+        for sock in sockets:
+            try:
+                answers.append(read_to_end(sock))
+            except ConnectionResetError:
+                answers.append(b"")
+        served = sum(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
+        assert 40 <= served <= 40 + 6 + 20 * opened + 1
+        assert answers.count(b"") == 100 - served > 0
+        time.sleep(0.1)
+        metrics = exchange(chat.address, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        label = b'chatd_refused_total{status="none",reason="rate_per_address"} %d\n'
+        assert label % (100 - served) in metrics
+
+
+def test_forwarded_requests_over_the_rate_get_503() -> None:
+    trusted = [parse_network("127.0.0.0/8")]
+    request = HEALTH + b"X-Forwarded-For: 203.0.113.7\r\n\r\n"
+    with serve_chat(rate=20.0, burst=40.0, address_rate=2.0, trusted_proxies=trusted) as chat:
+        answers = [exchange(chat.address, request) for _ in range(20)]
+        other = exchange(chat.address, request.replace(b"113.7", b"113.8"))
+    assert answers[0].startswith(b"HTTP/1.1 200 ")
+    assert answers[-1].startswith(b"HTTP/1.1 503 ")
+    assert b"too many connections from one address in a short time" in answers[-1]
+    assert other.startswith(b"HTTP/1.1 200 ")
+
+
+def test_burst_of_connections_is_read_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "REQUESTS_PER_ITERATION", 2)
+    pauses: list[float] = []
+
+    class AcceptedPeer:
+        address = "203.0.113.7:1"
+        pause_reading = pauses.append
+
+    store = open_store()
+    for rate, expected in ((20.0, [0.0005, 0.001]), (0.0, [])):
+        pauses.clear()
+        chat = app.Chat(store, rate=rate)
+        for _ in range(5):
+            chat._on_accept(cast(Peer, AcceptedPeer()))
+        assert pauses == expected
+        chat._on_before_flush()
+        chat._on_accept(cast(Peer, AcceptedPeer()))
+        assert pauses == expected
+    store.close()
 
 
 def test_rooms_in_total_are_limited_in_both_modes() -> None:
@@ -453,3 +544,99 @@ def test_expiry_of_reservations_is_spread_over_iterations(monkeypatch: pytest.Mo
         poll(lambda: sum(visits) >= 5, "all rooms were visited")
         ben.join("another", "Ben")  # there is a place again
     assert max(visits) == 1
+
+
+@contextmanager
+def counted_calls(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> Iterator[list[int]]:
+    """List the number of calls of a method in each iteration."""
+    counts = [0]
+    method, end_iteration = getattr(owner, name), WorkQueue.end_iteration
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        counts[-1] += 1
+        return method(*arguments, **options)
+
+    def end(self: WorkQueue) -> None:
+        counts.append(0)
+        end_iteration(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, count)
+        patched.setattr(WorkQueue, "end_iteration", end)
+        yield counts
+
+
+def test_closing_burst_is_spread_and_announced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "LEAVING_STEP", -1.0)
+    rooms_of_all = [f"room-{number}" for number in range(4)]
+    with serve_chat() as chat, ExitStack() as stack:
+        for number in range(6):
+            client = stack.enter_context(ChatClient(chat.address))
+            for room in rooms_of_all:
+                client.join(room, f"n{number}")
+        burst = list(chat.server.peers)
+        reader = stack.enter_context(ChatClient(chat.address))
+        for room in rooms_of_all:
+            reader.join(room, "reader")
+        reader.receive_pending()
+        with counted_calls(monkeypatch, RoomRegistry, "_leave_now") as leaves:
+
+            def abort_all() -> None:
+                for peer in burst:
+                    peer.abort()
+
+            chat.ask(abort_all)
+            presence = [reader.receive_type("presence") for _ in rooms_of_all]
+        assert (sum(leaves), max(leaves)) == (6, 1)
+        assert [each["room"] for each in presence] == rooms_of_all
+        for each in presence:
+            assert (sorted(each["left"]), each["count"]) == ([f"n{n}" for n in range(6)], 1)
+        assert reader.receive_pending() == []
+
+
+def test_presence_of_many_rooms_is_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(announcements, "PRESENCE_RECEIVERS", 1)
+    with (
+        serve_chat() as chat,
+        ChatClient(chat.address) as reader,
+        ChatClient(chat.address) as ann,
+    ):
+        for number in range(5):
+            ann.join(f"room-{number}", "Ann")
+            reader.join(f"room-{number}", "reader")
+        reader.receive_pending()
+        with counted_calls(monkeypatch, Room, "take_changes") as announced:
+            [peer] = (each for each in chat.server.peers if "Ann" in names_of(each))
+            chat.ask(peer.abort)
+            for number in range(5):
+                assert reader.receive_type("presence")["room"] == f"room-{number}"
+        assert (sum(announced), max(announced)) == (5, 1)
+
+
+def names_of(peer: Peer) -> set[str]:
+    """Return the names of a peer in chat mode."""
+    return {member.name for member in peer.user_data.members.values()}
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_name_of_a_closed_connection_is_free_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: bool
+) -> None:
+    invitations = Invitations(tmp_path)
+    token = invitations.issue("Ann", [], 7, time.time())
+    bearer = [("Authorization", f"Bearer {token}")]
+    with serve_chat(invitations=invitations) as chat, ChatClient(chat.address) as reader:
+        reader.join("lobby", "x", token=invitations.issue("Ben", [], 7, time.time()))
+        with ChatClient(chat.address) as ann:
+            ann.join("lobby", "x", token=token)
+            # Closed connections stay in their rooms from here on.
+            monkeypatch.setattr(RoomRegistry, "end_iteration", lambda self: None)
+            [peer] = (each for each in chat.server.peers if "Ann" in names_of(each))
+            chat.ask(peer.abort)
+        if plain:
+            with open_client(chat.address, "/r/lobby", headers=bearer) as again:
+                again.send("from Ann")
+                assert reader.receive_type("message")["name"] == "Ann"
+        else:
+            with ChatClient(chat.address) as again_in_chat:
+                assert again_in_chat.join("lobby", "x", token=token)["name"] == "Ann"

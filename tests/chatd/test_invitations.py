@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd import app
+from chatd import app, recheck
 from chatd.__main__ import main
 from chatd.access.authorizer import Authorizer
 from chatd.access.invitations import (
@@ -353,7 +353,7 @@ def end_of(plain: Client) -> tuple[int, str]:
 def test_revocation_closes_the_peers_of_the_name_in_both_modes(
     invitations: Invitations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "RECHECK_INTERVAL", 0.02)
+    monkeypatch.setattr(recheck, "RECHECK_INTERVAL", 0.02)
     now = time.time()
     anns, bens = (invitations.issue(name, [], 7, now) for name in ("Ann", "Ben"))
     with (
@@ -378,7 +378,7 @@ def test_revocation_closes_the_peers_of_the_name_in_both_modes(
 def test_revocation_ignores_the_token_of_a_room_left_before(
     invitations: Invitations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "RECHECK_INTERVAL", 0.02)
+    monkeypatch.setattr(recheck, "RECHECK_INTERVAL", 0.02)
     now = time.time()
     anns, bens, cems = (invitations.issue(name, [], 7, now) for name in ("Ann", "Ben", "Cem"))
     with (
@@ -405,7 +405,7 @@ def test_damaged_revocation_list_refuses_joins_until_repaired(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(app, "RECHECK_INTERVAL", 0.02)
+    monkeypatch.setattr(recheck, "RECHECK_INTERVAL", 0.02)
     token = invitations.issue("Ann", [], 7, time.time())
     with serve_chat(invitations=invitations) as chat, ChatClient(chat.address) as ann:
         ann.join("lobby", "Ann", token=token)
@@ -499,7 +499,7 @@ def test_revocation_list_keeps_owner_and_mode_of_the_secret(
 def test_recheck_ignores_connections_in_the_handshake(
     invitations: Invitations, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(app, "RECHECK_INTERVAL", 0.01)
+    monkeypatch.setattr(recheck, "RECHECK_INTERVAL", 0.01)
     token = invitations.issue("Ann", [], 7, time.time())
     with (
         serve_chat(invitations=invitations) as chat,
@@ -535,14 +535,14 @@ def counted_signatures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def test_recheck_of_unchanged_list_verifies_no_token(
     invitations: Invitations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "RECHECK_INTERVAL", 0.01)
+    monkeypatch.setattr(recheck, "RECHECK_INTERVAL", 0.01)
     token = invitations.issue("Ann", [], 7, time.time())
     checks: list[str | None] = []
-    recheck = Authorizer.recheck
+    check = Authorizer.recheck
 
     def count(self: Authorizer, token: str | None) -> str | None:
         checks.append(token)
-        return recheck(self, token)
+        return check(self, token)
 
     monkeypatch.setattr(Authorizer, "recheck", count)
     with (
@@ -564,7 +564,7 @@ def test_recheck_of_unchanged_list_verifies_no_token(
 def test_recheck_closes_connection_when_its_token_expires(
     invitations: Invitations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "RECHECK_INTERVAL", 0.01)
+    monkeypatch.setattr(recheck, "RECHECK_INTERVAL", 0.01)
     now = time.time()
     short, long = (invitations.issue("Ann", [], days, now) for days in (0.5 / DAY, 7))
     with serve_chat(invitations=invitations) as chat, ChatClient(chat.address) as ann:
@@ -604,15 +604,15 @@ def test_recheck_is_needed_after_list_changes_and_expiry(tmp_path: Path) -> None
 def test_recheck_of_many_tokens_is_spread_over_iterations(
     invitations: Invitations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "RECHECK_INTERVAL", 0.01)
-    monkeypatch.setattr(app, "RECHECK_STEP", 0.0)
+    monkeypatch.setattr(recheck, "RECHECK_INTERVAL", 0.01)
+    monkeypatch.setattr(recheck, "RECHECK_STEP", 0.0)
     visits: list[int] = []
-    recheck = Authorizer.recheck
+    check = Authorizer.recheck
     with serve_chat(invitations=invitations) as chat, ExitStack() as stack:
 
         def record(self: Authorizer, token: str | None) -> str | None:
             visits.append(iterations[0])
-            return recheck(self, token)
+            return check(self, token)
 
         iterations = [0]
         monkeypatch.setattr(Authorizer, "recheck", record)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 
 from tests.benchmarks.client import masked_frame, opening
 from wsproto_min.codes import Opcode
-from wsproto_min.frames import encode_frame
+from wsproto_min.frames import encode_close, encode_frame
 
 BYTES_PER_SECOND = 50_000
 ADDRESS = "127.0.0.2"  # the chat beside the attack has 127.0.0.1
@@ -117,6 +119,41 @@ def many_rooms(port: int, number: int) -> Iterator[bytes]:
         yield join(number, f"room-{number}-{room}")
 
 
+def empty_continuations(port: int, number: int) -> Iterator[bytes]:
+    yield hello(port) + encode_frame(Opcode.TEXT, b"x", fin=False, mask=bytes(4))
+    while True:
+        yield 50 * encode_frame(Opcode.CONTINUATION, b"", fin=False, mask=bytes(4))
+
+
+def pings(port: int, number: int) -> Iterator[bytes]:
+    yield hello(port)
+    while True:
+        yield 50 * masked_frame(b"", Opcode.PING)
+
+
+def page_requests(port: int, number: int) -> Iterator[bytes]:
+    yield f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+
+
+def handshakes(port: int, number: int) -> Iterator[bytes]:
+    yield hello(port) + masked_frame(encode_close(1000), Opcode.CLOSE)
+
+
+@cache
+def client_hello() -> bytes:
+    """Return the first bytes of a TLS handshake. Their replay costs the client nothing."""
+    outgoing = ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    client = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    with suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
+
+
+def tls_handshakes(port: int, number: int) -> Iterator[bytes]:
+    yield client_hello()
+
+
 # By name: the script, and the number of its connections at a time.
 ATTACKS: dict[str, tuple[Script, int]] = {
     "history": (history, 10),
@@ -131,9 +168,15 @@ ATTACKS: dict[str, tuple[Script, int]] = {
     "flapping joins": (flapping_joins, 20),
     "says to a large room": (says_to_a_large_room, 20),
     "many rooms": (many_rooms, 50),
+    "empty continuations": (empty_continuations, 20),
+    "pings": (pings, 20),
+    "page requests": (page_requests, 50),
+    "handshakes": (handshakes, 50),
+    "TLS handshakes": (tls_handshakes, 50),
 }
 # Attacks on the members of the room `large`.
 IN_LARGE_ROOM = ("typing", "flapping joins", "says to a large room")
+OVER_TLS = ("TLS handshakes",)
 
 
 class _Connection:

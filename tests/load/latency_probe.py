@@ -1,6 +1,7 @@
-"""Measures the time from sender to receiver: `python -m tests.load.latency_probe PORT [PAIRS]`.
+"""Measures the time from sender to receiver: `python -m tests.load.latency_probe PORT PAIRS [CA]`.
 
-PAIRS senders, each with a receiver in a room of its own, send in turn.
+PAIRS senders, each with a receiver in a room of its own, send in turn. They use TLS if CA is
+the file with the server's certificate.
 
 Prints "started" before the first message, and the times in seconds as JSON at SIGTERM.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 import signal
+import ssl
 import sys
 import time
 from contextlib import ExitStack
@@ -30,13 +32,17 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     address = ("127.0.0.1", int(sys.argv[1]))
-    count = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    count = int(sys.argv[2])
+    context = ssl.create_default_context(cafile=sys.argv[3]) if len(sys.argv) > 3 else None
     pause = PAUSE if count == 1 else PAUSE_OF_PAIRS / count
     seconds: list[float] = []
     with ExitStack() as stack:
         rooms = ["/r/probe", *(f"/r/probe-{number}" for number in range(1, count))]
         pairs = [
-            (stack.enter_context(Client(address, room)), stack.enter_context(Client(address, room)))
+            (
+                stack.enter_context(Client(address, room, ssl_context=context)),
+                stack.enter_context(Client(address, room, ssl_context=context)),
+            )
             for room in rooms
         ]
         print("started", flush=True)

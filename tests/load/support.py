@@ -72,10 +72,19 @@ class Latencies:
 
 
 @contextmanager
-def latency_probe(address: Address, pairs: int = 1) -> Iterator[Latencies]:
-    """Measure latencies from another process while the block runs; they are set after it."""
+def latency_probe(
+    address: Address, pairs: int = 1, certificate: Path | None = None
+) -> Iterator[Latencies]:
+    """Measure latencies from another process while the block runs; they are set after it.
+
+    Args:
+        address: Address of the server.
+        pairs: Number of senders, each with one receiver.
+        certificate: File with the server's certificate; None for a server without TLS.
+    """
+    tls = [] if certificate is None else [str(certificate)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.load.latency_probe", str(address[1]), str(pairs)],
+        [sys.executable, "-m", "tests.load.latency_probe", str(address[1]), str(pairs), *tls],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

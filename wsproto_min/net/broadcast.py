@@ -109,12 +109,15 @@ class Group:
         """
         self._write_coalescer.check_thread()
         if member in self._members:
-            if self._frames and keep_pending:
-                self._write_coalescer.enqueue_numbered(member, self._frames_for(member))
-            self._joined_at.pop(member, None)
-            del self._members[member]
+            self._remove(member, keep_pending)
             others = tuple(group for group in member._groups if group is not self)
             member._groups = others[0].single_membership if len(others) == 1 else others
+
+    def _remove(self, member: GroupMember, keep_pending: bool) -> None:
+        if self._frames and keep_pending:
+            self._write_coalescer.enqueue_numbered(member, self._frames_for(member))
+        self._joined_at.pop(member, None)
+        del self._members[member]
 
     def send(self, message: str | bytes, *, sender: GroupMember | None = None) -> None:
         """Send a text (`str`) or binary (`bytes`) message to every member except `sender`.
@@ -183,3 +186,15 @@ class Group:
             for number, plain, compressed, sender in self._frames
             if sender is not member and number > joined_at
         ]
+
+
+def leave_groups(member: GroupMember, *, keep_pending: bool) -> None:
+    """Remove a peer from all its groups, in time proportional to their number.
+
+    Args:
+        member: The peer.
+        keep_pending: See `Group.discard`.
+    """
+    groups, member._groups = member._groups, ()
+    for group in groups:
+        group._remove(member, keep_pending)

@@ -24,6 +24,7 @@ from wsproto_min.connection import Close, Connection, Ping, Pong, State
 from wsproto_min.errors import HandshakeError
 from wsproto_min.handshake import Acceptance, HandshakeResult, ServerHandshake
 from wsproto_min.http import Request, Response
+from wsproto_min.net.broadcast import leave_groups
 from wsproto_min.net.context import ServerContext
 from wsproto_min.net.keepalive import Keepalive
 from wsproto_min.net.peer import Peer
@@ -303,7 +304,8 @@ class Session:
         """Fail a slow reader: the server neither skips messages nor buffers without limit."""
         assert self.connection is not None
         self.connection.fail(CloseCode.POLICY_VIOLATION, "too slow: the write buffer is full")
-        self._leave_groups(keep_pending=False)  # the write that fills the buffer includes them
+        # The write that fills the buffer includes the pending frames.
+        leave_groups(self.peer, keep_pending=False)
         self._enter(_FLUSHING)
         self.transport.end_after_next_write(half_close=True)
         self._context.write_coalescer.write_now(self.peer, self.connection.data_to_send())
@@ -361,7 +363,7 @@ class Session:
     def _enter(self, state: State) -> None:
         """Enter a later state; an open peer leaves its groups, and `on_close` follows."""
         if self.state is _OPEN:
-            self._leave_groups(keep_pending=state is not _CLOSED)
+            leave_groups(self.peer, keep_pending=state is not _CLOSED)
             self._context.closed.append(self.peer)
         if self.state < _CLOSING and state is not _CLOSED:  # one limit for the whole closing
             self._start_timer(self._context.close_timeout)
@@ -370,10 +372,6 @@ class Session:
         self.state = state
         if state >= _FLUSHING:
             self._context.message_budget.update(self, 0)
-
-    def _leave_groups(self, *, keep_pending: bool) -> None:
-        for group in self.peer._groups:
-            group.discard(self.peer, keep_pending=keep_pending)
 
     # Timers.
 

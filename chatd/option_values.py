@@ -1,0 +1,121 @@
+"""Types of the command line's values: each function checks a text and returns the value.
+
+Each raises `argparse.ArgumentTypeError` with the reason if the text is invalid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+
+from chatd.access.origin import is_origin
+from chatd.access.trusted_networks import TrustedNetwork, parse_network
+from chatd.model import MAX_ID, InvalidName, is_room_name, normalize_name
+
+# A hundred years.
+MAX_DAYS = 36500
+
+
+def port(text: str) -> int:
+    """Return a TCP port."""
+    if not (text.isascii() and text.isdigit() and int(text) < 1 << 16):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """Return a number from 1 up."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
+    return min(int(text), MAX_ID)
+
+
+def limit(text: str) -> int:
+    """Return a number from 0 up; 0 often stands for no limit."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 up")
+    return min(int(text), MAX_ID)
+
+
+def non_negative(text: str) -> float:
+    """Return a rate or a time, which may be 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 up")
+    return number
+
+
+def days(text: str) -> float:
+    """Return a time in days."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= MAX_DAYS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of days above 0 and up to {MAX_DAYS}"
+        )
+    return number
+
+
+def host(text: str) -> str:
+    """Return the name of a host."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name like chat.example.org")
+    return text
+
+
+def origin(text: str) -> str:
+    """Return the origin of a site or an app."""
+    if text.lower() == "null":
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is the origin of no site; any site can send it, so it cannot be allowed"
+        )
+    if not (is_origin(text) or is_origin(text.removesuffix("/"))):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an origin like https://example.org or tauri://localhost"
+        )
+    return text
+
+
+def page(text: str) -> str:
+    """Return the address of a page."""
+    if not re.fullmatch(r"(?i:https?://[^/?#@\s]+)(?:/[^?#\s]*)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a page like https://example.org/")
+    return text
+
+
+def name(text: str) -> str:
+    """Return a normalized name of a user."""
+    try:
+        return normalize_name(text)
+    except InvalidName as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def file(text: str) -> str:
+    """Return the name of a file."""
+    if not text:
+        raise argparse.ArgumentTypeError("the file name is empty")
+    return text
+
+
+def room(text: str) -> str:
+    """Return the name of a room."""
+    if not is_room_name(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not 1 to 64 letters, digits, dots, underscores or dashes"
+        )
+    return text
+
+
+def network(text: str) -> TrustedNetwork:
+    """Return a network, or the Unix socket."""
+    try:
+        return parse_network(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; write ADDRESS, ADDRESS/BITS or unix") from None
