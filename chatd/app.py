@@ -140,7 +140,7 @@ class Chat:
         self._rooms = RoomRegistry(self.server, self._history, max_rooms)
         self._store_error = ""  # the last error in the log, until an append succeeds
         self._store_is_available = True
-        store.start(self.server.call_later)
+        store.start(self.server.call_later, self.server.call_soon_threadsafe)
         self.server.call_later(STORE_CHECK_INTERVAL, self._check_store)
         self.server.call_later(0, self._apply_retention)
         self._to_recheck: list[Peer] = []  # peers that the current recheck has not visited

@@ -34,6 +34,10 @@ def append(store: SQLiteStore, text: str, number: int = 1) -> str:
     return str(result) if isinstance(result, StoreError) else ""
 
 
+def no_call(callback: Callable[[], None]) -> None:
+    """Stand for the call of an event loop that does not run."""
+
+
 def texts(path: str) -> list[str]:
     """Return the texts in the room x of a store that no process has open."""
     pages: list[Page | StoreError] = []
@@ -87,7 +91,7 @@ def test_locked_store_appends_after_the_lock_without_waiting(path: str) -> None:
     timers: list[Callable[[], None]] = []
     results: list[object] = []
     with closing(SQLiteStore(path)) as store, closing(sqlite3.connect(path)) as other:
-        store.start(lambda seconds, callback: timers.append(callback))
+        store.start(lambda seconds, callback: timers.append(callback), no_call)
         other.execute("BEGIN IMMEDIATE")
         start = time.monotonic()
         store.append([NewMessage("x", "Ann", "a", None)], results.append)
@@ -109,7 +113,7 @@ def test_locked_store_fails_the_batch_after_its_time(
     results: list[object] = []
     monkeypatch.setattr(sqlite, "LOCK_TIMEOUT", 0.01)
     with closing(SQLiteStore(path)) as store, closing(sqlite3.connect(path)) as other:
-        store.start(lambda seconds, callback: timers.append(callback))
+        store.start(lambda seconds, callback: timers.append(callback), no_call)
         other.execute("BEGIN IMMEDIATE")
         store.append([NewMessage("x", "Ann", "a", None)], results.append)
         while timers:
@@ -121,7 +125,7 @@ def test_locked_store_closes_at_once(path: str) -> None:
     with closing(sqlite3.connect(path)) as other:
         store = SQLiteStore(path)
         timers: list[Callable[[], None]] = []
-        store.start(lambda seconds, callback: timers.append(callback))
+        store.start(lambda seconds, callback: timers.append(callback), no_call)
         other.execute("BEGIN IMMEDIATE")
         results: list[object] = []
         store.append([NewMessage("x", "Ann", "a", None)], results.append)
@@ -138,7 +142,7 @@ def test_batch_that_waits_for_a_lock_is_stored_at_the_end(
     with closing(sqlite3.connect(path)) as other:
         for locked in (True, False):
             store = SQLiteStore(path)
-            store.start(lambda seconds, callback: None)
+            store.start(lambda seconds, callback: None, no_call)
             other.execute("BEGIN IMMEDIATE")
             store.append([NewMessage("x", "Ann", f"locked: {locked}", None)], lambda _: None)
             if not locked:
@@ -209,7 +213,8 @@ def test_truncated_file_fails_appends(path: str, suffix: str, size: int) -> None
     with closing(SQLiteStore(path)) as store:
         for _ in range(3):
             assert append(store, "x" * 4000, 20) == ""
-            store._truncate_log()
+            assert store._log is not None
+            assert store._log.truncate()
         assert append(store, "x" * 4000, 20) == ""
         os.truncate(path + suffix, size)
         assert f"{path}{suffix} was truncated; " in append(store, "lost")
