@@ -19,12 +19,12 @@ WAL_HEADER, FRAME_HEADER = 32, 24  # bytes; https://sqlite.org/fileformat2.html#
 # Bytes of the database header, and the number of pages in it:
 # https://sqlite.org/fileformat2.html#the_database_header
 _HEADER, _PAGES = 100, slice(28, 32)
-# Bytes of the -shm file that each checkpoint changes: https://sqlite.org/walformat.html#walidxfmt.
-# The salt of the log, the number of copied frames, and of those that a checkpoint will copy.
+# Bytes of the -shm file that each checkpoint changes (https://sqlite.org/walformat.html#walidxfmt):
+# the salt of the log, the number of copied frames, and the number that a checkpoint will copy.
 _INDEX, _SALT, _COPIED, _COPYING = 132, slice(32, 40), slice(96, 100), slice(128, 132)
 # Nanoseconds within which a second change may leave the change time of a directory as it
 # is. The coarsest file system in use counts 2 seconds.
-_COARSEST_CLOCK = 3_000_000_000
+COARSEST_CLOCK = 3_000_000_000
 
 
 class FileWatch:
@@ -67,8 +67,13 @@ class FileWatch:
             os.close(descriptor)
 
     def update(self) -> None:
-        """Record the size of the log after a transaction or a checkpoint of this process."""
+        """Record the size of the log after a transaction of this process."""
         self.log_size = os.lseek(self._log_file, 0, os.SEEK_END)
+
+    def update_after_checkpoint(self) -> None:
+        """Record the sizes after a checkpoint of this process, which may lengthen the database."""
+        self.update()
+        self._size = max(self._size, os.lseek(self._database_file, 0, os.SEEK_END))
 
     def problem(self, *, thorough: bool = False) -> str | None:
         """Return the problem of the files, for example "chat.db-wal was removed", or None."""
@@ -128,7 +133,7 @@ class FileWatch:
             if _identity(status) != file:
                 return f"{path} was replaced by another file"
         self._check_content()
-        if directory is not None and directory.st_ctime_ns < now - _COARSEST_CLOCK:
+        if directory is not None and directory.st_ctime_ns < now - COARSEST_CLOCK:
             self._directory_state = _directory_state(directory)
         return None
 

@@ -214,7 +214,7 @@ class SQLiteStore:
         if self._failure is None or problem not in str(self._failure):
             advice = "until the file is back: put it back, or stop chatd and restore a backup"
             if self._watch.is_damaged:
-                advice = "in it: stop chatd, remove its -wal file and restore a backup"
+                advice = "in it: stop chatd, then restore a backup"
             self._failure = StoreError(
                 f"message store {self._path}: {problem}; chatd stores no messages {advice}"
             )

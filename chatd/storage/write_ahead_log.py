@@ -84,7 +84,7 @@ class WriteAheadLog:
         """Copy the write-ahead log into the database; return True if it is empty then."""
         with suppress(sqlite3.Error, OSError):
             (busy, *_) = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            self._watch.update()
+            self._watch.update_after_checkpoint()
             return not busy
         return False
 
