@@ -134,6 +134,7 @@ class Chat:
         services = Services(self._rooms, history, self._batcher, self._authorizer, self._access_log)
         self._accepted = 0  # connections of this iteration
         self._intake = Intake(services, self._budgets, call_later)
+        store.start(call_later, self.server.call_soon_threadsafe)
         self._monitor.start()
         InvitationRecheck(self._authorizer, self.server).start()
 

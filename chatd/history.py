@@ -75,8 +75,7 @@ class HistoryReader:
     ) -> None:
         """Read the messages that a peer needs when it joins.
 
-        The batcher stores nothing during the read. A peer that gets live messages from
-        the callback on therefore gets each message once.
+        A peer that gets live messages from the callback on gets each message once.
 
         Args:
             room: Name of the room.
@@ -93,10 +92,12 @@ class HistoryReader:
                 callback(CatchUp(messages, gap=after is not None and incomplete))
 
         if after is None:
-            read = partial(self._store.read_before, room, None, MAX_NEWEST)
+            limit = MAX_NEWEST
+            read = partial(self._store.read_before, room, None, limit)
         else:
-            read = partial(self._store.read_after, room, after, MAX_MISSED)
-        self._batcher.read(read, respond)
+            limit = MAX_MISSED
+            read = partial(self._store.read_after, room, after, limit)
+        self._batcher.read_newest(room, limit, read, respond)
 
     def report_failure(self, peer: Peer, room: str, error: StoreError) -> None:
         """Report a failed read to the operator and to the peer."""

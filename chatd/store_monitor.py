@@ -45,8 +45,7 @@ class StoreMonitor:
         self._last_error = ""  # the last error in the log, until an append succeeds
 
     def start(self) -> None:
-        """Start the store's own timers, the checks and retention."""
-        self._store.start(self._call_later)
+        """Start the checks and retention."""
         self._call_later(STORE_CHECK_INTERVAL, self._check_store)
         self._call_later(0, self._apply_retention)
 

@@ -15,7 +15,7 @@ from chatd.access.trusted_networks import parse_network
 from chatd.app import Chat
 from chatd.rooms import Room
 from chatd.storage.sqlite import MEMORY, SQLiteStore
-from chatd.storage.store import CallLater, MessageStore
+from chatd.storage.store import CallLater, CallSoon, MessageStore
 from tests.support import PATIENCE, Address, RunningServer, serving
 from wsproto_min.errors import ConnectionClosed
 from wsproto_min.net.broadcast import Group
@@ -138,7 +138,7 @@ class StoreWithoutFiles:
 
     log_size = 0
 
-    def start(self, call_later: CallLater) -> None:
+    def start(self, call_later: CallLater, call_soon: CallSoon) -> None:
         pass
 
     def check(self) -> None:
@@ -150,7 +150,7 @@ def open_store(path: str = MEMORY, **options: Any) -> SQLiteStore:
     connect_for_any_thread = partial(sqlite3.connect, check_same_thread=False)
     with (
         patch("sqlite3.connect", connect_for_any_thread),
-        patch("chatd.storage.sqlite.first_id", lambda: 0),
+        patch("chatd.storage.ids.first_id", lambda: 0),
     ):
         return SQLiteStore(path, **options)
 

@@ -56,6 +56,11 @@ class Checkpointer:
         if self._is_active:
             self._finished.wait()
 
+    @property
+    def has_finished(self) -> bool:
+        """True from the end of a checkpoint until take_finished()."""
+        return self._finished.is_set()
+
     def take_finished(self) -> bool:
         """Return True once for each finished checkpoint."""
         if not self._finished.is_set():

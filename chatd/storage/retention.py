@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from chatd.model import format_time
+from chatd.storage.store import NewMessage
 
 # Limits of one step: messages to delete, and seconds after which no further unit begins.
 DELETE_LIMIT = 500
@@ -62,10 +63,10 @@ class Retention:
         self._run: Iterator[None] | None = None  # the run in progress
         self._remaining = 0  # deletions that the present step may still make
 
-    def room_changed(self, room: str) -> None:
-        """Include a room in the next run."""
+    def add_rooms_of(self, messages: Sequence[NewMessage]) -> None:
+        """Include the rooms of new messages in the next run."""
         if self._changed_rooms is not None and self._keep_messages is not None:
-            self._changed_rooms.add(room)
+            self._changed_rooms.update([each.room for each in messages])
 
     def apply(self) -> bool:
         """Execute one step in one transaction.
@@ -80,6 +81,7 @@ class Retention:
             self._run = self._visit(rooms)
         try:
             with self._database:
+                self._database.execute("BEGIN")
                 for _ in self._run:
                     if not self._remaining or time.perf_counter() >= end:
                         return True

@@ -55,6 +55,31 @@ SELECT max(coalesce((SELECT max(id) FROM messages), 0), coalesce((SELECT max(id)
 _SCHEMAS = {1: _SCHEMA + _INDEX_1, 2: _SCHEMA + _ADDED_IN_2}
 
 
+def default_path() -> Path:
+    """Return the default database file.
+
+    A service manager sets `STATE_DIRECTORY` (systemd.exec(5), StateDirectory=). Without it, the
+    file is in the XDG state directory. Both specifications require absolute paths, so a relative
+    path is ignored.
+
+    Raises:
+        StoreError: The user has no home directory, and no variable replaces it.
+    """
+    own = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]  # the first of several
+    if os.path.isabs(own):
+        return Path(own) / "chat.db"
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(state):
+        return Path(state) / "chatd" / "chat.db"
+    home = os.path.expanduser("~")
+    if not os.path.isabs(home):  # no HOME, and no entry in the password database
+        raise StoreError(
+            "message store: this user has no home directory; choose a file with --db, or a"
+            " directory with STATE_DIRECTORY"
+        )
+    return Path(home) / ".local" / "state" / "chatd" / "chat.db"
+
+
 def lock_file(path: str) -> int:
     """Lock a database for this process; return the descriptor that holds the lock.
 
@@ -123,14 +148,19 @@ def open_database(path: str) -> sqlite3.Connection:
     return database
 
 
-def connect(path: str) -> sqlite3.Connection:
-    """Connect to an existing database, or to a new one in memory.
+def connect(path: str, **options: bool) -> sqlite3.Connection:
+    """Connect in autocommit mode to an existing database, or to a new one in memory.
 
     The mode `rw` never creates a file, because SQLite would use the umask for it.
+
+    Args:
+        path: Database file, or MEMORY.
+        options: Further arguments of `sqlite3.connect`.
     """
     if path == MEMORY:
-        return sqlite3.connect(path)
-    return sqlite3.connect(f"{Path(os.path.realpath(path)).as_uri()}?mode=rw", uri=True)
+        return sqlite3.connect(path, isolation_level=None, **options)
+    uri = f"{Path(os.path.realpath(path)).as_uri()}?mode=rw"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, **options)
 
 
 def _change_schema(database: sqlite3.Connection, statements: str) -> None:

@@ -62,13 +62,20 @@ AppendCallback = Callable[[Sequence[StoredMessage] | StoreError], None]
 ReadCallback = Callable[[Page | StoreError], None]
 CallLater = Callable[[float, Callable[[], None]], object]
 """Timer of the event loop: seconds, and a callback."""
+CallSoon = Callable[[Callable[[], None]], object]
+"""Call in the thread of the event loop; any thread may ask for it."""
 
 
 class MessageStore(Protocol):
     """An engine that stores the messages of all rooms in order."""
 
-    def start(self, call_later: CallLater) -> None:
-        """Give the engine the timers of the event loop, before the first message."""
+    def start(self, call_later: CallLater, call_soon: CallSoon) -> None:
+        """Give the engine the event loop, before the first message.
+
+        Args:
+            call_later: Timer of the event loop.
+            call_soon: Call in the thread of the event loop, for the engine's own threads.
+        """
 
     def append(self, messages: Sequence[NewMessage], callback: AppendCallback, /) -> None:
         """Append messages in this order, all or none.
@@ -103,7 +110,7 @@ class MessageStore(Protocol):
         """Check that the files of the store are in place; takes microseconds.
 
         Raises:
-            StoreError: Another program has removed, replaced or truncated a file.
+            StoreError: Another program has removed, replaced, truncated or overwritten a file.
         """
 
     @property

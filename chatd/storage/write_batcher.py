@@ -1,18 +1,22 @@
 """The write batcher: one append for all messages of an event-loop iteration.
 
-A join reads the stored messages, then receives every later one. The client would miss a
-batch stored during that read, or receive it twice. The batcher therefore never lets an
-append overlap the read of a join, however late the store calls back. Pages of history
-bypass the batcher. An exception of the store or of a callback does not stop the batcher.
+A join reads the stored messages, then receives every later one. The store answers at any
+time, and messages are stored during the read. So the batcher adds the messages that it
+has delivered since the start of the read to the page, unless the page has them. The
+page ends between two deliveries: an append in progress is delivered first, because the page
+may have its messages. Pages of history bypass the batcher. An exception of the store or of
+a callback does not stop the batcher.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from chatd.model import Message
 from chatd.storage.store import (
     MessageStore,
     NewMessage,
@@ -27,6 +31,27 @@ logger = logging.getLogger("chatd")
 
 Batch = Sequence[tuple[Peer, NewMessage]]
 """Messages of one append, each with its sender."""
+
+
+class _RoomRead:
+    """A read in progress of the newest messages of a room."""
+
+    def __init__(self, room: str, limit: int, callback: ReadCallback) -> None:
+        self.room = room
+        self.callback = callback
+        self._limit = limit
+        # Messages delivered since the start; one over the limit shows that others are missing.
+        self.delivered: deque[Message] = deque(maxlen=limit + 1)
+
+    def complete(self, result: Page | StoreError) -> None:
+        """Call back with the page and the newer messages, the newest of all."""
+        if self.delivered and not isinstance(result, StoreError):
+            last = result.messages[-1].id if result.messages else 0
+            newer = [each for each in self.delivered if each.id > last]
+            messages = [*result.messages, *newer]
+            more = result.more or len(messages) > self._limit
+            result = Page(messages[-self._limit :], more, result.gap)
+        self.callback(result)
 
 
 class WriteBatcher:
@@ -48,22 +73,23 @@ class WriteBatcher:
         self._deliver = deliver
         self._observe_append = observe_append
         self._pending: list[tuple[Peer, NewMessage]] = []  # messages of the next batch
-        self._appending = False
+        self._appending = False  # until the delivery is complete
         self._append_started = 0.0
-        self._active_reads = 0
-        self._waiting_reads: list[Callable[[], None]] = []
+        self._reads: dict[str, list[_RoomRead]] = {}  # in progress, by room
+        # Results that wait for the delivery of the append in progress.
+        self._results: list[tuple[_RoomRead, Page | StoreError]] = []
 
     def add(self, sender: Peer, message: NewMessage) -> None:
         """Add a message to the next batch."""
         self._pending.append((sender, message))
 
     def flush(self) -> int:
-        """Append the pending messages, unless an append or a read is in progress.
+        """Append the pending messages, unless an append is in progress.
 
         Returns:
             Number of messages passed to the store.
         """
-        if not self._pending or self._appending or self._active_reads:
+        if not self._pending or self._appending:
             return 0
         batch, self._pending = self._pending, []
         self._appending = True
@@ -77,30 +103,35 @@ class WriteBatcher:
             self._on_append(batch, _unexpected("append"))
         return len(batch)
 
-    def read(self, read: Callable[[ReadCallback], None], callback: ReadCallback) -> None:
-        """Read from the store while no append is in progress.
+    def read_newest(
+        self,
+        room: str,
+        limit: int,
+        read: Callable[[ReadCallback], None],
+        callback: ReadCallback,
+    ) -> None:
+        """Read the newest messages of a room up to the moment of the callback.
+
+        A peer that gets live messages from the callback on gets each message once.
 
         Args:
+            room: Name of the room.
+            limit: Limit of messages in the page.
             read: Starts the read; called with the callback for its result.
-            callback: Receives the result. The next append starts after it returns.
+            callback: Receives the page, at once or later.
         """
-        # A read also waits if messages are pending behind another read. Otherwise a
-        # stream of joins would delay those messages forever.
-        if self._appending or (self._active_reads and self._pending):
-            self._waiting_reads.append(partial(self._start_read, read, callback))
-        else:
-            self._start_read(read, callback)
-
-    def _start_read(self, read: Callable[[ReadCallback], None], callback: ReadCallback) -> None:
+        room_read = _RoomRead(room, limit, callback)
+        self._reads.setdefault(room, []).append(room_read)
         is_active = True
 
         def on_read(result: Page | StoreError) -> None:
             nonlocal is_active
             is_active = False
-            self._active_reads -= 1
-            callback(result)
+            if self._appending:
+                self._results.append((room_read, result))
+            else:
+                self._complete(room_read, result)
 
-        self._active_reads += 1
         try:
             read(on_read)
         except Exception:
@@ -108,19 +139,35 @@ class WriteBatcher:
                 raise
             on_read(_unexpected("read"))
 
+    def _complete(self, room_read: _RoomRead, result: Page | StoreError) -> None:
+        reads = self._reads[room_read.room]
+        reads.remove(room_read)
+        if not reads:
+            del self._reads[room_read.room]
+        room_read.complete(result)
+
     def _on_append(self, batch: Batch, result: Sequence[StoredMessage] | StoreError) -> None:
-        self._appending = False
         if not isinstance(result, StoreError):
             self._observe_append(time.monotonic() - self._append_started)
+            if self._reads:
+                self._record(batch, result)
         try:
             self._deliver(batch, result)
         finally:
-            waiting_reads, self._waiting_reads = self._waiting_reads, []
-            for start in waiting_reads:
+            self._appending = False
+            results, self._results = self._results, []
+            for room_read, page in results:
                 try:
-                    start()
-                except Exception:  # the other reads must start too
+                    self._complete(room_read, page)
+                except Exception:  # the other reads must end too
                     logger.exception("message store: the callback of a read raised an exception")
+
+    def _record(self, batch: Batch, result: Sequence[StoredMessage]) -> None:
+        """Record delivered messages for the reads in progress."""
+        for (_, new), stored in zip(batch, result, strict=True):
+            if not stored.repeated:
+                for room_read in self._reads.get(new.room, ()):
+                    room_read.delivered.append(stored.message)
 
 
 def _unexpected(action: str) -> StoreError:

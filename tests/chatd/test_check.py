@@ -27,7 +27,7 @@ README = (ROOT / "chatd" / "README.md").read_text()
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return a store with four messages in two rooms; retention has removed a fifth."""
     path = str(tmp_path / "chat store?.db")  # needs quoting in a URI
-    monkeypatch.setattr("chatd.storage.sqlite.first_id", lambda: 0)
+    monkeypatch.setattr("chatd.storage.ids.first_id", lambda: 0)
     store = SQLiteStore(path, keep_messages=3)
     messages = [NewMessage("tea", "Ann", f"text {number}", f"key {number}") for number in range(4)]
     messages.append(NewMessage("x", "Jürgen", "Grüße\n😀\x1b", None))

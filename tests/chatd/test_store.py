@@ -23,7 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatd.model import Message
-from chatd.storage import retention, sqlite
+from chatd.storage import ids as ids_module
+from chatd.storage import message_writer, retention, write_ahead_log
 from chatd.storage.sqlite import MEMORY, SQLiteStore, default_path
 from chatd.storage.sqlite_file import connect
 from chatd.storage.store import (
@@ -34,6 +35,8 @@ from chatd.storage.store import (
     StoreError,
 )
 from tests.support import PATIENCE, ROOT
+
+LONG_AGO = int(datetime(2024, 3, 1, 12, tzinfo=UTC).timestamp()) * 10**9  # in nanoseconds
 
 
 @pytest.fixture
@@ -347,7 +350,7 @@ def test_keep_days_removes_old_messages_from_quiet_rooms_too(
         def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
             return now
 
-    monkeypatch.setattr(sqlite, "datetime", Clock)
+    monkeypatch.setattr(message_writer, "time_ns", lambda: int(now.timestamp() * 1e9))
     monkeypatch.setattr(retention, "datetime", Clock)
     with open_store(path, keep_days=2) as store:
         (first,) = append(store, message("a", "k"))
@@ -374,7 +377,7 @@ def test_retention_of_many_messages_removes_the_oldest_in_steps(
     monkeypatch.setattr(retention, "DELETE_LIMIT", 4)
     with open_store(path, **options) as store:
         with monkeypatch.context() as patch:
-            patch.setattr(sqlite, "format_time", lambda _: "2024-03-01T12:00:00.000Z")
+            patch.setattr(message_writer, "time_ns", lambda: LONG_AGO)
             append(store, *map(message, "abcdefghi"), message("p", room="y"))
         append(store, *map(message, "jkl"))
         assert store.apply_retention() is True
@@ -396,7 +399,7 @@ def test_retention_bounds_each_call_over_all_rooms(
     names = [f"room{number}" for number in range(7)]
     with open_store(path, **options) as store:
         with monkeypatch.context() as patch:
-            patch.setattr(sqlite, "format_time", lambda _: "2024-03-01T12:00:00.000Z")
+            patch.setattr(message_writer, "time_ns", lambda: LONG_AGO)
             for room in names:
                 append(store, *(message(text, room=room) for text in "abc"))
         for room in names:
@@ -554,7 +557,7 @@ def test_read_after_id_of_a_lost_version_reports_a_gap(
     path: str, clock_is_right: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = count(10_000_000, 5000) if clock_is_right else repeat(1)
-    monkeypatch.setattr(sqlite, "first_id", lambda: next(clock))
+    monkeypatch.setattr(ids_module, "first_id", lambda: next(clock))
     with open_store(path) as store:
         append(store, *(message(str(number)) for number in range(10)))
     backup = Path(path).read_bytes()
@@ -589,7 +592,7 @@ def test_ids_increase_with_a_clock_that_was_set_back(
 ) -> None:
     with open_store(path) as store:
         (last,) = ids(append(store, message("a")))
-    monkeypatch.setattr(sqlite, "first_id", lambda: 0)
+    monkeypatch.setattr(ids_module, "first_id", lambda: 0)
     with open_store(path) as store:
         assert ids(append(store, message("b")))[0] > last
 
@@ -597,7 +600,7 @@ def test_ids_increase_with_a_clock_that_was_set_back(
 def test_ids_beyond_the_reserved_ones_are_reserved_again(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "RESERVED_IDS", 4)
+    monkeypatch.setattr(ids_module, "RESERVED_IDS", 4)
     with open_store(path) as store:
         stored = [*append(store, *map(message, "abc")), *append(store, *map(message, "defghi"))]
         (reserved,) = store._database.execute("SELECT reserved FROM ids").fetchone()
@@ -944,12 +947,12 @@ def test_store_log_restarts_after_a_long_reader(path: str) -> None:
     with open_store(path) as store, closing(sqlite3.connect(path)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM messages").fetchone()
-        while store.log_size < 3 * sqlite.CHECKPOINT_SIZE:
+        while store.log_size < 3 * write_ahead_log.CHECKPOINT_SIZE:
             append(store, *(message("x" * 4000) for _ in range(100)))
         reader.rollback()
         for _ in range(3000):
             append(store, *(message("x" * 4000) for _ in range(10)))
-            if store.log_size < sqlite.CHECKPOINT_SIZE:
+            if store.log_size < write_ahead_log.CHECKPOINT_SIZE:
                 return
     raise AssertionError("the log did not restart")
 

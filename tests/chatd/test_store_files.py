@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from chatd.storage import sqlite
+from chatd.storage import file_watch, sqlite
 from chatd.storage.sqlite import SQLiteStore
 from chatd.storage.store import NewMessage, Page, StoreError
 from tests.chat import ChatClient, open_client, open_store, serve_chat
@@ -32,6 +32,10 @@ def append(store: SQLiteStore, text: str, number: int = 1) -> str:
     store.append([NewMessage("x", "Ann", text, None)] * number, results.append)
     (result,) = results
     return str(result) if isinstance(result, StoreError) else ""
+
+
+def no_call(callback: Callable[[], None]) -> None:
+    """Stand for the call of an event loop that does not run."""
 
 
 def texts(path: str) -> list[str]:
@@ -87,7 +91,7 @@ def test_locked_store_appends_after_the_lock_without_waiting(path: str) -> None:
     timers: list[Callable[[], None]] = []
     results: list[object] = []
     with closing(SQLiteStore(path)) as store, closing(sqlite3.connect(path)) as other:
-        store.start(lambda seconds, callback: timers.append(callback))
+        store.start(lambda seconds, callback: timers.append(callback), no_call)
         other.execute("BEGIN IMMEDIATE")
         start = time.monotonic()
         store.append([NewMessage("x", "Ann", "a", None)], results.append)
@@ -109,7 +113,7 @@ def test_locked_store_fails_the_batch_after_its_time(
     results: list[object] = []
     monkeypatch.setattr(sqlite, "LOCK_TIMEOUT", 0.01)
     with closing(SQLiteStore(path)) as store, closing(sqlite3.connect(path)) as other:
-        store.start(lambda seconds, callback: timers.append(callback))
+        store.start(lambda seconds, callback: timers.append(callback), no_call)
         other.execute("BEGIN IMMEDIATE")
         store.append([NewMessage("x", "Ann", "a", None)], results.append)
         while timers:
@@ -121,7 +125,7 @@ def test_locked_store_closes_at_once(path: str) -> None:
     with closing(sqlite3.connect(path)) as other:
         store = SQLiteStore(path)
         timers: list[Callable[[], None]] = []
-        store.start(lambda seconds, callback: timers.append(callback))
+        store.start(lambda seconds, callback: timers.append(callback), no_call)
         other.execute("BEGIN IMMEDIATE")
         results: list[object] = []
         store.append([NewMessage("x", "Ann", "a", None)], results.append)
@@ -138,7 +142,7 @@ def test_batch_that_waits_for_a_lock_is_stored_at_the_end(
     with closing(sqlite3.connect(path)) as other:
         for locked in (True, False):
             store = SQLiteStore(path)
-            store.start(lambda seconds, callback: None)
+            store.start(lambda seconds, callback: None, no_call)
             other.execute("BEGIN IMMEDIATE")
             store.append([NewMessage("x", "Ann", f"locked: {locked}", None)], lambda _: None)
             if not locked:
@@ -209,12 +213,120 @@ def test_truncated_file_fails_appends(path: str, suffix: str, size: int) -> None
     with closing(SQLiteStore(path)) as store:
         for _ in range(3):
             assert append(store, "x" * 4000, 20) == ""
-            store._truncate_log()
+            assert store._log is not None
+            assert store._log.truncate()
         assert append(store, "x" * 4000, 20) == ""
         os.truncate(path + suffix, size)
         assert f"{path}{suffix} was truncated; " in append(store, "lost")
         with pytest.raises(StoreError, match="truncated"):
             store.check()
+
+
+def wait_for_fast_checks(store: SQLiteStore) -> None:
+    """Wait until an append checks the names of the files by their directory alone."""
+    assert store._watch is not None
+    watch = store._watch
+
+    def is_fast() -> bool:
+        store.check()
+        return watch._has_same_names()
+
+    poll(is_fast, "a directory without a recent change")
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("change", [remove, replace])
+def test_missing_file_is_noticed_by_its_directory(
+    path: str, suffix: str, change: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_watch, "COARSEST_CLOCK", 20_000_000)
+    with closing(SQLiteStore(path)) as store:
+        for _ in range(2):
+            wait_for_fast_checks(store)
+            assert append(store, "a") == ""
+            change(path + suffix)
+            problem = "removed" if change is remove else "replaced by another file"
+            assert f"{path}{suffix} was {problem}; " in append(store, "lost")
+            put_back(path + suffix)
+            assert append(store, "b") == ""
+    assert texts(path) == ["a", "b"] * 2
+
+
+def test_recent_change_of_the_directory_is_not_trusted(path: str) -> None:
+    with closing(SQLiteStore(path)) as store:  # has just created its files
+        assert append(store, "a") == ""
+        assert store._watch is not None
+        assert not store._watch._has_same_names()
+
+
+def test_renamed_directory_is_noticed_by_a_fast_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_watch, "COARSEST_CLOCK", 20_000_000)
+    (tmp_path / "state").mkdir()
+    with closing(SQLiteStore(str(tmp_path / "state" / "chat.db"))) as store:
+        wait_for_fast_checks(store)
+        os.rename(tmp_path / "state", tmp_path / "away")
+        assert "chat.db was removed; " in append(store, "lost")
+        os.rename(tmp_path / "away", tmp_path / "state")
+
+
+@pytest.mark.parametrize("is_log_empty", [False, True])
+def test_truncated_database_stays_an_error(path: str, is_log_empty: bool) -> None:
+    with closing(SQLiteStore(path)) as store:
+        assert append(store, "x" * 4000, 20) == ""
+        assert store._log is not None
+        assert store._log.truncate()
+        if not is_log_empty:
+            assert append(store, "x" * 4000, 20) == ""
+        os.truncate(path, 8192)
+        assert "was truncated; " in append(store, "lost")
+        store._log.truncate()  # writes pages beyond the lost ones
+        with pytest.raises(StoreError, match=r"was truncated; .* restore a backup"):
+            store.check()
+
+
+def overwrite(path: str, content: bytes) -> None:
+    """Write to a file in place, as `cp` does, at a time after its last checkpoint."""
+    with open(path, "r+b") as file:
+        file.write(content)
+        file.truncate()
+    moment = time.time() + 1.0
+    os.utime(path, (moment, moment))
+
+
+def test_overwritten_database_fails_appends_until_the_end(path: str) -> None:
+    with closing(SQLiteStore(f"{path}.other")) as store:
+        append(store, "x" * 4000, 60)
+    other = Path(f"{path}.other").read_bytes()
+    for number in (40, 400):  # the other file is longer, or shorter
+        with closing(SQLiteStore(path)) as store:
+            assert append(store, "x" * 4000, number) == ""
+            assert store._log is not None
+            assert store._log.truncate()
+            store.check()
+            overwrite(path, other)
+            with pytest.raises(StoreError, match="was overwritten by another program; "):
+                store.check()
+            for _ in range(2):
+                assert "overwritten by another program" in append(store, "lost")
+
+
+def test_checkpoints_and_new_times_are_no_overwriting(path: str) -> None:
+    with closing(SQLiteStore(path)) as store, closing(sqlite3.connect(path)) as other:
+        assert store._log is not None
+        for number in range(30):
+            assert append(store, "x" * 1000, 5) == ""
+            if number % 3 == 0:
+                other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            elif number % 3 == 1:
+                store._log.truncate()
+            elif number % 10 == 2:
+                other.execute("VACUUM")
+                other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            os.utime(path, (number, number))
+            store.check()
+    assert len(texts(path)) == 150
 
 
 def test_log_truncated_by_a_foreign_checkpoint_is_accepted(path: str) -> None:

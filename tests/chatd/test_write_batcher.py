@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from chatd.model import Message
 from chatd.storage.store import (
@@ -53,8 +55,10 @@ class ManualStore(StoreWithoutFiles):
         pass
 
     def finish_append(self, error: StoreError | None = None) -> None:
+        first = 1 + sum(map(len, self.batches[:-1]))
         stored = [
-            StoredMessage(Message(1, "", "Ann", text), repeated=False) for text in self.batches[-1]
+            StoredMessage(Message(number, "", "Ann", text), repeated=False)
+            for number, text in enumerate(self.batches[-1], first)
         ]
         self.appends.pop()(error or stored)
 
@@ -78,8 +82,15 @@ class Fixture:
         for text in texts:
             self.batcher.add(PEER, NewMessage("x", "Ann", text, None))
 
-    def read(self) -> None:
-        self.batcher.read(partial(self.store.read_before, "x", None, 50), self.pages.append)
+    def read(self, limit: int = 50) -> None:
+        read = partial(self.store.read_before, "x", None, limit)
+        self.batcher.read_newest("x", limit, read, self.pages.append)
+
+    def texts(self) -> list[list[str]]:
+        """Return the texts of each page."""
+        return [
+            [each.text for each in page.messages] for page in self.pages if isinstance(page, Page)
+        ]
 
 
 def test_flush_appends_pending_messages_as_one_batch() -> None:
@@ -114,39 +125,137 @@ def test_flush_waits_for_the_append_in_progress() -> None:
     assert fixture.store.batches == [["a"], ["b", "c"]]
 
 
-def test_read_during_an_append_starts_after_its_delivery() -> None:
+def test_read_result_during_an_append_waits_for_the_delivery() -> None:
     fixture = Fixture()
     fixture.add("a")
     fixture.batcher.flush()
     fixture.read()
-    assert fixture.store.reads == []
+    fixture.store.finish_read()
+    assert (fixture.pages, fixture.delivered) == ([], [])
     fixture.store.finish_append()
-    assert len(fixture.delivered) == len(fixture.store.reads) == 1
+    assert len(fixture.delivered) == 1
+    assert fixture.texts() == [["a"]]
+
+
+def test_read_result_has_the_messages_delivered_meanwhile() -> None:
+    fixture = Fixture()
+    fixture.read()
+    fixture.read()
+    for text in "ab":
+        fixture.add(text)
+        assert fixture.batcher.flush() == 1
+        fixture.store.finish_append()
+        fixture.store.finish_read()
+    assert fixture.texts() == [["a"], ["a", "b"]]
+
+
+def test_read_result_keeps_its_limit_and_reports_more() -> None:
+    for number, more in ((2, False), (3, True), (9, True)):
+        fixture = Fixture()
+        fixture.read(limit=2)
+        fixture.add(*map(str, range(number)))
+        fixture.batcher.flush()
+        fixture.store.finish_append()
+        fixture.store.finish_read()
+        assert fixture.texts() == [[str(number - 2), str(number - 1)]]
+        assert [page.more for page in fixture.pages if isinstance(page, Page)] == [more]
+
+
+def test_failed_append_adds_nothing_to_a_read() -> None:
+    fixture = Fixture()
+    fixture.read()
+    fixture.add("a")
+    fixture.batcher.flush()
+    fixture.store.finish_append(StoreError("failed"))
     fixture.store.finish_read()
     assert fixture.pages == [PAGE]
 
 
-def test_flush_waits_for_every_read_in_progress() -> None:
-    fixture = Fixture()
-    fixture.read()
-    fixture.read()
-    fixture.add("a")
-    fixture.store.finish_read()
-    assert fixture.batcher.flush() == 0
-    fixture.store.finish_read()
-    assert fixture.batcher.flush() == 1
+class LateStore(ManualStore):
+    """Store in which an append or a read takes effect some time before its answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: dict[str, list[Message]] = {"x": [], "y": []}
+        self.stored: list[StoredMessage] | None = None  # by the append in progress
+        self.batch: Sequence[NewMessage] = ()
+        self.waiting: list[tuple[str, int, ReadCallback]] = []  # reads without effect
+        self.answers: list[tuple[ReadCallback, Page]] = []
+
+    def append(self, messages: Sequence[NewMessage], callback: AppendCallback, /) -> None:
+        super().append(messages, callback)
+        self.batch, self.stored = messages, None
+
+    def read_before(
+        self, room: str, before: int | None, limit: int, callback: ReadCallback, /
+    ) -> None:
+        self.waiting.append((room, limit, callback))
+
+    def act(self, action: str) -> None:
+        """Let an operation in progress take effect, or answer it."""
+        if action == "store" and self.appends and self.stored is None:
+            self.stored = []
+            for new in self.batch:
+                number = 1 + sum(map(len, self.messages.values()))
+                message = Message(number, "", new.name, new.text)
+                self.messages[new.room].append(message)
+                self.stored.append(StoredMessage(message, repeated=False))
+        elif action == "answer append" and self.appends and self.stored is not None:
+            self.appends.pop()(self.stored)
+        elif action == "read" and self.waiting:
+            room, limit, callback = self.waiting.pop(0)
+            found = self.messages[room]
+            page = Page(found[-limit:], more=len(found) > limit, gap=False)
+            self.answers.append((callback, page))
+        elif action == "answer read" and self.answers:
+            callback, page = self.answers.pop(0)
+            callback(page)
 
 
-def test_later_reads_do_not_overtake_pending_messages() -> None:
-    fixture = Fixture()
-    fixture.read()
-    fixture.add("a")
-    fixture.read()
-    assert len(fixture.store.reads) == 1
-    fixture.store.finish_read()
-    assert fixture.batcher.flush() == 1
-    fixture.store.finish_append()
-    assert len(fixture.store.reads) == 1
+# The page of the join has the message of the append in progress.
+OVERLAP = ["say x", "flush", "join", "store", "read", "answer read", "answer append"]
+STORE_ACTIONS = ("store", "answer append", "read", "answer read")
+
+
+@example(OVERLAP, 4)
+@given(
+    st.lists(st.sampled_from((*STORE_ACTIONS, "say x", "say y", "flush", "join"))),
+    st.integers(1, 4),
+)
+def test_each_member_receives_each_message_once_in_order(actions: list[str], limit: int) -> None:
+    store = LateStore()
+    members: list[list[Message]] = []
+    complete: list[bool] = []  # whether the page of a member had all messages
+
+    def deliver(batch: Batch, result: Sequence[StoredMessage] | StoreError) -> None:
+        assert not isinstance(result, StoreError)
+        for (_, new), stored in zip(batch, result, strict=True):
+            for member in members if new.room == "x" else []:
+                member.append(stored.message)
+
+    def join(page: Page | StoreError) -> None:
+        assert isinstance(page, Page)
+        assert len(page.messages) == limit or not page.more
+        members.append(list(page.messages))
+        complete.append(not page.more)
+
+    batcher = WriteBatcher(store, deliver, lambda _: None)
+    joins = 0
+    end = ["flush", *STORE_ACTIONS, "flush", *STORE_ACTIONS]
+    for action in [*actions, *end, *["read", "answer read"] * len(actions)]:
+        if action == "flush":
+            batcher.flush()
+        elif action == "join":
+            joins += 1
+            batcher.read_newest("x", limit, partial(store.read_before, "x", None, limit), join)
+        elif action.startswith("say"):
+            batcher.add(PEER, NewMessage(action[-1], "Ann", "text", None))
+        else:
+            store.act(action)
+    assert len(members) == joins
+    for messages, has_all in zip(members, complete, strict=True):
+        start = 0 if has_all else len(store.messages["x"]) - len(messages)
+        assert messages == store.messages["x"][start:]
 
 
 class BrokenStore(ManualStore):
@@ -216,7 +325,7 @@ def test_exception_in_deliver_leaves_waiting_reads_and_appends() -> None:
     with pytest.raises(RuntimeError, match="callback"):
         fixture.store.finish_append()
     fixture.store.finish_read()
-    assert fixture.pages == [PAGE]
+    assert fixture.texts() == [["a"]]
     fixture.add("b")
     assert batcher.flush() == 1
 
@@ -228,7 +337,7 @@ def test_exception_in_immediate_callback_is_raised_once() -> None:
     with pytest.raises(RuntimeError, match="callback"):
         batcher.flush()
     with pytest.raises(RuntimeError, match="callback"):
-        batcher.read(partial(fixture.store.read_before, "x", None, 50), fail)
+        batcher.read_newest("x", 50, partial(fixture.store.read_before, "x", None, 50), fail)
     batcher.add(PEER, NewMessage("x", "Ann", "b", None))
     with pytest.raises(RuntimeError, match="callback"):
         batcher.flush()
@@ -243,8 +352,9 @@ def test_exception_in_a_waiting_read_leaves_the_others(caplog: pytest.LogCapture
     batcher.add(PEER, NewMessage("x", "Ann", "a", None))
     batcher.flush()
     read = partial(store.read_before, "x", None, 50)
-    batcher.read(read, fail)
-    batcher.read(read, fixture.pages.append)
+    batcher.read_newest("x", 50, read, fail)
+    batcher.read_newest("x", 50, read, fixture.pages.append)
+    assert fixture.pages == []
     started.finish_append()
-    assert fixture.pages == [PAGE]
+    assert fixture.texts() == [["a"]]
     assert len(caplog.records) == 1
