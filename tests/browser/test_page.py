@@ -139,9 +139,14 @@ def run_chatd(*arguments: str) -> str:
 
 
 def join(chat: Daemon, room: str, name: str) -> Client:
-    """Join a room with a chat.v1 client that has no page."""
+    """Join a room with a chat.v1 client that has no page.
+
+    It answers Pings at any time: a test on a slow machine may not read for longer than the
+    server waits.
+    """
     host, port = chat.address
-    client = connect(f"ws://{host}:{port}/", subprotocols=["chat.v1"])
+    address = f"ws://{host}:{port}/"
+    client = connect(address, subprotocols=["chat.v1"], background_reads=True)
     client.send(json.dumps({"type": "join", "room": room, "name": name}))
     return client
 
