@@ -1,24 +1,27 @@
 """Fuzz target: frames from a peer, for both roles, with compression and without.
 
 The first byte of an input chooses the role, the negotiated compression and one comparison.
-A single comparison per input keeps the fuzzer fast. The second byte is the size of chunks,
-the rest is the received data.
+A single comparison per input keeps the fuzzer fast. The second byte is the size of the first
+chunks and the number of the frame to render. The rest is the received data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
-from tests.fuzz.splits import chunks_of, splits_may_violate
+from tests.fuzz.splits import first_chunks_of, splits_may_violate
 from tests.reference import Decoded, ReferenceFrame, reference_decode
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Close, Connection, Event, Ping, Pong, Role, State
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import ProtocolError
-from wsproto_min.explain.dissector import Dissector
+from wsproto_min.explain.dissector import Dissector, FrameReport
+from wsproto_min.explain.handshake_lines import HandshakeLines
 from wsproto_min.explain.render_text import render, render_verdict
 from wsproto_min.explain.style import plain
+from wsproto_min.explain.verdict import Verdict
 from wsproto_min.frames import FrameDecoder, parse_close
 from wsproto_min.messages import MessageAssembler
 from wsproto_min.rules import Rule
@@ -33,6 +36,8 @@ from wsproto_min.testing.violations import (
 COMPRESSIONS = (None, DeflateParameters.NO_CONTEXT_TAKEOVER, DeflateParameters.DEFAULT)
 # Bytes; the reference decoder is too slow for longer inputs.
 REFERENCE_LIMIT = 40
+# Frames of an input that are dissected; a dissector takes 20 times as long as a decoder.
+DISSECTOR_LIMIT = 4
 # The comparison, bits 3 to 5 of the first byte.
 CHUNKS, PARTS, REFERENCE, REPLIES, DISSECTOR = 0x00, 0x08, 0x10, 0x18, 0x20
 COMPARISON = 0x38
@@ -53,30 +58,49 @@ def check(data: bytes) -> None:
     received = data[2:]
     role = Role.SERVER if options & 1 else Role.CLIENT
     compression = COMPRESSIONS[(options >> 1) % len(COMPRESSIONS)]
-    whole, replies = by_connection(role, compression, [received])
     comparison = options & COMPARISON
-    if comparison == CHUNKS:
-        in_chunks, replies_to_chunks = by_connection(role, compression, chunks_of(received, size))
-        assert splits_may_violate(in_chunks.rule, whole.rule)
-        if in_chunks.rule is not whole.rule:
-            assert in_chunks.events[:-1] == whole.events[:-1]
-            return
-        assert in_chunks == whole
-        if role is Role.SERVER:  # a client's masking keys are random
-            assert replies == replies_to_chunks
-    elif comparison == PARTS:
-        assert by_parts(role, compression, received) == whole
-    elif comparison == REFERENCE:
+    if comparison == REFERENCE:
         check_against_reference(role, received[:REFERENCE_LIMIT])
-    elif comparison == REPLIES:
-        other = Role.CLIENT if role is Role.SERVER else Role.SERVER
-        understood, _ = by_connection(other, compression, [replies])
-        assert understood.rule is None, f"the replies {replies.hex(' ')} violates {understood.rule}"
-        pongs = [event.payload for event in understood.events if isinstance(event, Pong)]
-        assert pongs == [event.payload for event in whole.events if isinstance(event, Ping)]
-    else:
+    elif comparison == DISSECTOR:
         sender = Role.CLIENT if role is Role.SERVER else Role.SERVER
-        assert explained(sender, chunks_of(received, size)) == explained(sender, [received])
+        check_dissector(sender, received, size)
+    else:
+        whole, replies = by_connection(role, compression, [received])
+        if comparison == PARTS:
+            assert by_parts(role, compression, received) == whole
+        elif comparison == REPLIES:
+            check_replies(role, compression, whole, replies)
+        else:
+            check_chunks(role, compression, whole, replies, first_chunks_of(received, size))
+
+
+def check_chunks(
+    role: Role,
+    compression: DeflateParameters | None,
+    whole: Outcome,
+    replies: bytes,
+    chunks: Sequence[bytes],
+) -> None:
+    """Raise `AssertionError` unless the chunks have the outcome of the whole input."""
+    in_chunks, replies_to_chunks = by_connection(role, compression, chunks)
+    assert splits_may_violate(in_chunks.rule, whole.rule)
+    if in_chunks.rule is not whole.rule:
+        assert in_chunks.events[:-1] == whole.events[:-1]
+        return
+    assert in_chunks == whole
+    if role is Role.SERVER:  # a client's masking keys are random
+        assert replies == replies_to_chunks
+
+
+def check_replies(
+    role: Role, compression: DeflateParameters | None, whole: Outcome, replies: bytes
+) -> None:
+    """Raise `AssertionError` unless the other end accepts the replies and gets every Pong."""
+    other = Role.CLIENT if role is Role.SERVER else Role.SERVER
+    understood, _ = by_connection(other, compression, [replies])
+    assert understood.rule is None, f"the replies {replies.hex(' ')} violates {understood.rule}"
+    pongs = [event.payload for event in understood.events if isinstance(event, Pong)]
+    assert pongs == [event.payload for event in whole.events if isinstance(event, Ping)]
 
 
 def by_connection(
@@ -130,20 +154,43 @@ def by_parts(role: Role, compression: DeflateParameters | None, received: bytes)
     return Outcome(events, None)
 
 
-def explained(sender: Role, chunks: Sequence[bytes]) -> list[str]:
-    """Return the dissector's report on the chunks; check that a terminal can print it."""
-    dissector = Dissector(sender)
-    lines: list[str] = []
-    for chunk in chunks:
-        dissector.receive_data(chunk)
-        while (event := dissector.next_event()) is not None:
-            lines += render(event, plain)
-    dissector.receive_eof()
-    while (event := dissector.next_event()) is not None:
-        lines += render(event, plain)
-    lines += render_verdict(dissector.verdict)
+def check_dissector(sender: Role, received: bytes, size: int) -> None:
+    """Raise `AssertionError` if chunks change a report, or a terminal cannot print it.
+
+    Rendering takes most of the time. So an input has one report rendered, which `size` chooses.
+    """
+    reports, verdict = dissected(sender, [received])
+    assert dissected(sender, first_chunks_of(received, size, 6)) == (reports, verdict)
+    lines = list(render_verdict(verdict))
+    if reports:
+        lines += render(reports[-size % len(reports)], plain)
     assert all(line.isprintable() for line in lines)
-    return lines
+
+
+def dissected(
+    sender: Role, chunks: Sequence[bytes]
+) -> tuple[list[HandshakeLines | FrameReport], Verdict]:
+    """Return the dissector's first reports on the chunks, and its verdict after them."""
+    dissector = Dissector(sender)
+
+    def events() -> Iterator[HandshakeLines | FrameReport]:
+        for chunk in (*chunks, None):
+            if chunk is None:
+                dissector.receive_eof()
+            else:
+                dissector.receive_data(chunk)
+            while (event := dissector.next_event()) is not None:
+                yield event
+
+    reports = [without_masks(report) for report in islice(events(), DISSECTOR_LIMIT)]
+    return reports, dissector.verdict
+
+
+def without_masks(report: HandshakeLines | FrameReport) -> HandshakeLines | FrameReport:
+    """Return a report without the masking keys of the replies, which are random."""
+    if isinstance(report, FrameReport) and report.replies:
+        return replace(report, replies=tuple(each._replace(mask=None) for each in report.replies))
+    return report
 
 
 def check_against_reference(role: Role, received: bytes) -> None:

@@ -11,6 +11,12 @@ def chunks_of(data: bytes, size: int) -> list[bytes]:
     return [data[start : start + size] for start in range(0, len(data), size)]
 
 
+def first_chunks_of(data: bytes, size: int, count: int = 16) -> list[bytes]:
+    """Split `data` into at most `count` chunks of `size` bytes and the rest."""
+    end = size * count
+    return chunks_of(data[:end], size) + ([data[end:]] if len(data) > end else [])
+
+
 def splits_may_violate(first: Rule | None, second: Rule | None) -> bool:
     """Return True if two splits of one input may violate these rules.
 

@@ -199,17 +199,34 @@ def test_unit_passes_systemd_analyze(tmp_path: Path) -> None:
     assert rated.returncode == 0, rated.stdout  # 2.0 of 10.0 points of exposure at most
 
 
-def test_unit_serves_on_its_socket_with_its_store(tmp_path: Path) -> None:
-    runtime, state = tmp_path / setting("RuntimeDirectory"), tmp_path / "state"
+def test_unit_serves_a_new_user_without_privileges() -> None:
+    need(os.geteuid() == 0 and has_user("www-data"), "root, and the user www-data", "run as root")
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)  # unlike the directories of pytest
+        serve_as_the_unit(Path(name))
+
+
+def serve_as_the_unit(parent: Path) -> None:
+    """Run ExecStart with the directories, the user and the privileges that systemd gives."""
+    assert (setting("NoNewPrivileges"), setting("CapabilityBoundingSet")) == ("yes", "")
+    user, group = 54321, setting("Group")
+    runtime, state = parent / setting("RuntimeDirectory"), parent / "state"
     for directory, mode in ((runtime, "RuntimeDirectoryMode"), (state, "StateDirectoryMode")):
         directory.mkdir()
         directory.chmod(int(setting(mode), 8))
+        shutil.chown(directory, user, group)
+    privileges = f"setpriv --reuid {user} --regid {group} --clear-groups --no-new-privs"
+    privileges += " --inh-caps=-all --bounding-set=-all"
     line = setting("ExecStart").replace("${RUNTIME_DIRECTORY}", str(runtime))
     program, *words = shlex.split(line.replace("$CHATD_OPTIONS", "--allow-host chat.example.org"))
     assert program == "/opt/chatd/bin/chatd"
     environment = {"STATE_DIRECTORY": str(state), "PATH": os.environ["PATH"]}
     with subprocess.Popen(
-        command("chatd", *words), cwd=ROOT, env=environment, stdout=subprocess.PIPE
+        [*privileges.split(), *command("chatd", *words)],
+        cwd=ROOT,
+        env=environment,
+        umask=int(setting("UMask"), 8),
+        stdout=subprocess.PIPE,
     ) as process:
         try:
             assert process.stdout is not None

@@ -124,6 +124,22 @@ def test_client_gone_before_accept_disturbs_no_other() -> None:
             assert waiting.recv(12) == b"HTTP/1.1 400"
 
 
+def test_interrupt_during_accept_closes_the_accepted_socket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    streams: list[socket.socket] = []
+
+    def interrupt(context: object, stream: socket.socket, address: str) -> None:
+        streams.append(stream)
+        raise KeyboardInterrupt  # as after Ctrl-C
+
+    monkeypatch.setattr(listener_module, "Session", interrupt)
+    server = Server(on_message=send_back)
+    with connect(server.listen("127.0.0.1", 0)), pytest.raises(KeyboardInterrupt):
+        server.run()
+    assert [stream.fileno() for stream in streams] == [-1]
+
+
 def test_failed_accepts_do_not_raise_the_number_per_iteration() -> None:
     bench = Workbench([0.0])
     sock = failing_listener()

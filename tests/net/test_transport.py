@@ -22,6 +22,7 @@ from wsproto_min.http import Response
 from wsproto_min.net.broadcast import Group
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.transport import Transport
+from wsproto_min.net.write_coalescer import WriteCoalescer
 
 
 def failing_later(sock: socket.socket) -> FaultySocket:
@@ -488,6 +489,18 @@ def test_connection_reset_before_half_close_ends_the_peer(bench: Workbench) -> N
         patch.setattr(FaultySocket, "shutdown", fail_to_shut_down)
         bench.iterate()
     assert not bench.context.peers
+
+
+def test_interrupt_during_close_closes_the_socket(bench: Workbench) -> None:
+    def interrupt(self: WriteCoalescer, peer: Peer) -> None:
+        raise KeyboardInterrupt  # as after Ctrl-C
+
+    peer, remote = bench.open()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WriteCoalescer, "discard", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            peer.abort()
+    assert remote.sock.recv(1) == b""
 
 
 def test_connection_reset_in_the_response_calls_on_open_first(bench: Workbench) -> None:

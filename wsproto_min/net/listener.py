@@ -185,20 +185,23 @@ class Listener:
                     self._pause(error)
                     return
                 continue  # the client has gone (ECONNABORTED and others, see accept(2))
-            accepted = True
             self._start_session(sock, address)
+            accepted = True
         self._successes = self._successes + 1 if accepted else 0
 
     def _start_session(self, sock: socket.socket, address: tuple[str, int] | str | bytes) -> None:
-        sock.setblocking(False)
         stream: socket.socket | TLSSocket = sock
         try:
+            sock.setblocking(False)
             if self._ssl_context is not None:
                 stream = TLSSocket(sock, self._ssl_context)
             session = Session(self._context, stream, _format_address(address))
         except OSError:  # the client has gone, or the loop cannot watch one more socket
             stream.close()
             return
+        except BaseException:  # KeyboardInterrupt can come at any line
+            stream.close()
+            raise
         # The request has often come already: answer it one iteration earlier.
         session.transport.on_ready(EVENT_READ)
 

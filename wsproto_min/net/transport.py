@@ -239,14 +239,16 @@ class Transport:
         """Close the socket at once, unless it is closed; buffered bytes are lost."""
         if self.closed:
             return
-        self.closed = True
-        self._close_write_buffer()
-        if self._watched_events:
-            self._loop.unregister(self._socket)
-        owner = self._owner
-        del self._owner  # ends the reference cycle, so that a closed peer is freed at once
-        owner.on_socket_closed()
-        self._socket.close()
+        try:
+            self.closed = True
+            self._close_write_buffer()
+            if self._watched_events:
+                self._loop.unregister(self._socket)
+            owner = self._owner
+            del self._owner  # ends the reference cycle, so that a closed peer is freed at once
+            owner.on_socket_closed()
+        finally:  # KeyboardInterrupt can come at any line
+            self._socket.close()
 
     def _close_write_buffer(self) -> None:
         if self._write_buffer is not None:
