@@ -1,0 +1,1 @@
+"""Readers of capture files: pcap and pcapng with TCP, and HAR files of browsers."""
