@@ -13,6 +13,7 @@ from wsproto_min.codes import Opcode
 from wsproto_min.connection import Role
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.explain.captures.conversation import HarConversation
+from wsproto_min.explain.captures.packets import is_packet
 from wsproto_min.explain.captures.reader import MAX_CAPTURE_SIZE, is_capture, read_capture
 from wsproto_min.explain.conversation_dissector import ConversationDissector, HarDissector
 from wsproto_min.explain.dissector import Dissector
@@ -283,6 +284,10 @@ def _parse(captured: bytes | None, options: argparse.Namespace) -> bytes:
         is_file = options.hex and Path(options.hex[0]).is_file()
         hint = "; to explain a file, use --file" if is_file else ""
         raise ValueError(f"input is not hex: {error}{hint}") from None
+    if is_packet(data):
+        raise ValueError(
+            "input is a packet with IP and TCP headers; copy the TCP payload only, or save as pcap"
+        )
     if not data:
         raise ValueError("input is empty; try: explain 81 05 48 65 6c 6c 6f")
     return data

@@ -1,1 +1,1 @@
-"""Readers of capture files: pcap and pcapng with TCP, and HAR files of browsers."""
+"""Readers of captures: pcap and pcapng with TCP, output of tshark, HAR files of browsers."""

@@ -22,6 +22,7 @@ _RAW = (12, 14, 101, 228, 229)
 _LOOPBACK = (0, 108)
 _ETHERNET = 1
 _WITH_ETHERTYPE = {_ETHERNET: (14, 12), 113: (16, 14), 276: (20, 0)}
+_LARGEST_HEADERS = 160  # bytes, of link, IP and TCP
 LINK_TYPES = frozenset((*_RAW, *_LOOPBACK, *_WITH_ETHERTYPE))
 """The supported link types."""
 
@@ -49,6 +50,15 @@ def parse_packet(link_type: int, data: bytes) -> Segment | None:
     return _parse_ip(data[size:]) if kind in (_IPV4, _IPV6) else None
 
 
+def is_packet(data: bytes) -> bool:
+    """Return True if `data` is one whole packet, for example copied out of Wireshark."""
+    for link_type in LINK_TYPES:
+        segment = parse_packet(link_type, data)
+        if segment is not None and len(segment.payload) == segment.size:
+            return len(data) - segment.size <= _LARGEST_HEADERS
+    return False
+
+
 def _parse_ip(data: bytes) -> Segment | None:
     if not data:
         return None
@@ -58,7 +68,7 @@ def _parse_ip(data: bytes) -> Segment | None:
 def _parse_ipv4(data: bytes) -> Segment | None:
     if len(data) < 20 or data[0] >> 4 != 4 or data[9] != _TCP:
         return None
-    header_size = 4 * (data[0] & 0x0F)
+    header_size = max(20, 4 * (data[0] & 0x0F))
     # The size is 0 if the network card divides the packet later.
     size = int.from_bytes(data[2:4], "big") or len(data)
     if int.from_bytes(data[6:8], "big") & 0x3FFF:  # a fragment; its bytes are then missing

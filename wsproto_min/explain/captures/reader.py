@@ -10,6 +10,7 @@ from wsproto_min.explain.captures.conversation import (
     Skipped,
     conversation,
 )
+from wsproto_min.explain.captures.follow import is_follow, read_follow
 from wsproto_min.explain.captures.har import is_har, read_har
 from wsproto_min.explain.captures.pcap import is_pcap, read_segments
 from wsproto_min.explain.captures.tcp import connections
@@ -30,7 +31,7 @@ _OTHER_FORMATS = {
 
 
 def is_capture(data: bytes) -> bool:
-    """Return True if `data` is a pcap, pcapng or HAR file.
+    """Return True if `data` is a pcap, pcapng or HAR file, or output of tshark.
 
     Raises:
         ValueError: `data` is a file of another known format.
@@ -39,7 +40,7 @@ def is_capture(data: bytes) -> bool:
     for start, problem in _OTHER_FORMATS.items():
         if data.startswith(start):
             raise ValueError(f"input is {problem}")
-    return is_pcap(data) or is_har(data)
+    return is_pcap(data) or is_har(data) or is_follow(data)
 
 
 def read_capture(data: bytes) -> tuple[list[Conversation | HarConversation], list[Skipped]]:
@@ -51,10 +52,11 @@ def read_capture(data: bytes) -> tuple[list[Conversation | HarConversation], lis
     """
     found: list[Conversation | HarConversation] = []
     skipped: list[Skipped] = []
-    if not is_pcap(data):
+    if is_har(data):
         found += read_har(data)
     else:
-        for ends in connections(read_segments(data)):
+        pairs = read_follow(data) if is_follow(data) else connections(read_segments(data))
+        for ends in pairs:
             each = conversation(ends)
             if isinstance(each, Skipped):
                 skipped.append(each)
