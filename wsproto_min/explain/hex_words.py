@@ -17,6 +17,7 @@ from wsproto_min.explain.dissector import Dissector
 from wsproto_min.explain.handshake_lines import HandshakeContext
 
 _WORD_SIZES = (1, 2, 4, 8)  # bytes, of `od -t` and `hexdump -e`
+_JUDGED_WORDS = 4096  # the beginning shows a wrong reading
 _BASES = (8, 10, 16)
 _ORDERS: tuple[Literal["little"], Literal["big"]] = ("little", "big")
 _COLUMNS = re.compile(r"\s*\d{1,3}(?:\s{2,}\d{1,3}){2,}\s*")
@@ -41,6 +42,7 @@ def check_words(text: str) -> None:
     if len(widths) != 1 or len(words[0]) <= 2 or (len(words) == 1 and not is_indented):
         return
     try:
+        words = words[:_JUDGED_WORDS]
         data = b"".join(map(bytes.fromhex, words))
     except ValueError:  # the parser of hex reports it
         return

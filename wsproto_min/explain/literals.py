@@ -64,6 +64,8 @@ def _parse_python(text: str) -> bytes:
 
 def _parse_arrays(text: str) -> bytes | None:
     """Return the bytes of arrays of numbers in C, JavaScript, Python or JSON."""
+    if "[" not in text and "{" not in text:  # the search takes long in a long line of hex
+        return None
     text = _COMMENT.sub("", text)
     arrays = [found[1] for found in _ARRAY.finditer(text)]
     if not arrays:
