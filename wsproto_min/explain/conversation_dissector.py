@@ -41,7 +41,7 @@ class ConversationDissector:
     def __init__(
         self, conversation: Conversation, *, max_message_size: int, max_fragments: int | None
     ) -> None:
-        self.name = conversation.name
+        self.name: str = conversation.name
         self._conversation = conversation
         context = HandshakeContext()
         self._dissectors = {
@@ -103,7 +103,7 @@ class HarDissector:
     """
 
     def __init__(self, conversation: HarConversation) -> None:
-        self.name = conversation.name
+        self.name: str = conversation.name
         self._conversation = conversation
         self._verdict: Verdict | None = None
         self._heads = 0

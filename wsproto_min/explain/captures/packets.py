@@ -23,7 +23,7 @@ _LOOPBACK = (0, 108)
 _ETHERNET = 1
 _WITH_ETHERTYPE = {_ETHERNET: (14, 12), 113: (16, 14), 276: (20, 0)}
 _LARGEST_HEADERS = 160  # bytes, of link, IP and TCP
-LINK_TYPES = frozenset((*_RAW, *_LOOPBACK, *_WITH_ETHERTYPE))
+LINK_TYPES: frozenset[int] = frozenset((*_RAW, *_LOOPBACK, *_WITH_ETHERTYPE))
 """The supported link types."""
 
 
