@@ -8,6 +8,8 @@ import sys
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.explain.test_captures import KEY
 from wsproto_min.__main__ import main
@@ -157,6 +159,8 @@ SEND = {"type": "send", "opcode": 2, "data": "AQ=="}
         (har({}, entry(**messages({}))), r"entries\[1\]._webSocketMessages\[0\] has no valid type"),
         (har(entry(**messages(SEND, SEND | {"data": "A"}))), r"Messages\[1\].data is not base64"),
         (har(entry(**messages(SEND | {"opcode": "2"}))), r"Messages\[0\] has no valid type"),
+        (har(entry(**messages(SEND | {"opcode": 1e999}))), r"Messages\[0\] has no valid type"),
+        (har(entry(request={"headers": 5})), "request.headers is not a list"),
         (har(entry(request={"headers": [{"name": 1}]})), "request.headers has a header without"),
     ],
 )
@@ -164,6 +168,34 @@ def test_har_that_is_corrupt_is_refused_with_the_place(data: bytes, reason: str)
     assert is_har(data)
     with pytest.raises(ValueError, match=rf"{reason}.*; export the file again$"):
         read_har(data)
+
+
+JSON = st.recursive(
+    st.sampled_from([None, True, -1, 2, 1.5, "", "send", "error", "ws://a", "\ud800"]),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(
+                ["headers", "name", "value", "status", "type", "opcode", "data", "url"]
+            ),
+            inner,
+            max_size=4,
+        ),
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON, JSON, st.one_of(JSON, st.lists(JSON)))
+def test_har_of_any_values_raises_only_value_error(
+    request_: Any, response: Any, values: Any
+) -> None:
+    data = har(entry(request=request_, response=response, _webSocketMessages=values))
+    try:
+        text = "".join(each.name for each in read_har(data))
+    except ValueError as error:
+        text = str(error)
+    assert text
 
 
 def test_har_without_a_websocket_is_refused(

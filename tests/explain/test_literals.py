@@ -52,6 +52,7 @@ def test_literals_are_read(text: str) -> None:
         ("<Buffer 81 0", "there is other text beside the bytes"),
         (r"b'\x81' and b'\x05'", "there is other text beside the bytes"),
         (r"b'\x8'", "an escape or a character is invalid"),
+        (r"b'\z'", "an escape or a character is invalid"),
         ("b'é'", "an escape or a character is invalid"),
         ("Uint8Array(200) [ 129, 5,\n ... 100 more items ]", "items are left out"),
         ("[129, 256]", "'256' is not a byte"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 
 _BUFFER = re.compile(r"<Buffer((?:\s+[0-9a-fA-F]{2})*)\s*>")
 _PYTHON = re.compile(r"""[bB]'(?:[^'\\\n]|\\.)*'|[bB]"(?:[^"\\\n]|\\.)*\"""")
@@ -57,7 +58,9 @@ def _parse_python(text: str) -> bytes:
     if not _BETWEEN_PYTHON.fullmatch(_PYTHON.sub("", text)):
         raise ValueError("b'...': there is other text beside the bytes; remove that text")
     try:
-        return b"".join(ast.literal_eval(literal) for literal in _PYTHON.findall(text))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # an unknown escape is only a warning
+            return b"".join(ast.literal_eval(literal) for literal in _PYTHON.findall(text))
     except (SyntaxError, ValueError):
         raise ValueError("b'...': an escape or a character is invalid; print repr(data)") from None
 

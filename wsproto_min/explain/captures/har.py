@@ -83,8 +83,10 @@ def _target(url: str) -> str:
 
 def _head(entry: dict[str, Any], part: str, start: str) -> bytes | None:
     """Return a head from its recorded headers, or None if a required one is not recorded."""
-    headers = _get(entry, part, "headers")
-    pairs = [(_get(each, "name"), _get(each, "value")) for each in headers or []]
+    headers = _get(entry, part, "headers") or []
+    if not isinstance(headers, list):
+        raise ValueError(f"{part}.headers is not a list")
+    pairs = [(_get(each, "name"), _get(each, "value")) for each in headers]
     if not all(isinstance(text, str) for pair in pairs for text in pair):
         raise ValueError(f"{part}.headers has a header without name or value")
     names = {name.lower() for name, _ in pairs}
@@ -97,7 +99,7 @@ def _head(entry: dict[str, Any], part: str, start: str) -> bytes | None:
 def _read_messages(messages: list[Any]) -> Iterator[HarMessage]:
     for index, message in enumerate(messages):
         kind, opcode, data = (_get(message, name) for name in ("type", "opcode", "data"))
-        if kind not in _SENDERS or not isinstance(data, str) or not isinstance(opcode, int | float):
+        if kind not in _SENDERS or not isinstance(data, str) or not isinstance(opcode, int):
             raise ValueError(f"{_MESSAGES}[{index}] has no valid type, opcode and data")
         if kind == "error" or opcode < 0:
             yield HarMessage(_SENDERS[kind], None, data, b"")
@@ -106,6 +108,6 @@ def _read_messages(messages: list[Any]) -> Iterator[HarMessage]:
                 payload = base64.b64decode(data, validate=True)
             except binascii.Error as error:
                 raise ValueError(f"{_MESSAGES}[{index}].data is not base64: {error}") from None
-            yield HarMessage(_SENDERS[kind], int(opcode), None, payload)
+            yield HarMessage(_SENDERS[kind], opcode, None, payload)
         else:
-            yield HarMessage(_SENDERS[kind], int(opcode), data, data.encode("utf-8", "replace"))
+            yield HarMessage(_SENDERS[kind], opcode, data, data.encode("utf-8", "replace"))
