@@ -26,7 +26,7 @@ def test_words_with_one_reading_are_hex(text: str) -> None:
     assert parse_text(text) == HELLO
 
 
-def test_words_of_one_size_are_hex_if_no_other_reading_is_possible() -> None:
+def test_words_of_one_size_are_hex_without_another_reading() -> None:
     data = bytes.fromhex("8104 4865 6c6c")
     assert parse_text("8104 4865 6c6c") == data
     assert parse_text("81044865 6c6c8900") == data + b"\x89\x00"

@@ -99,7 +99,8 @@ def _head(entry: dict[str, Any], part: str, start: str) -> bytes | None:
 def _read_messages(messages: list[Any]) -> Iterator[HarMessage]:
     for index, message in enumerate(messages):
         kind, opcode, data = (_get(message, name) for name in ("type", "opcode", "data"))
-        if kind not in _SENDERS or not isinstance(data, str) or not isinstance(opcode, int):
+        is_typed = isinstance(kind, str) and isinstance(data, str) and isinstance(opcode, int)
+        if not is_typed or kind not in _SENDERS:
             raise ValueError(f"{_MESSAGES}[{index}] has no valid type, opcode and data")
         if kind == "error" or opcode < 0:
             yield HarMessage(_SENDERS[kind], None, data, b"")
