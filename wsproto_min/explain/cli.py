@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import sys
 from dataclasses import fields
 from pathlib import Path
 
-from wsproto_min import rules
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Role
 from wsproto_min.deflate import DeflateParameters
-from wsproto_min.explain.dissector import Dissector, FrameReport
+from wsproto_min.explain.captures.conversation import HarConversation
+from wsproto_min.explain.captures.packets import is_packet
+from wsproto_min.explain.captures.reader import MAX_CAPTURE_SIZE, is_capture, read_capture
+from wsproto_min.explain.conversation_dissector import ConversationDissector, HarDissector
+from wsproto_min.explain.dissector import Dissector
 from wsproto_min.explain.frame_spec import FrameSpec
-from wsproto_min.explain.handshake_lines import HandshakeContext, HandshakeLines
+from wsproto_min.explain.handshake_lines import HandshakeContext
+from wsproto_min.explain.heads import learn_handshake
 from wsproto_min.explain.hex_input import parse_hex, parse_input, parse_text
-from wsproto_min.explain.render_json import to_json, verdict_to_json
-from wsproto_min.explain.render_text import render, render_verdict
+from wsproto_min.explain.output import Explanation, print_connections, print_dissector
 from wsproto_min.explain.rule_list import list_rules, show_violation
-from wsproto_min.explain.style import coloured, plain
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 from wsproto_min.testing.raw_frame import KEY
 
 _STATUS = {"valid": 0, "broken": 1, "refused": 1, "incomplete": 3}
+_STATUS_ORDER = ("broken", "refused", "incomplete", "valid")  # of several connections
 _USAGE = 2
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, the status that shells report
 
 _EPILOG = """\
 exit status: 0 if the bytes are valid, 1 if they break a rule, 2 if they cannot be read,
 3 if they end too early. Without HEX and --file, explain reads standard input. Standard input
-may be the output of --make or of --break NAME."""
+may be the output of --make or of --break NAME. A file may be raw bytes, hex, a dump of xxd,
+hexdump -C or od -t x1, bytes as Python, Node.js or C print them, or a capture: pcap, pcapng
+or HAR. If another reading is possible, explain refuses the input."""
 
 
 def add_explain(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +46,7 @@ def add_explain(parser: argparse.ArgumentParser) -> None:
         "hex", nargs="*", metavar="HEX", help="bytes as pairs of hex digits; spaces are optional"
     )
     parser.add_argument(
-        "--file", metavar="FILE", help="explain this file: raw bytes, hex or a handshake"
+        "--file", metavar="FILE", help="explain this file: raw bytes, hex, a dump or a capture file"
     )
     parser.add_argument(
         "--role",
@@ -208,39 +212,82 @@ def _run(options: argparse.Namespace) -> int:
         lines = list_rules() if options.rule == "list" else show_violation(options.rule, sender)
         print("\n".join(lines))
         return 0
+    captured = None if options.hex else _load(options)
+    if captured is not None and is_capture(captured):
+        return _explain_capture(captured, options)
+    data = _parse(captured, options)
+    context = HandshakeContext(_compression(options))
+    if sender is None:
+        learn_handshake(data, context)
     dissector = Dissector(
         sender,
-        context=HandshakeContext(_compression(options)),
+        context=context,
         max_message_size=options.max_message_size,
         max_fragments=options.max_fragments,
     )
-    dissector.receive_data(_read(options))
+    dissector.receive_data(data)
     dissector.receive_eof()
-    if options.json:
-        _print_json(dissector)
-    else:
-        _print_text(dissector)
+    print_dissector(dissector, as_json=options.json)
     return _STATUS[dissector.verdict.result]
 
 
-def _read(options: argparse.Namespace) -> bytes:
+def _explain_capture(captured: bytes, options: argparse.Namespace) -> int:
+    """Explain a pcap, pcapng or HAR file; return the status of its worst connection."""
+    if options.role != "any" or _compression(options) is not None:
+        raise ValueError(
+            "--role, --deflate, --no-context-takeover: the capture file decides; leave them out"
+        )
+    found, skipped = read_capture(captured)
+    connections: list[Explanation] = []
+    for each in found:
+        if isinstance(each, HarConversation):
+            connections.append(HarDissector(each))
+        else:
+            connections.append(
+                ConversationDissector(
+                    each,
+                    max_message_size=options.max_message_size,
+                    max_fragments=options.max_fragments,
+                )
+            )
+    print_connections(connections, skipped, as_json=options.json)
+    results = {connection.verdict.result for connection in connections}
+    return next(_STATUS[result] for result in _STATUS_ORDER if result in results)
+
+
+def _load(options: argparse.Namespace) -> bytes:
+    """Return the content of the file or of standard input."""
+    if options.file:
+        try:
+            with open(options.file, "rb") as file:
+                data = file.read(MAX_CAPTURE_SIZE + 1)
+        except OSError as error:
+            raise ValueError(f"cannot read {options.file}: {error.strerror}") from None
+    else:
+        if sys.stdin.isatty():
+            prompt = "type or paste hex or a handshake, then press Ctrl-D on a new line"
+            print(prompt, file=sys.stderr)
+        data = sys.stdin.buffer.read(MAX_CAPTURE_SIZE + 1)
+    if len(data) > MAX_CAPTURE_SIZE:
+        raise ValueError(
+            f"input has more than {MAX_CAPTURE_SIZE} bytes; record one connection, or divide "
+            "the file with editcap"
+        )
+    return data
+
+
+def _parse(captured: bytes | None, options: argparse.Namespace) -> bytes:
     """Return the bytes to explain."""
     try:
-        if options.hex:
-            data = parse_text(" ".join(options.hex))
-        elif options.file:
-            data = parse_input(Path(options.file).read_bytes())
-        else:
-            if sys.stdin.isatty():
-                prompt = "type or paste hex or a handshake, then press Ctrl-D on a new line"
-                print(prompt, file=sys.stderr)
-            data = parse_input(sys.stdin.buffer.read())
-    except OSError as error:
-        raise ValueError(f"cannot read {options.file}: {error.strerror}") from None
+        data = parse_text(" ".join(options.hex)) if captured is None else parse_input(captured)
     except ValueError as error:
         is_file = options.hex and Path(options.hex[0]).is_file()
         hint = "; to explain a file, use --file" if is_file else ""
         raise ValueError(f"input is not hex: {error}{hint}") from None
+    if is_packet(data):
+        raise ValueError(
+            "input is a packet with IP and TCP headers; copy the TCP payload only, or save as pcap"
+        )
     if not data:
         raise ValueError("input is empty; try: explain 81 05 48 65 6c 6c 6f")
     return data
@@ -250,33 +297,3 @@ def _compression(options: argparse.Namespace) -> DeflateParameters | None:
     if options.no_context_takeover:
         return DeflateParameters.NO_CONTEXT_TAKEOVER
     return DeflateParameters.DEFAULT if options.deflate else None
-
-
-def _print_text(dissector: Dissector) -> None:
-    is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-    style = coloured if is_terminal and not os.environ.get("NO_COLOR") else plain
-    hint = None
-    while (event := dissector.next_event()) is not None:
-        print("\n".join(render(event, style)))
-        hint = _hint(event)
-    print("\n".join(render_verdict(dissector.verdict, style)))
-    if hint is not None:
-        print(hint)
-
-
-def _hint(event: HandshakeLines | FrameReport) -> str | None:
-    """Return a hint if the broken frame may be the begin of a compressed message."""
-    if isinstance(event, HandshakeLines) or event.verdict is None:
-        return None
-    frame = event.fields
-    only_rsv1 = frame.rsv == (True, False, False) and not frame.is_control
-    if only_rsv1 and event.verdict.rule == rules.RESERVED_BIT.sentence:
-        return "  If permessage-deflate was negotiated, add --deflate."
-    return None
-
-
-def _print_json(dissector: Dissector) -> None:
-    seen = []
-    while (event := dissector.next_event()) is not None:
-        seen.append(to_json(event))
-    print(json.dumps({"seen": seen, "verdict": verdict_to_json(dissector.verdict)}, indent=2))

@@ -7,14 +7,15 @@ agrees with the codec. Modules `render_text` and `render_json` show the results.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from wsproto_min.connection import Connection, Event, Role
+from wsproto_min.connection import Close, Connection, Event, Role
 from wsproto_min.errors import HandshakeError
 from wsproto_min.explain.direction import Direction, FragmentInfo
 from wsproto_min.explain.frame_fields import FrameFields
 from wsproto_min.explain.handshake_lines import HandshakeContext, HandshakeLines
-from wsproto_min.explain.verdict import Verdict, broken, incomplete, refused
+from wsproto_min.explain.verdict import Counts, Verdict, broken, incomplete, refused, valid
 from wsproto_min.frames import Frame
 from wsproto_min.http import HeadReader
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
@@ -108,12 +109,13 @@ class Dissector:
                     6 if sender is Role.CLIENT else 2,
                     at_least=True,
                 )
-        counts = [_count(self._heads, "head")] if self._heads else []
-        counts += [_count(self._frames, "frame"), _count(self._messages, "message")]
-        ignored = f"; {_count(self._ignored, 'frame')} after a Close" if self._ignored else ""
-        assumed = "; compression as offered, because the response is missing"
-        note = assumed if self._compressed and self._context.assumes_compression else ""
-        return Verdict("valid", ", ".join(counts) + ignored + note)
+        return valid(self.counts)
+
+    @property
+    def counts(self) -> Counts:
+        """The numbers of heads, frames and messages that `next_event` has returned."""
+        assumed = self._compressed and self._context.assumes_compression
+        return Counts(self._heads, self._frames, self._messages, self._ignored, assumed)
 
     def receive_data(self, data: bytes) -> None:
         """Store captured bytes."""
@@ -135,6 +137,11 @@ class Dissector:
         if event is not None:
             self._final = event.verdict
         return event
+
+    def events(self) -> Iterator[HandshakeLines | FrameReport]:
+        """Yield the heads and frames that are complete."""
+        while (event := self.next_event()) is not None:
+            yield event
 
     def _head_start(self) -> bytes | None:
         """Return the first word of the head that comes next, or None if a frame comes."""
@@ -162,13 +169,17 @@ class Dissector:
         context = self._context
         explain = context.explain_response if is_response else context.explain_request
         lines = explain(head, self._offset)
-        self._expected_heads = [] if lines.kind == "response" else [(_RESPONSE,)]
+        if lines.kind == "response" and self._sender is not None:
+            self._expected_heads = []
+        elif lines.kind != "interim response":
+            self._expected_heads.remove((_RESPONSE,) if is_response else _REQUESTS)
         self._heads += 1
         self._consume(lines.size)
         return lines
 
     def _next_frame(self) -> FrameReport | None:
-        self._expected_heads = []
+        if self._sender is not None:
+            self._expected_heads = []
         self._context.assume_response()
         header = FrameFields(bytes(self._buffer[:_LONGEST_HEADER]))
         if self._sender is None and header.masked is None and not self._eof:
@@ -198,7 +209,7 @@ class Dissector:
             fields=frame,
             fragment=direction.add_fragment(frame) if in_message else None,
             event=event,
-            replies=direction.replies(),
+            replies=self._replies(sender, direction, event),
             ignored=ignored,
             verdict=verdict,
         )
@@ -208,6 +219,17 @@ class Dissector:
         self._messages += isinstance(event, str | bytes)
         self._consume(len(frame.data))
         return report
+
+    def _replies(
+        self, sender: Role, direction: Direction, event: Event | None
+    ) -> tuple[Frame, ...]:
+        """Return the receiver's frames. It sends no second Close if the capture has its first."""
+        replies = direction.replies()
+        if isinstance(event, Close):
+            if self._context.closed_by - {sender}:
+                replies = ()
+            self._context.closed_by.add(sender)
+        return replies
 
     def _consume(self, size: int) -> None:
         del self._buffer[:size]
@@ -225,7 +247,3 @@ class Dissector:
             )
             direction = self._directions[sender] = Direction(connection)
         return direction
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

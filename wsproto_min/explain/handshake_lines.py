@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from wsproto_min.connection import Role
 from wsproto_min.deflate import NAME, DeflateParameters
 from wsproto_min.errors import HandshakeError
 from wsproto_min.explain.verdict import Verdict, refused
@@ -104,17 +105,19 @@ class HandshakeLines:
 
 
 class HandshakeContext:
-    """State of one opening handshake. The dissectors of both directions share it.
+    """State of one connection. The dissectors of both directions share it.
 
     Attributes:
         compression: The negotiated compression. A response may change it.
         assumes_compression: True if `compression` is the client's offer, without a response.
+        closed_by: The ends whose Close frame is in the capture so far.
 
     """
 
     def __init__(self, compression: DeflateParameters | None = None) -> None:
         self.compression = compression
         self.assumes_compression: bool = False
+        self.closed_by: set[Role] = set()
         self._request: Request | None = None
         self._answered = False
 

@@ -1,4 +1,4 @@
-"""Hex dumps, as `xxd`, `hexdump -C`, `od -t x1`, Wireshark and Node.js print them.
+"""Hex dumps, as `xxd`, `hexdump -C`, `od -t x1` and Wireshark print them.
 
 A line of a dump has an offset, bytes in hex, and perhaps the bytes as text. Each offset and each
 text column must agree with the bytes. Input that may be a dump of another kind is refused,
@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-_BUFFER = re.compile(r"<Buffer((?:\s+[0-9a-fA-F]{2})*)\s*>")
 _LINE = re.compile(r"\s*([0-9a-fA-F]{4,})(:?)(?:\s+(.*))?$")
 _PAIRS = re.compile(r"[0-9a-fA-F]{2}(?:\s+[0-9a-fA-F]{2})*\s*")
 _GROUPS = re.compile(r"(?:[0-9a-fA-F]{2})+(?:\s(?:[0-9a-fA-F]{2})+)*\s*")
@@ -22,19 +21,6 @@ _REVERSED = re.compile(r"\s*[0-9a-fA-F]{4,}:\s+(?:(?<=\s\s)[0-9a-fA-F]{4}|[0-9a-
 _TCPDUMP = re.compile(r"\s*0x[0-9a-fA-F]{4}:")
 _LONGEST_LINE = 4096  # characters
 _COLUMN_NUMBERS = [f"{number:02x}" for number in range(16)]  # the head of PowerShell's Format-Hex
-
-
-def unwrap_buffers(text: str) -> str:
-    """Return `text` with the bytes of each `<Buffer 81 05>` of Node.js in its place.
-
-    Raises:
-        ValueError: Node.js has left out bytes.
-
-    """
-    text = _BUFFER.sub(r"\1", text)
-    if re.search(r"<Buffer.*more byte", text, re.DOTALL):
-        raise ValueError("<Buffer: bytes are left out; print buffer.toString('hex')")
-    return text
 
 
 def parse_dump(text: str) -> bytes | None:

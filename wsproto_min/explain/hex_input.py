@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 
-from wsproto_min.explain.hex_dump import parse_dump, unwrap_buffers
+from wsproto_min.explain.hex_dump import parse_dump
+from wsproto_min.explain.hex_words import check_words
+from wsproto_min.explain.literals import parse_literals
 from wsproto_min.http import MAX_HEAD_SIZE
 
 _WORD = re.compile(r"\S+")
 _COMMENT = "#"
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")  # `xxd` and `hexdump` may colour their output
+_BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 _ACCEPTED = b"HTTP/1.1 101"
 _HEAD = re.compile(rb"(?:(?:GET|HEAD|POST|PUT|DELETE|OPTIONS) |HTTP/)")
 
@@ -26,7 +30,7 @@ def parse_hex(text: str) -> bytes:
         ValueError: A word is not hex; the message has its line and column.
 
     """
-    data = b""
+    data = bytearray()
     for number, line in enumerate(text.split("\n"), 1):
         for word in _WORD.finditer(line.partition(_COMMENT)[0]):
             where = f"{word[0]!a} (line {number}, column {word.start() + 1})"
@@ -35,22 +39,27 @@ def parse_hex(text: str) -> bytes:
             if len(word[0]) % 2:
                 raise ValueError(f"{where} has an odd number of digits; a byte is two digits")
             data += bytes.fromhex(word[0])
-    return data
+    return bytes(data)
 
 
 def parse_text(text: str) -> bytes:
-    r"""Return the bytes of hex or of a hex dump.
+    r"""Return the bytes of hex, of a hex dump, or of literals.
 
         >>> parse_text("<Buffer 81 00>"), parse_text("00000000  81 00  |..|\n00000002")
         (b'\x81\x00', b'\x81\x00')
 
     Raises:
-        ValueError: The text is not hex, see `parse_hex`, or no clear dump, see `parse_dump`.
+        ValueError: The text is neither hex, see `parse_hex`, nor a clear dump, see `parse_dump`,
+            nor a literal, see `parse_literals`; or its words are ambiguous, see `check_words`.
 
     """
-    text = unwrap_buffers(text)
-    dump = parse_dump(text)
-    return parse_hex(text) if dump is None else dump
+    text = _COLOUR.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    for parse in (parse_literals, parse_dump):
+        data = parse(text)
+        if data is not None:
+            return data
+    check_words(re.sub(f"{_COMMENT}.*", "", text))
+    return parse_hex(text)
 
 
 def parse_input(data: bytes) -> bytes:
@@ -66,7 +75,7 @@ def parse_input(data: bytes) -> bytes:
         ValueError: Printable text is not hex; see `parse_text`.
 
     """
-    data = restore_line_ends(data)
+    data = restore_line_ends(_decode_marked(data))
     end, start = 0, b""
     while _HEAD.match(data, end):
         start = data[end : end + len(_ACCEPTED)]
@@ -86,9 +95,36 @@ def _printable(data: bytes) -> str | None:
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        return None
-    is_text = all(character.isprintable() or character in "\t\r\n\f" for character in text)
+        return _legacy_text(data)
+    visible = _COLOUR.sub("", text)
+    is_text = all(character.isprintable() or character in "\t\r\n\f" for character in visible)
     return text if is_text else None
+
+
+def _legacy_text(data: bytes) -> str | None:
+    """Return hex with comments in an 8-bit character set, or None for other bytes."""
+    rest = re.sub(rb"#[^\n]*", b"", data).strip()
+    is_text = re.match(rb"[0-9a-fA-F]{2}", rest) and rest.isascii() and _printable(rest)
+    return data.decode("latin-1") if is_text else None
+
+
+def _decode_marked(data: bytes) -> bytes:
+    """Return text with a byte order mark as UTF-8 without it. No frame begins with such a mark.
+
+    Raises:
+        ValueError: The text is invalid.
+
+    """
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if data.startswith(mark):
+            try:
+                return data[len(mark) :].decode(encoding).encode()
+            except UnicodeDecodeError as error:
+                where = len(mark) + error.start
+                raise ValueError(
+                    f"byte {where} is not {encoding}, the encoding of its mark; save as UTF-8"
+                ) from None
+    return data
 
 
 def restore_line_ends(data: bytes) -> bytes:

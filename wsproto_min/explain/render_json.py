@@ -6,13 +6,16 @@ from dataclasses import asdict
 from typing import Any
 
 from wsproto_min.connection import Close, Event
+from wsproto_min.explain.conversation_dissector import CaptureEvent, MessageReport
 from wsproto_min.explain.dissector import FrameReport
 from wsproto_min.explain.handshake_lines import HandshakeLines
 from wsproto_min.explain.verdict import Verdict
 
 
-def to_json(event: HandshakeLines | FrameReport) -> dict[str, Any]:
-    """Return a head or a frame."""
+def to_json(event: CaptureEvent) -> dict[str, Any]:
+    """Return a head, a frame, or a message of a HAR file."""
+    if isinstance(event, MessageReport):
+        return _message_to_json(event)
     return _head_to_json(event) if isinstance(event, HandshakeLines) else _frame_to_json(event)
 
 
@@ -39,6 +42,18 @@ def _head_to_json(head: HandshakeLines) -> dict[str, Any]:
             "accept": steps.accept,
         },
         "notes": list(head.notes),
+    }
+
+
+def _message_to_json(report: MessageReport) -> dict[str, Any]:
+    message = report.message
+    return {
+        "kind": "message",
+        "number": report.number,
+        "sender": message.sender.value,
+        "opcode": message.opcode,
+        "text": message.text,
+        "data": message.data.hex(),
     }
 
 

@@ -12,6 +12,7 @@ from textwrap import wrap
 
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Close, Ping, Pong, Role
+from wsproto_min.explain.conversation_dissector import CaptureEvent, MessageReport
 from wsproto_min.explain.diagram import render_diagram
 from wsproto_min.explain.direction import FragmentInfo
 from wsproto_min.explain.dissector import FrameReport
@@ -26,7 +27,7 @@ from wsproto_min.explain.style import (
     quoted,
     shortened,
 )
-from wsproto_min.explain.verdict import Verdict, close_code_name, status_name
+from wsproto_min.explain.verdict import Verdict, close_code_name, count, status_name
 from wsproto_min.frames import parse_close
 
 _UNMASKED_BYTES = 12  # shown one by one
@@ -37,10 +38,13 @@ _CONTROL_SECTIONS: dict[int, str] = {
 }
 
 
-def render(event: HandshakeLines | FrameReport, style: Style) -> Iterator[str]:
-    """Yield the lines that explain a head or a frame."""
+def render(event: CaptureEvent, style: Style) -> Iterator[str]:
+    """Yield the lines that explain a head, a frame, or a message of a HAR file."""
     if isinstance(event, HandshakeLines):
         yield from _render_head(event, style)
+        return
+    if isinstance(event, MessageReport):
+        yield from _render_message(event, style)
         return
     frame = event.fields
     yield style("title", f"Frame {event.number}: {frame.opcode_name}{_direction(event.sender)}")
@@ -71,7 +75,7 @@ def render_brief(event: HandshakeLines | FrameReport) -> Iterator[str]:
     flags = f"FIN={frame.fin:d} RSV={_rsv(frame)}"
     if frame.masked is not None:
         flags += f" MASK={frame.masked:d}{mask} length={frame.length}"
-    yield shortened(f"{frame.opcode_name}, {_bytes(len(frame.data))}: {flags}", COLUMNS - 2)
+    yield shortened(f"{frame.opcode_name}, {count(len(frame.data), 'byte')}: {flags}", COLUMNS - 2)
     yield f"  {hexadecimal(frame.data, COLUMNS - 4)}"
     yield from (f"  {line}" for line in _explain_content(event))
     if event.verdict is not None:
@@ -82,7 +86,11 @@ def render_verdict(verdict: Verdict, style: Style = plain) -> Iterator[str]:
     """Yield the lines of a verdict."""
     word = verdict.result.upper()
     section = f" ({verdict.section})" if verdict.section else ""
-    where = f" at byte {verdict.offset}" if verdict.result == "broken" else ""
+    where = ""
+    if verdict.result == "broken" and verdict.offset is not None:
+        where = f" at byte {verdict.offset}"
+    if verdict.stream is not None:
+        where += f" in the {verdict.stream}'s bytes"
     # The reason may quote the peer.
     reason = f"{word}{where}: {printable(verdict.reason)}{section}."
     first, *more = _wrapped(reason, "  ")
@@ -92,7 +100,7 @@ def render_verdict(verdict: Verdict, style: Style = plain) -> Iterator[str]:
         yield from _wrapped(f"  The rule: {verdict.rule}", "    ")
     if verdict.needs is not None:
         least = "at least " if verdict.at_least else ""
-        yield f"  Missing: {least}{_bytes(verdict.needs)}."
+        yield f"  Missing: {least}{count(verdict.needs, 'byte')}."
     if verdict.close_code is not None:
         yield f"  The receiver sends a Close with {close_code_name(verdict.close_code)} (7.1.7)."
     if verdict.status is not None:
@@ -131,6 +139,21 @@ def _rsv(frame: FrameFields) -> str:
     return "".join(f"{bit:d}" for bit in frame.rsv)
 
 
+def _render_message(report: MessageReport, style: Style) -> Iterator[str]:
+    message = report.message
+    if message.opcode is None:
+        yield style("title", f"Error{_direction(message.sender)}")
+    else:
+        title = f"Message {report.number}: {message.opcode_name}{_direction(message.sender)}"
+        yield style("title", title)
+        yield f"  {count(len(message.data), 'byte')}"
+    if message.text is None:
+        yield f"  {hexadecimal(message.data, COLUMNS - 10)}"
+    else:
+        yield f"  {quoted(message.text, COLUMNS - 10)}"
+    yield ""
+
+
 def _name_ranges(frame: FrameFields, offset: int) -> Iterator[str]:
     """Yield a line for each range of bytes: positions, bytes, field, section."""
 
@@ -162,7 +185,10 @@ def _name_ranges(frame: FrameFields, offset: int) -> Iterator[str]:
     if begin < available:
         arrived = f"{available - begin} of " if frame.remaining else ""
         yield line(
-            begin, frame.size, f"{name}{masked}: {arrived}{_bytes(frame.size - begin)}", section
+            begin,
+            frame.size,
+            f"{name}{masked}: {arrived}{count(frame.size - begin, 'byte')}",
+            section,
         )
 
 
@@ -198,7 +224,7 @@ def _explain_content(report: FrameReport) -> Iterator[str]:
     if fragment is not None and isinstance(event, str | bytes):
         data = event.encode() if isinstance(event, str) else event
         compressed = f", {fragment.size} on the wire (RFC 7692, 7.2.2)"
-        yield f"Message: {_kind(fragment)}, {_bytes(len(data))}" + (
+        yield f"Message: {_kind(fragment)}, {count(len(data), 'byte')}" + (
             compressed if fragment.compressed else ""
         )
         yield f"  {_show(fragment.opcode, data)}"
@@ -219,10 +245,6 @@ def _explain_replies(report: FrameReport) -> Iterator[str]:
             code, _ = parse_close(frame.payload)
             close = f"Close {close_code_name(code)}" if frame.payload else "an empty Close"
             yield f"The receiver answers with {close} (5.5.1)."
-
-
-def _bytes(count: int) -> str:
-    return f"{count} byte" + ("" if count == 1 else "s")
 
 
 def _kind(fragment: FragmentInfo) -> str:

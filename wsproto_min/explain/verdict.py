@@ -32,6 +32,7 @@ class Verdict:
         at_least: True if more than `needs` bytes may be missing.
         close_code: The code in the Close frame that answers a broken frame.
         status: The HTTP status that answers a refused request.
+        stream: "client" or "server", if `offset` counts the bytes of that end only.
 
     """
 
@@ -44,6 +45,61 @@ class Verdict:
     at_least: bool = False
     close_code: int | None = None
     status: int | None = None
+    stream: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The parts of valid bytes.
+
+    Attributes:
+        heads: Number of requests and responses.
+        frames: Number of frames.
+        messages: Number of text and binary messages.
+        ignored: Number of frames after a Close frame.
+        assumes_compression: True if frames are compressed as the client offered it, because the
+            response is missing.
+
+    """
+
+    heads: int = 0
+    frames: int = 0
+    messages: int = 0
+    ignored: int = 0
+    assumes_compression: bool = False
+
+    def __add__(self, other: Counts) -> Counts:
+        """Return the counts of both ends together."""
+        return Counts(
+            self.heads + other.heads,
+            self.frames + other.frames,
+            self.messages + other.messages,
+            self.ignored + other.ignored,
+            self.assumes_compression or other.assumes_compression,
+        )
+
+
+def valid(counts: Counts) -> Verdict:
+    """Return the verdict on valid bytes.
+
+    >>> valid(Counts(heads=2, frames=1)).reason
+    '2 heads, 1 frame, 0 messages'
+    """
+    heads = [count(counts.heads, "head")] if counts.heads else []
+    parts = [*heads, count(counts.frames, "frame"), count(counts.messages, "message")]
+    ignored = f"; {count(counts.ignored, 'frame')} after a Close" if counts.ignored else ""
+    assumed = "; compression as offered, because the response is missing"
+    note = assumed if counts.assumes_compression else ""
+    return Verdict("valid", ", ".join(parts) + ignored + note)
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> count(1, "frame"), count(2, "frame")
+    ('1 frame', '2 frames')
+    """
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def broken(error: ProtocolError, offset: int) -> Verdict:
