@@ -20,7 +20,15 @@ from http import HTTPStatus
 from chatd import protocol
 from chatd.access import costs
 from chatd.access.authorizer import Authorizer
-from chatd.access.connection_limits import DEFAULT_MAX_PEERS, ConnectionLimiter, ServiceUnavailable
+from chatd.access.connection_limits import (
+    DEFAULT_MAX_HANDSHAKES,
+    DEFAULT_MAX_PEERS,
+    DEFAULT_MAX_UNFINISHED,
+    DEFAULT_MAX_WRITE_BUFFERS,
+    DEFAULT_WRITE_TIMEOUT,
+    ConnectionLimiter,
+    ServiceUnavailable,
+)
 from chatd.access.invitations import Invitation, Invitations, Unauthorized
 from chatd.access.origin import OriginPolicy
 from chatd.access.trusted_networks import TrustedNetwork
@@ -84,6 +92,10 @@ class Chat:
         max_per_address: Limit of connections from one address; 0 for none, None for
             the default.
         metrics_readers: Networks that may read `/metrics`.
+        total_write_buffer_limit: As for `Server`, like the next three.
+        write_timeout: Seconds.
+        total_unfinished_limit: Bytes.
+        max_pending_handshakes: Number of connections.
     """
 
     def __init__(
@@ -101,6 +113,10 @@ class Chat:
         max_peers: int = DEFAULT_MAX_PEERS,
         max_per_address: int | None = None,
         metrics_readers: Sequence[TrustedNetwork] = (),
+        total_write_buffer_limit: int = DEFAULT_MAX_WRITE_BUFFERS << 20,
+        write_timeout: float = DEFAULT_WRITE_TIMEOUT,
+        total_unfinished_limit: int = DEFAULT_MAX_UNFINISHED << 20,
+        max_pending_handshakes: int = DEFAULT_MAX_HANDSHAKES,
     ) -> None:
         self._metrics = Metrics()
         self.server = Server(
@@ -113,6 +129,10 @@ class Chat:
             on_before_flush=self._on_before_flush,
             on_iteration_end=self._metrics.iteration_seconds.observe,
             max_message_size=protocol.MAX_MESSAGE_SIZE,
+            total_write_buffer_limit=total_write_buffer_limit,
+            write_timeout=write_timeout,
+            total_unfinished_limit=total_unfinished_limit,
+            max_pending_handshakes=max_pending_handshakes,
         )
         self._store = store
         self._origins = origins or OriginPolicy()

@@ -49,6 +49,14 @@ def non_negative(text: str) -> float:
     return number
 
 
+def seconds(text: str) -> float:
+    """Return a time above 0."""
+    number = non_negative(text)
+    if number == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
 def days(text: str) -> float:
     """Return a time in days."""
     try:

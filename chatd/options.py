@@ -11,7 +11,14 @@ from typing import NoReturn
 
 import chatd
 from chatd import option_values as values
-from chatd.access.connection_limits import DEFAULT_MAX_PEERS, DEFAULT_MAX_PER_ADDRESS
+from chatd.access.connection_limits import (
+    DEFAULT_MAX_HANDSHAKES,
+    DEFAULT_MAX_PEERS,
+    DEFAULT_MAX_PER_ADDRESS,
+    DEFAULT_MAX_UNFINISHED,
+    DEFAULT_MAX_WRITE_BUFFERS,
+    DEFAULT_WRITE_TIMEOUT,
+)
 from chatd.access.costs import CONNECTIONS_PER_ADDRESS
 from chatd.model import DEFAULT_MAX_ROOMS
 from chatd.ops.log_handler import FORMATTERS
@@ -192,6 +199,37 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_MAX_ROOMS,
         metavar="N",
         help="rooms in use at the same time; 0 for no limit (default: %(default)s)",
+    )
+    add(
+        "--max-handshakes",
+        type=values.count,
+        default=DEFAULT_MAX_HANDSHAKES,
+        metavar="N",
+        help="connections with an incomplete handshake; beyond it the oldest is closed"
+        " (default: %(default)s)",
+    )
+    add(
+        "--max-write-buffers",
+        type=values.count,
+        default=DEFAULT_MAX_WRITE_BUFFERS,
+        metavar="MIB",
+        help="memory for bytes that peers have yet to take, in MiB; beyond it the slowest peers are"
+        " closed (default: %(default)s)",
+    )
+    add(
+        "--max-unfinished",
+        type=values.count,
+        default=DEFAULT_MAX_UNFINISHED,
+        metavar="MIB",
+        help="memory for incomplete messages of all peers, in MiB; beyond it the oldest are closed"
+        " (default: %(default)s)",
+    )
+    add(
+        "--write-timeout",
+        type=values.seconds,
+        default=DEFAULT_WRITE_TIMEOUT,
+        metavar="SECONDS",
+        help="time in which a slow peer must take some bytes (default: %(default)g)",
     )
     add(
         "--metrics-from",

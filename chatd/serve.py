@@ -70,6 +70,10 @@ def _create_chat(store: SQLiteStore, options: Namespace, invitations: Invitation
             max_peers=_limit_peers(options.max_peers),
             max_per_address=options.max_per_address,
             metrics_readers=options.metrics_from,
+            total_write_buffer_limit=options.max_write_buffers << 20,
+            write_timeout=options.write_timeout,
+            total_unfinished_limit=options.max_unfinished << 20,
+            max_pending_handshakes=options.max_handshakes,
         )
     except OSError as error:  # from socketpair(), which wakes the event loop
         raise CommandError(

@@ -267,7 +267,6 @@ def test_limits_of_chatd_match_the_code() -> None:
         "interval between checks of the store's files": (
             f"{constant(chatd, 'STORE_CHECK_INTERVAL'):g} s"
         ),
-        "unfinished handshakes": f"{default_of('max_pending_handshakes'):,}; the oldest is closed",
         "Pings and unsolicited Pongs of one peer": (
             f"{control_rate:g} per second, and {2 * control_rate:g} at once"
         ),
@@ -276,27 +275,39 @@ def test_limits_of_chatd_match_the_code() -> None:
         ),
         "write buffer of one peer": f"{default_of('write_buffer_limit') >> 20} MiB",
         "write buffers of all peers": (
-            f"{default_of('total_write_buffer_limit') >> 20} MiB; the slowest are closed first"
+            f"{default_of('total_write_buffer_limit') >> 20} MiB (`--max-write-buffers`);"
+            " the slowest are closed first"
         ),
-        "time in which a slow peer must take some bytes": f"{default_of('write_timeout'):g} s",
+        "time in which a slow peer must take some bytes": (
+            f"{default_of('write_timeout'):g} s (`--write-timeout`)"
+        ),
         "unfinished messages of all peers": (
-            f"{default_of('total_unfinished_limit') >> 20} MiB; the oldest are closed"
+            f"{default_of('total_unfinished_limit') >> 20} MiB (`--max-unfinished`);"
+            " the oldest are closed"
+        ),
+        "unfinished handshakes": (
+            f"{default_of('max_pending_handshakes'):,} (`--max-handshakes`); the oldest is closed"
         ),
     }
 
 
 def test_chat_uses_the_default_limits_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[str] = []
+    given: dict[str, Any] = {}
 
     class RecordingServer(Server):
         def __init__(self, **options: Any) -> None:
-            given.extend(options)
+            given.update(options)
             super().__init__(**options)
 
     monkeypatch.setattr("chatd.app.Server", RecordingServer)
     with serve_chat():
         pass
-    assert {name for name in given if not name.startswith("on_")} == {"max_message_size"}
+    changed = {
+        name
+        for name, value in given.items()
+        if not name.startswith("on_") and value != default_of(name)
+    }
+    assert changed == {"max_message_size"}
 
 
 # Tables of tests and changes

@@ -20,6 +20,10 @@ from wsproto_min import HandshakeError
 DEFAULT_MAX_PEERS = 10_000
 # Enough for a household or a small office behind one address, with several tabs each.
 DEFAULT_MAX_PER_ADDRESS = 200
+DEFAULT_MAX_HANDSHAKES = 1024
+DEFAULT_MAX_WRITE_BUFFERS = 256  # MiB
+DEFAULT_MAX_UNFINISHED = 128  # MiB
+DEFAULT_WRITE_TIMEOUT = 60.0  # seconds
 # Connections over a limit that the server answers at the same time.
 OVERFLOW_SLOTS = 64
 # File descriptors for the store, the listener and other files.

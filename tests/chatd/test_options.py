@@ -107,6 +107,11 @@ NUMBERS = ["", "x", "-1", "nan", "inf", "1e999", "٣x"]
             for which in ("max-peers", "max-per-address", "max-rooms")
             for value in ("", "x", "-1", "1.5", "٣")
         ),
+        *(
+            ([f"--{which}={value}"], f"--{which}")
+            for which in ("max-handshakes", "max-write-buffers", "max-unfinished", "write-timeout")
+            for value in ("", "x", "-1", "0")
+        ),
         *((["--allow-host", name], name) for name in ("http://a/", "a:80", "a b", "ä")),
         *(
             (["--allow-origin", site], "is not an origin like https://example.org or tauri://")

@@ -1,18 +1,16 @@
-"""chatd that measures its longest iteration: `python -m tests.load.measured_chatd OPTIONS ...`.
+"""chatd that measures its longest iteration: `python -m tests.load.measured_chatd OPTION...`.
 
-OPTIONS is a JSON object with arguments of `Server`; the options of chatd follow. At SIGUSR1
-the process prints the longest iteration since the last SIGUSR1, in seconds. The figure is CPU
-time of the loop's thread, because other programs on the machine prolong the elapsed time.
+The options are those of chatd. At SIGUSR1 the process prints the longest iteration since the
+last SIGUSR1, in seconds. The figure is CPU time of the loop's thread, because other programs on
+the machine prolong the elapsed time.
 """
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -46,6 +44,5 @@ class MeasuredServer(Server):
 
 
 if __name__ == "__main__":
-    server = partial(MeasuredServer, **json.loads(sys.argv[1]))
-    with patch.object(app, "Server", server):
-        sys.exit(main(sys.argv[2:]))
+    with patch.object(app, "Server", MeasuredServer):
+        sys.exit(main(sys.argv[1:]))

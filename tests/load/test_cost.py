@@ -38,15 +38,15 @@ WRITE = 20e-6  # seconds of CPU time, allowed for each write to a member of the 
 
 
 @contextmanager
-def prepared_chatd(directory: Path, *options: str, **server_options: float) -> Iterator[Daemon]:
+def prepared_chatd(directory: Path, *options: str) -> Iterator[Daemon]:
     """Run chatd with a room of long messages and one of short ones."""
     path = str(directory / "chat.db")
     store = SQLiteStore(path)
     store.append([NewMessage("long", "Ben", "x" * 3000, None)] * 70, lambda _: None)
     store.append([NewMessage("short", "Ben", "y" * 20, None)] * 1000, lambda _: None)
     store.close()
-    module, tuning = "tests.load.measured_chatd", json.dumps(server_options)
-    with daemon(module, tuning, "--port", "0", "--db", path, *options) as running:
+    module = "tests.load.measured_chatd"
+    with daemon(module, "--port", "0", "--db", path, *options) as running:
         yield running
         status, errors = running.stop(within=3 * PATIENCE)
         assert status == 0
@@ -153,8 +153,8 @@ def test_cost_of_peers_that_never_read_is_bounded(tmp_path: Path) -> None:
     Each has an address of its own, because the budget of one address would not fill the
     buffers of the kernel. So this test has no limit on CPU time.
     """
-    limits = {"total_write_buffer_limit": 16 * MIB, "write_timeout": WRITE_TIMEOUT}
-    with prepared_chatd(tmp_path, **limits) as running, ExitStack() as stack:
+    limits = ("--max-write-buffers", "16", "--write-timeout", f"{WRITE_TIMEOUT:g}")
+    with prepared_chatd(tmp_path, *limits) as running, ExitStack() as stack:
         process = running.process.pid
         before = largest = resident_bytes(process)
         with latency_probe(running.address, PAIRS) as latencies:
