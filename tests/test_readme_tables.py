@@ -86,6 +86,14 @@ def test_explain_section_has_all_options(capsys: pytest.CaptureFixture[str]) -> 
     assert options == set(named)
 
 
+def test_connect_options_table_has_all_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["connect", "--help"])
+    options = re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE)
+    shown = [code_in(option)[0].split()[0] for option, _ in table(LEARN, "connect options")]
+    assert sorted(shown) == sorted(options)
+
+
 def default_of(name: str) -> Any:
     return inspect.signature(Server).parameters[name].default
 
@@ -115,6 +123,7 @@ def test_limits_of_wsproto_min_match_the_code() -> None:
     defaults["control_rate_limit"] = f"{rate:g} control frames per second, and {2 * rate:g} at once"
     of_client = {name: each.default for name, each in inspect.signature(connect).parameters.items()}
     defaults["read_buffer_limit"] = f"{of_client['read_buffer_limit']:,} bytes"
+    defaults["max_redirects"] = f"{of_client['max_redirects']} "
     for name in ("open_timeout", "close_timeout", "ping_interval", "ping_timeout"):
         defaults[name] = f"{default_of(name):g} s"
         assert of_client[name] == default_of(name), name
