@@ -6,15 +6,19 @@ import itertools
 import socket
 import ssl
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.net.test_client import Script, drips, read_request, refusal, responds, scripted, url
 from tests.net.tunnels import ConnectProxy, SocksProxy, tunnels
 from tests.support import PATIENCE, Address, make_certificate, need_ipv6, serving
 from wsproto_min import HandshakeError, Peer, Role, connect, reconnect
-from wsproto_min.net.proxy import find_proxy, parse_proxy
+from wsproto_min.net.proxy import Proxy, find_proxy, open_tunnel, parse_proxy
+from wsproto_min.net.socks import open_socks_tunnel
 from wsproto_min.net.tcp import connect_tcp
 from wsproto_min.net.url import parse_url
 
@@ -305,6 +309,24 @@ def test_socks_reply_with_any_bound_address_is_skipped(bound: bytes) -> None:
 
     with serving() as running, tunnels(begin) as proxy:
         connect("ws://a.example/", proxy=proxy_url(proxy, "socks5h")).close()
+
+
+@given(
+    st.sampled_from(["http", "socks5h"]),
+    st.binary()
+    | st.builds(lambda line: b"HTTP/1." + line + b"\r\n\r\n", st.binary(max_size=8))
+    | st.builds(lambda rest: b"\x05\x00\x05" + rest, st.binary(max_size=12)),
+)
+def test_proxy_any_answer_opens_a_tunnel_or_raises(scheme: str, answer: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(answer)
+        theirs.shutdown(socket.SHUT_WR)
+        tunnel = open_tunnel if scheme == "http" else open_socks_tunnel
+        deadline = time.monotonic() + PATIENCE
+        with suppress(HandshakeError):
+            tunnel(ours, Proxy(scheme, "p", 1), parse_url("ws://a.example/"), deadline)
+            assert answer.startswith((b"HTTP/1.1 2", b"HTTP/1.0 2", b"\x05\x00\x05\x00"))
 
 
 # Reconnection

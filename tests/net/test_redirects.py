@@ -8,10 +8,13 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from tests.net.test_client import arrives, read_request, refusal, scripted, url
 from tests.net.tunnels import ConnectProxy, tunnels
@@ -107,6 +110,23 @@ def test_redirect_to_invalid_location_raises(location: str, problem: str) -> Non
         error = refusal(url(running.address))
     assert error.status == 307
     assert re.match(rf"redirect 307 to {re.escape(repr(location))}: .*{problem}", error.reason)
+
+
+@given(
+    st.text(st.characters(min_codepoint=32, max_codepoint=255))
+    | st.text(st.sampled_from("wshtp:/[]@?#%.\\-12xü"))
+)
+@example("//[")
+@example("//\u2100/")
+@example("ws://h:99999/")
+@example("wss:h/x")
+def test_redirect_any_location_is_a_url_or_an_error(location: str) -> None:
+    old = parse_url("wss://h.example/a/b")
+    with suppress(HandshakeError):
+        new = next_url(old, to(location))
+        assert new is not None
+        assert new.scheme == "wss"
+        assert parse_url(f"wss://{new.authority}{new.target}") == new
 
 
 @pytest.mark.parametrize(
