@@ -75,7 +75,7 @@ def test_examples_table_has_all_examples() -> None:
     named = re.findall(r"^\| \[`(\w+)`\]\(examples/\1\.py\)", DOCUMENTS[LEARN], re.MULTILINE)
     programs = {path.stem for path in (ROOT / "wsproto_min/examples").glob("[a-z]*.py")}
     assert set(named) == programs
-    assert len(named) == 5
+    assert len(named) == 6
 
 
 def test_explain_section_has_all_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import threading
@@ -16,27 +17,34 @@ Begin = Callable[[socket.socket], Address]
 """Handshake of a proxy: returns the address to which the client wants a tunnel."""
 
 
-def relay(client: socket.socket, address: Address) -> None:
-    """Connect to the address and forward bytes in both directions until one side ends."""
+def relay(client: socket.socket, address: Address, limit: float) -> None:
+    """Connect to the address and forward bytes in both directions until one side ends.
+
+    Stops after `limit` bytes.
+    """
     with socket.create_connection(address, PATIENCE) as server:
-        while True:
+        while limit > 0:
             ready, _, _ = select.select([client, server], [], [], PATIENCE)
             for source in ready:
                 data = source.recv(1 << 16)
                 if not data:
                     return
                 (server if source is client else client).sendall(data)
+                limit -= len(data)
 
 
 @contextmanager
-def tunnels(begin: Begin) -> Iterator[Address]:
-    """Run a proxy; yield its address. It ends connections that break."""
+def tunnels(begin: Begin, *, limit: float = math.inf) -> Iterator[Address]:
+    """Run a proxy; yield its address. It ends connections that break.
+
+    Each connection breaks after about `limit` bytes.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve(sock: socket.socket) -> None:
             with sock, suppress(OSError):
                 sock.settimeout(PATIENCE)
-                relay(sock, begin(sock))
+                relay(sock, begin(sock), limit)
 
         def accept() -> None:
             with suppress(OSError):  # the listener is closed
