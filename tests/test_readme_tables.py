@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import json
 import pkgutil
+import pydoc
 import re
 from collections import defaultdict
 from types import ModuleType
@@ -34,7 +35,7 @@ from tests.documents import (
 )
 from tests.support import ROOT
 from tests.test_threats import ADVISORIES
-from wsproto_min import Peer, Server, connect, deflate, messages
+from wsproto_min import Peer, Server, accept, connect, deflate, messages, reconnect
 from wsproto_min.__main__ import main
 
 # Tables of wsproto_min
@@ -60,6 +61,72 @@ def test_api_tables_have_callbacks_and_peer_attributes() -> None:
         for name in code_in(name)
     }
     assert named == {name for name in dir(Peer) if not name.startswith("_")}
+
+
+def test_pydoc_shows_all_public_names_with_their_text() -> None:
+    text = pydoc.plain(pydoc.render_doc(wsproto_min))
+    for name in wsproto_min.__all__:
+        value = getattr(wsproto_min, name)
+        heading = rf"^    (class )?{name}(\(| =)"
+        assert re.search(heading, text, re.MULTILINE), f"pydoc does not show {name}"
+        if inspect.isclass(value) or inspect.isfunction(value):
+            first_line = (value.__doc__ or "").partition("\n")[0]
+            assert first_line, f"{name} has no docstring"
+            assert first_line in text, name
+
+
+def test_public_classes_and_functions_have_docstrings() -> None:
+    owners = [wsproto_min, *(module for module in MODULES if "wsproto_min" in module.__name__)]
+    checked = 0
+    for owner in owners:
+        for name, value in public_members(owner):
+            assert inspect.getdoc(value), f"{owner.__name__}.{name} has no docstring"
+            for method, function in public_members(value) if inspect.isclass(value) else ():
+                assert inspect.getdoc(function), f"{name}.{method} has no docstring"
+                checked += 1
+    assert checked > 100
+
+
+def public_members(owner: Any) -> list[tuple[str, Any]]:
+    """Return the classes, functions and properties of a module or class that it defines."""
+    home = owner.__module__ if inspect.isclass(owner) else owner.__name__
+    return [
+        (name, value)
+        for name, value in vars(owner).items()
+        if not name.startswith("_")
+        and (
+            isinstance(value, property)
+            or ((inspect.isclass(value) or inspect.isfunction(value)) and value.__module__ == home)
+        )
+    ]
+
+
+@pytest.mark.parametrize("peer", ["coming from websockets", "coming from ws"])
+def test_porting_table_names_exist(peer: str) -> None:
+    arguments = {
+        name
+        for function in (connect, reconnect, Server, accept)
+        for name in inspect.signature(function).parameters
+    }
+    plain = {"with", "str", "bytes", "code", "rule", "status", "ValueError"}
+    rows = table(LEARN, peer)
+    assert len(rows) > 15
+    for _, here in rows:
+        names = [
+            re.sub(r"\(.*\)$", "", code).removeprefix("for client in ") for code in code_in(here)
+        ]
+        assert names, here
+        for name in names:
+            assert name in arguments | plain or exists(name), name
+
+
+def test_comparison_table_is_complete() -> None:
+    rows = table(LEARN, "comparison")
+    assert {len(row) for row in rows} == {12}  # ten libraries, this one, and the row's name
+    for name, ours, *theirs in rows:
+        assert name, ours
+        assert ours not in ("", "?", "-"), name
+        assert all(theirs), name
 
 
 def test_reading_order_has_all_modules() -> None:
