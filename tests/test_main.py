@@ -388,14 +388,25 @@ def test_connect_posts_a_line_with_a_token_and_exits_with_0() -> None:
     assert received == ["done"]
 
 
-def test_connect_insecure_accepts_any_certificate_and_warns(tmp_path: Path) -> None:
-    certificate = str(make_certificate(tmp_path))
-    with daemon("wsproto_min", "echo", "--port", "0", "--tls-cert", certificate) as echo:
-        result = talk(f"wss://127.0.0.1:{echo.address[1]}/", "--insecure", typed="Hello\n")
-    assert (result.returncode, result.stdout) == (0, "Hello\n")
-    warning, closed = result.stderr.splitlines()
+def test_connect_insecure_accepts_any_certificate_and_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(make_certificate(tmp_path))
+    with (
+        serving(on_open=lambda peer: peer.send("Hello"), ssl_context=context) as running,
+        open(os.devnull) as nothing,
+    ):
+        monkeypatch.setattr(sys, "stdin", nothing)
+        url = f"wss://127.0.0.1:{running.address[1]}/"
+        assert main(["connect", url]) == 1
+        assert "certificate verify failed" in capsys.readouterr().err
+        assert main(["connect", url, "--insecure"]) == 0
+    output, errors = capsys.readouterr()
+    assert output == "Hello\n"
+    warning, end = errors.splitlines()
     assert warning.startswith("wsproto_min: warning: --insecure accepts any certificate")
-    assert closed == "closed: 1000"
+    assert end == "closed: 1000"
 
 
 def test_connect_uses_the_given_proxy(capsys: pytest.CaptureFixture[str], echo: str) -> None:

@@ -13,7 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.net.test_client import Script, drips, read_request, refusal, responds, scripted, url
+from tests.net.test_client import (
+    Script,
+    closed,
+    drips,
+    read_request,
+    refusal,
+    responds,
+    scripted,
+    upgrade,
+    url,
+)
 from tests.net.tunnels import ConnectProxy, SocksProxy, tunnels
 from tests.support import PATIENCE, Address, make_certificate, need_ipv6, serving
 from wsproto_min import HandshakeError, Peer, Role, connect, reconnect
@@ -329,7 +339,21 @@ def test_proxy_any_answer_opens_a_tunnel_or_raises(scheme: str, answer: bytes) -
             assert answer.startswith((b"HTTP/1.1 2", b"HTTP/1.0 2", b"\x05\x00\x05\x00"))
 
 
-# Reconnection
+# Keepalive and reconnection
+
+
+def test_keepalive_detects_a_proxy_that_stops_forwarding() -> None:
+    def script(sock: socket.socket) -> None:
+        read_request(sock)
+        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        upgrade(sock)
+        while sock.recv(1 << 16):  # the Ping gets no Pong
+            pass
+
+    with scripted(script) as address:
+        proxy = address.replace("ws", "http", 1)
+        client = connect("ws://a.example/", proxy=proxy, ping_interval=0.05, ping_timeout=0.05)
+        assert closed(client) == (1006, "the server did not answer a Ping within ping_timeout")
 
 
 def test_reconnect_goes_through_the_proxy_each_time() -> None:
