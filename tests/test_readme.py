@@ -267,6 +267,19 @@ def test_server_with_a_page_requires_its_subprotocol() -> None:
             assert client.recv(PATIENCE) == "Hello"
 
 
+def test_server_with_later_responses_answers_a_post() -> None:
+    with running_server("server with later responses") as url:
+        host, port = url[5:-1].split(":")
+        for request, status, body in (
+            (b"POST /notes HTTP/1.1\r\nContent-Length: 8\r\n\r\nbuy milk", 201, '{"id": 1}'),
+            (b"POST /note HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 404, "Use POST /notes.\n"),
+            (b"POST /notes HTTP/1.1\r\n\r\n", 411, "header Content-Length is missing\n"),
+        ):
+            response = exchange((host, int(port)), request).decode()
+            assert response.startswith(f"HTTP/1.1 {status} ")
+            assert response.endswith(f"\r\n\r\n{body}")
+
+
 def test_asyncio_server_echoes() -> None:
     with run(block("asyncio echo"), "0") as process:
         try:

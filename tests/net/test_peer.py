@@ -96,6 +96,19 @@ def test_state_follows_the_connection(bench: Workbench) -> None:
     assert seen == list(State)
 
 
+def test_repr_has_address_state_subprotocol_and_code(bench: Workbench) -> None:
+    bench.context.on_request = lambda peer, request: accept(request, subprotocols=["chat"])
+    peer, theirs = bench.accept()
+    assert repr(peer) == "<Peer 192.0.2.1:1 CONNECTING>"
+    theirs.sendall(handshake().replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: chat\r\n\r\n"))
+    bench.iterate()
+    assert repr(peer) == "<Peer 192.0.2.1:1 OPEN 'chat'>"
+    peer.close(4000)
+    assert repr(peer) == "<Peer 192.0.2.1:1 CLOSING 'chat' close_code=4000>"
+    peer.abort()
+    assert repr(peer) == "<Peer 192.0.2.1:1 CLOSED 'chat' close_code=4000>"
+
+
 def test_request_is_known_until_on_open_has_returned(bench: Workbench) -> None:
     seen: list[tuple[str, str | None]] = []
 

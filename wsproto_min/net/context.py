@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD
-from wsproto_min.handshake import Acceptance
+from wsproto_min.handshake import Acceptance, Deferred
 from wsproto_min.http import Request, Response
 from wsproto_min.net.event_loop import EventLoop
 from wsproto_min.net.message_budget import MessageBudget
@@ -41,7 +41,7 @@ class ServerContext:
 
     """
 
-    on_request: Callable[[Peer, Request], Response | Acceptance]
+    on_request: Callable[[Peer, Request], Response | Acceptance | Deferred]
     on_open: Callable[[Peer], None]
     on_message: Callable[[Peer, str | bytes], None]
     max_message_size: int
@@ -57,6 +57,7 @@ class ServerContext:
     write_timeout: float = 60.0
     total_unfinished_limit: int = 128 << 20
     max_pending_handshakes: int = 1024
+    max_body_size: int = 0
     on_accept: Callable[[Peer], None] = _ignore
     loop: EventLoop = field(default_factory=EventLoop)
     timers: CoarseTimers = field(init=False)

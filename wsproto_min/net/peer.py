@@ -7,7 +7,8 @@ from typing import Any, Protocol
 from wsproto_min.codes import CloseCode
 from wsproto_min.connection import Close, Connection, State
 from wsproto_min.errors import HandshakeError
-from wsproto_min.http import Request
+from wsproto_min.handshake import Acceptance
+from wsproto_min.http import Request, Response
 from wsproto_min.net.broadcast import Group
 from wsproto_min.net.keepalive import Keepalive
 from wsproto_min.net.transport import Transport
@@ -39,6 +40,13 @@ class PeerSession(Protocol):
     @property
     def keepalive(self) -> Keepalive | None:
         """The keepalive of an open connection, if the server has one."""
+
+    @property
+    def is_deferred(self) -> bool:
+        """True while a request waits for `respond`."""
+
+    def respond(self, response: Response | Acceptance | HandshakeError) -> None:
+        """See `Peer.respond`."""
 
     def send(self, message: str | bytes) -> None:
         """See `Peer.send`."""
@@ -77,6 +85,12 @@ class Peer:
         self._session = session
         self._transport = transport
         self._groups: tuple[Group, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return address, state, subprotocol and close code."""
+        subprotocol = "" if self.subprotocol is None else f" {self.subprotocol!r:.50}"
+        code = "" if self.close_code is None else f" close_code={self.close_code}"
+        return f"<Peer {self.address} {self.state.name}{subprotocol}{code}>"
 
     @property
     def state(self) -> State:
@@ -145,6 +159,16 @@ class Peer:
             return None
         return connection.first_close or Close(CloseCode.ABNORMAL_CLOSURE)
 
+    def respond(self, response: Response | Acceptance | HandshakeError) -> None:
+        """Answer the request for which `on_request` has returned a `Deferred`.
+
+        Any callback may call this, `on_request` itself too. Until then the server reads nothing
+        from the peer. `open_timeout` limits the wait: after that the server answers 503, logs a
+        warning, and ignores this call. It also ignores a second call, and one for a peer that
+        has gone. An invalid response is logged and answered with 500, as in `on_request`.
+        """
+        self._session.respond(response)
+
     def send(self, message: str | bytes) -> None:
         """Send a text (`str`) or binary (`bytes`) message if the peer is open.
 
@@ -176,11 +200,14 @@ class Peer:
         self._session.close(code, reason)
 
     def go_away(self, reason: str) -> None:
-        """Close with code 1001; abort if the handshake is not complete."""
-        if self.state is State.CONNECTING:
-            self.abort()
-        else:
+        """Close with code 1001; abort if the handshake is not complete.
+
+        A request that waits for `respond` may still get its response.
+        """
+        if self.state is not State.CONNECTING:
             self.close(CloseCode.GOING_AWAY, reason)
+        elif not self._session.is_deferred:
+            self.abort()
 
     def fail(self, code: int, reason: str = "") -> None:
         """Send a Close frame and discard all further input (RFC 6455, section 7.1.7).

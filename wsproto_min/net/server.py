@@ -25,7 +25,7 @@ from threading import get_ident
 from typing import Any
 
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, DeflateParameters
-from wsproto_min.handshake import Acceptance, accept
+from wsproto_min.handshake import Acceptance, Deferred, accept
 from wsproto_min.http import Request, Response
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 from wsproto_min.net.broadcast import Group
@@ -60,9 +60,9 @@ class Server:
         on_message: `on_message(peer, message)` receives a text (`str`) or binary (`bytes`)
             message.
         on_request: `on_request(peer, request)` returns an `Acceptance` (from `accept`) to open
-            the connection, or a `Response` to answer and close. It may raise
-            `HandshakeError`. The default accepts every valid handshake with the arguments
-            `subprotocols`, `origins` and `compression`.
+            the connection, a `Response` to answer and close, or a `Deferred` to call
+            `Peer.respond` later. It may raise `HandshakeError`. The default accepts every valid
+            handshake with the arguments `subprotocols`, `origins` and `compression`.
         subprotocols: Subprotocols of the server, the preferred one first.
         origins: Sites whose pages may connect, such as "https://example.org"; None for all.
             A client without an Origin header, which is no browser, may always connect.
@@ -91,7 +91,12 @@ class Server:
             the limit the server closes the peers with the oldest messages with 1013.
         max_pending_handshakes: Number of connections with an incomplete handshake. Beyond the
             limit the server closes the socket of the oldest one.
-        open_timeout: Seconds for the whole opening handshake, TLS included.
+        max_body_size: Largest body in bytes of a plain HTTP request, `Request.body`. A larger one
+            is refused with 413, a POST, PUT or PATCH without Content-Length with 411. 0 reads no
+            bodies and checks none of their headers. Bodies count as unfinished messages for
+            `total_unfinished_limit`.
+        open_timeout: Seconds for the whole opening handshake, TLS included. A deferred response
+            has as many seconds from its request on.
         close_timeout: Seconds from the first Close frame, or from a refusal, to the closed
             socket. The limit includes the write buffer, the peer's reply and the end of its
             stream.
@@ -115,7 +120,7 @@ class Server:
         self,
         *,
         on_message: Callable[[Peer, str | bytes], None],
-        on_request: Callable[[Peer, Request], Response | Acceptance] | None = None,
+        on_request: Callable[[Peer, Request], Response | Acceptance | Deferred] | None = None,
         subprotocols: Sequence[str] = (),
         origins: Collection[str] | None = None,
         compression: DeflateParameters | None = _COMPRESSION,
@@ -138,6 +143,7 @@ class Server:
         write_timeout: float = 60.0,
         total_unfinished_limit: int = 128 << 20,
         max_pending_handshakes: int = 1024,
+        max_body_size: int = 0,
     ) -> None:
         if on_request is None:
             on_request = partial(
@@ -168,6 +174,7 @@ class Server:
             write_timeout=write_timeout,
             total_unfinished_limit=total_unfinished_limit,
             max_pending_handshakes=max_pending_handshakes,
+            max_body_size=max_body_size,
         )
         self._loop = self._context.loop
         self._on_close = on_close
