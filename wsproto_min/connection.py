@@ -272,17 +272,24 @@ class Connection:
             return self._report_close(Close(CloseCode.ABNORMAL_CLOSURE))
         return None
 
-    def send(self, message: str | bytes) -> None:
+    def send(self, message: str | bytes, *, text: bool = False, compress: bool = True) -> None:
         """Queue a message in one frame: `str` as text, `bytes` as binary.
+
+        Args:
+            message: The message.
+            text: Send `bytes` as text, after a check that they are UTF-8.
+            compress: False sends this message uncompressed, for example because it has secrets
+                beside text of other people, or is compressed already.
 
         Raises:
             ConnectionClosed: A Close frame was sent or received (section 5.5.1).
             TypeError: The message is neither `str` nor `bytes`.
+            ValueError: With `text`, the bytes are not UTF-8.
 
         """
         self._require_open()
-        opcode, payload = encode_message(message)
-        if self._compressor is None or len(payload) < self._compression_threshold:
+        opcode, payload = encode_message(message, text=text)
+        if not compress or self._compressor is None or len(payload) < self._compression_threshold:
             self._send_frame(opcode, payload)
         else:
             self._send_frame(opcode, self._compressor.compress(payload), rsv1=True)
@@ -400,17 +407,29 @@ class Connection:
             self._unsent.append(data)
 
 
-def encode_message(message: str | bytes) -> tuple[Opcode, bytes]:
+def encode_message(message: str | bytes, *, text: bool = False) -> tuple[Opcode, bytes]:
     """Return the opcode and the payload of a message: text for `str`, binary for `bytes`.
+
+    Args:
+        message: The message.
+        text: Treat `bytes` as text.
 
     Raises:
         TypeError: The message is neither. A mutable buffer could change before it is written.
+        ValueError: With `text`, the bytes are not UTF-8.
 
     """
     if isinstance(message, str):
         return _TEXT, message.encode()
     if isinstance(message, bytes):
-        return _BINARY, message
+        if not text:
+            return _BINARY, message
+        try:
+            message.decode()
+        except UnicodeDecodeError as error:
+            position = error.start
+            raise ValueError(f"text: not UTF-8 at byte {position}; send it as binary") from None
+        return _TEXT, message
     raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
 
 

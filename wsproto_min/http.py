@@ -20,7 +20,7 @@ MAX_HEADERS = 100
 
 # Characters of a head that a `repr` shows.
 _REPR_SIZE = 100
-# Methods whose requests have a body (RFC 9110, section 9.3; RFC 5789).
+# A request with one of these methods has a body (RFC 9110, section 9.3; RFC 5789).
 _METHODS_WITH_BODY = {"POST", "PUT", "PATCH"}
 
 # RFC 9110, section 5.6.2.

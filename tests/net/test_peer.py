@@ -57,6 +57,18 @@ def test_send_of_a_wrong_type_raises_and_sends_nothing(bench: Workbench) -> None
     assert remote.events == []
 
 
+def test_send_passes_its_options_on(bench: Workbench) -> None:
+    bench.context.compression_threshold = 0
+    peer, remote = bench.open()
+    peer.send("Hé".encode(), text=True)
+    peer.send("plain", compress=False)
+    with pytest.raises(ValueError, match="text: not UTF-8 at byte 0; send it as binary"):
+        peer.send(b"\xff", text=True)
+    bench.iterate()
+    remote.read()
+    assert remote.events == ["Hé", "plain"]
+
+
 def test_invalid_close_code_raises_and_changes_nothing(bench: Workbench) -> None:
     peer, remote = bench.open()
     for call in (peer.close, peer.fail):

@@ -242,15 +242,21 @@ class Client:
         """
         return self._socket.fileno()
 
-    def send(self, message: str | bytes) -> None:
+    def send(self, message: str | bytes, *, text: bool = False, compress: bool = True) -> None:
         """Send a text (`str`) or binary (`bytes`) message; wait while the server does not read.
+
+        Args:
+            message: The message.
+            text: Send `bytes` as text, after a check that they are UTF-8.
+            compress: False sends this message uncompressed.
 
         Raises:
             ConnectionClosed: The connection is closing, closed or lost.
             TypeError: The message is neither `str` nor `bytes`.
+            ValueError: With `text`, the bytes are not UTF-8.
         """
         with self._changed:
-            self.connection.send(message)
+            self.connection.send(message, text=text, compress=compress)
             self._flush_or_raise(None)
 
     def recv(self, timeout: float | None = None) -> str | bytes:

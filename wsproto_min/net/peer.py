@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from wsproto_min.codes import CloseCode
@@ -48,8 +50,13 @@ class PeerSession(Protocol):
     def respond(self, response: Response | Acceptance | HandshakeError) -> None:
         """See `Peer.respond`."""
 
-    def send(self, message: str | bytes) -> None:
+    def send(self, message: str | bytes, *, text: bool, compress: bool) -> None:
         """See `Peer.send`."""
+
+    def ping(
+        self, peer: Peer, on_pong: Callable[[Peer, float | None], None], timeout: float
+    ) -> None:
+        """See `Peer.ping`."""
 
     def pause_reading(self, seconds: float) -> None:
         """See `Peer.pause_reading`."""
@@ -169,17 +176,40 @@ class Peer:
         """
         self._session.respond(response)
 
-    def send(self, message: str | bytes) -> None:
+    def send(self, message: str | bytes, *, text: bool = False, compress: bool = True) -> None:
         """Send a text (`str`) or binary (`bytes`) message if the peer is open.
 
         The message goes out at the end of the loop iteration. A message sent in `on_open` goes
         out after `on_open` has returned.
 
+        Args:
+            message: The message.
+            text: Send `bytes` as text, after a check that they are UTF-8.
+            compress: False sends this message uncompressed.
+
         Raises:
             TypeError: The message is neither `str` nor `bytes`.
+            ValueError: With `text`, the bytes are not UTF-8.
 
         """
-        self._session.send(message)
+        self._session.send(message, text=text, compress=compress)
+
+    def ping(self, on_pong: Callable[[Peer, float | None], None], timeout: float = 20.0) -> None:
+        """Send a Ping, and call `on_pong(peer, seconds)` exactly once.
+
+        Args:
+            on_pong: Receives the seconds from the Ping to its Pong. Receives None at the
+                timeout, and when closing has begun. If the peer is not open, this is at once.
+                An exception closes the peer with 1011.
+            timeout: Seconds to wait for the Pong.
+
+        Raises:
+            ValueError: `timeout` is not a finite number from 0 on.
+
+        """
+        if not 0 <= timeout < math.inf:
+            raise ValueError("timeout: must be a finite number of seconds from 0 on")
+        self._session.ping(self, on_pong, timeout)
 
     def pause_reading(self, seconds: float) -> None:
         """Neither read nor process anything from this peer for `seconds`.

@@ -16,6 +16,7 @@ groups and timers raise `RuntimeError` there.
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import ssl
 import time
@@ -106,13 +107,16 @@ class Server:
             next Ping to the end of the timeout. None disables Pings.
         ping_timeout: Seconds that the server waits after a Ping for received bytes or write
             progress.
+        max_connection_age: Seconds after which the server closes a connection with 1001, so that
+            clients reconnect, for example to a newer server. Each connection ends at 90% to
+            100% of this age, so not all end at once. None for no limit.
         control_rate_limit: Pings and unsolicited Pongs that a peer may send per second, and
             twice as many at once. The server reads nothing for 1 s from a peer beyond the limit.
             `math.inf` disables the limit.
 
     Raises:
-        ValueError: `control_rate_limit` is not above 0, or `on_request` comes with options that
-            belong to `accept`.
+        ValueError: `control_rate_limit` or `max_connection_age` is not above 0, or `on_request`
+            comes with options that belong to `accept`.
 
     """
 
@@ -144,6 +148,7 @@ class Server:
         total_unfinished_limit: int = 128 << 20,
         max_pending_handshakes: int = 1024,
         max_body_size: int = 0,
+        max_connection_age: float | None = None,
     ) -> None:
         if on_request is None:
             on_request = partial(
@@ -156,6 +161,8 @@ class Server:
             )
         if not control_rate_limit > 0:
             raise ValueError("control_rate_limit: must be above 0; use math.inf for no limit")
+        if max_connection_age is not None and not 0 < max_connection_age < math.inf:
+            raise ValueError("max_connection_age: must be above 0; use None for no limit")
         self._context = ServerContext(
             on_request=on_request,
             on_open=on_open,
@@ -175,6 +182,7 @@ class Server:
             total_unfinished_limit=total_unfinished_limit,
             max_pending_handshakes=max_pending_handshakes,
             max_body_size=max_body_size,
+            max_connection_age=max_connection_age,
         )
         self._loop = self._context.loop
         self._on_close = on_close
@@ -207,7 +215,12 @@ class Server:
         return Group(self._context.write_coalescer, self._context.compression_threshold)
 
     def listen(
-        self, host: str, port: int, ssl_context: ssl.SSLContext | None = None
+        self,
+        host: str,
+        port: int,
+        ssl_context: ssl.SSLContext | None = None,
+        *,
+        reuse_port: bool = False,
     ) -> tuple[str, int]:
         """Listen on every address of a host; call this again for further hosts and ports.
 
@@ -215,17 +228,21 @@ class Server:
             host: Name or address of a local interface. "::" accepts IPv6 and IPv4, "" listens
                 on all interfaces. Of a name the addresses are used that this machine has.
             port: Port from 0 to 65535; 0 picks a free one, the same for all addresses.
-            ssl_context: TLS configuration, which makes the server's URL `wss`.
+            ssl_context: TLS configuration, which makes the server's URL `wss`. Changes of the
+                context, such as `load_cert_chain`, hold for later connections.
+            reuse_port: Share the port with other processes of the same user that use this
+                option (SO_REUSEPORT). The kernel distributes new connections among them.
 
         Returns:
             First address, and the port.
 
         Raises:
             OSError: An address is invalid or in use, or none is an address of this machine.
+            ValueError: The system does not have SO_REUSEPORT.
 
         """
         self._context.write_coalescer.check_thread()
-        sockets = open_tcp_listeners(host, port)
+        sockets = open_tcp_listeners(host, port, reuse_port=reuse_port)
         for sock in sockets:
             self.listen_on(sock, ssl_context)
         address: tuple[str, int] = sockets[0].getsockname()[:2]
@@ -291,6 +308,7 @@ class Server:
             disconnected, context.disconnected = context.disconnected, []
             closed, context.closed = context.closed, []
             for peer in closed:
+                context.pings.close(peer)
                 self._call("on_close", self._on_close, peer)
             self._call("on_before_flush", self._on_before_flush)
             context.write_coalescer.flush()

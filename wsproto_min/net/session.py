@@ -232,6 +232,8 @@ class Session:
         else:
             self.keepalive = Keepalive()
             self._start_timer(self._context.ping_interval)
+        if self._context.connection_age is not None:
+            self._context.connection_age.start(self.peer)
         self._call("on_open", self._context.on_open)
         self.request = None
         connection.receive_data(result.trailing_data)
@@ -267,11 +269,7 @@ class Session:
         The limit holds during the closing too, so it cannot use `Peer.pause_reading`.
         """
         now = time.monotonic()
-        if (
-            isinstance(event, Pong)
-            and self.keepalive is not None
-            and self.keepalive.on_pong(event.payload, now)
-        ):
+        if isinstance(event, Pong) and self._answers_ping(event, now):
             return False
         due = max(self._control_frames_due, now) + 1 / self._context.control_rate_limit
         self._control_frames_due = due
@@ -280,6 +278,16 @@ class Session:
         self.transport.pause_reading()
         self._resume_later(_CONTROL_PAUSE)
         return True
+
+    def _answers_ping(self, pong: Pong, now: float) -> bool:
+        """Pass a Pong to the keepalive and to the application's Pings."""
+        pings, keepalive = self._context.pings, self.keepalive
+        if keepalive is not None:
+            sent_at = keepalive.ping_sent_at
+            if keepalive.on_pong(pong.payload, now):
+                pings.acknowledge(self.peer, sent_at, now)
+                return True
+        return pings.on_pong(self.peer, pong.payload, now)
 
     def _call(self, name: str, callback: Callable[..., None], *arguments: object) -> None:
         """Call the application. An exception fails an open connection with 1011.
@@ -322,7 +330,7 @@ class Session:
 
     # Sending.
 
-    def send(self, message: str | bytes) -> None:
+    def send(self, message: str | bytes, *, text: bool, compress: bool) -> None:
         """See `Peer.send`."""
         # This is the hot path, so few calls and attributes.
         write_coalescer = self._context.write_coalescer
@@ -330,8 +338,20 @@ class Session:
             write_coalescer.check_thread()
         connection = self.connection
         if connection is not None and self.state is _OPEN:
-            connection.send(message)
+            connection.send(message, text=text, compress=compress)
             write_coalescer.enqueue(self.peer, connection.data_to_send())
+
+    def ping(
+        self, peer: Peer, on_pong: Callable[[Peer, float | None], None], timeout: float
+    ) -> None:
+        """See `Peer.ping`."""
+        self._context.write_coalescer.check_thread()
+        if self.connection is None or self.state is not _OPEN:
+            on_pong(peer, None)
+            return
+        payload = self._context.pings.add(peer, on_pong, time.monotonic(), timeout)
+        self.connection.ping(payload)
+        self._enqueue(self.connection)
 
     def _enqueue(self, connection: Connection) -> None:
         """Put the connection's bytes into their place among this iteration's writes."""
@@ -408,6 +428,8 @@ class Session:
         if self.state is _OPEN:
             self._leave_groups(keep_pending=state is not _CLOSED)
             self._context.closed.append(self.peer)
+            if self._context.connection_age is not None:
+                self._context.connection_age.stop(self.peer)
         if self.state < _CLOSING and state is not _CLOSED:  # one limit for the whole closing
             self._start_timer(self._context.close_timeout)
             if self._paused_until:
