@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -61,6 +62,7 @@ class ServerContext:
     max_pending_handshakes: int = 1024
     max_body_size: int = 0
     max_connection_age: float | None = None
+    trace: logging.Logger | None = None
     on_accept: Callable[[Peer], None] = _ignore
     loop: EventLoop = field(default_factory=EventLoop)
     timers: CoarseTimers = field(init=False)

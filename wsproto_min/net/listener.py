@@ -11,9 +11,10 @@ import stat
 import weakref
 from contextlib import suppress
 from selectors import EVENT_READ
-from typing import Any
+from typing import Any, cast
 
 from wsproto_min.net.context import ServerContext
+from wsproto_min.net.frame_trace import FrameTrace, TracedSocket
 from wsproto_min.net.session import Session
 from wsproto_min.net.tls import TLSSocket
 
@@ -201,10 +202,15 @@ class Listener:
     def _start_session(self, sock: socket.socket, address: tuple[str, int] | str | bytes) -> None:
         sock.setblocking(False)
         stream: socket.socket | TLSSocket = sock
+        name = _format_address(address)
+        to = self._context.trace
+        trace = FrameTrace(name, to) if to is not None and to.isEnabledFor(logging.DEBUG) else None
         try:
             if self._ssl_context is not None:
-                stream = TLSSocket(sock, self._ssl_context)
-            session = Session(self._context, stream, _format_address(address))
+                stream = TLSSocket(sock, self._ssl_context, trace)
+            elif trace is not None:
+                stream = cast(socket.socket, TracedSocket(sock, trace))
+            session = Session(self._context, stream, name)
         except OSError:  # the client has gone, or the loop cannot watch one more socket
             stream.close()
             return

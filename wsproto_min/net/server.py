@@ -113,6 +113,9 @@ class Server:
         control_rate_limit: Pings and unsolicited Pongs that a peer may send per second, and
             twice as many at once. The server reads nothing for 1 s from a peer beyond the limit.
             `math.inf` disables the limit.
+        trace: Log each head and frame of each connection at DEBUG, for debugging: True for the
+            logger "wsproto_min", or another logger. The lines show the start of each payload.
+            A connection that is accepted while the logger is not at DEBUG is not traced.
 
     Raises:
         ValueError: `control_rate_limit` or `max_connection_age` is not above 0, or `on_request`
@@ -149,6 +152,7 @@ class Server:
         max_pending_handshakes: int = 1024,
         max_body_size: int = 0,
         max_connection_age: float | None = None,
+        trace: bool | logging.Logger = False,
     ) -> None:
         if on_request is None:
             on_request = partial(
@@ -183,6 +187,7 @@ class Server:
             max_pending_handshakes=max_pending_handshakes,
             max_body_size=max_body_size,
             max_connection_age=max_connection_age,
+            trace=(logger if trace else None) if isinstance(trace, bool) else trace,
         )
         self._loop = self._context.loop
         self._on_close = on_close
