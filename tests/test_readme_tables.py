@@ -110,6 +110,8 @@ def test_limits_of_wsproto_min_match_the_code() -> None:
     unfinished = default_of("total_unfinished_limit")
     defaults["total_unfinished_limit"] = f"{unfinished:,} bytes"
     defaults["max_pending_handshakes"] = f"{default_of('max_pending_handshakes'):,} "
+    defaults["max_connection_age"] = f"{default_of('max_connection_age')};"
+    defaults["max_body_size"] = f"{default_of('max_body_size'):,} bytes"
     defaults["write_timeout"] = f"{default_of('write_timeout'):g} s"
     rate = default_of("control_rate_limit")
     defaults["control_rate_limit"] = f"{rate:g} control frames per second, and {2 * rate:g} at once"

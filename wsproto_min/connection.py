@@ -389,20 +389,27 @@ class Connection:
             return self._report_close(Close(CloseCode.ABNORMAL_CLOSURE))
         return None
 
-    def send(self, message: str | bytes) -> None:
+    def send(self, message: str | bytes, *, text: bool = False, compress: bool = True) -> None:
         """Queue a message in one frame: `str` as text, `bytes` as binary.
+
+        Args:
+            message: The message.
+            text: Send `bytes` as text, after a check that they are UTF-8.
+            compress: False sends this message uncompressed, for example because it has secrets
+                beside text of other people, or is compressed already.
 
         Raises:
             ConnectionClosed: A Close frame was sent or received (section 5.5.1).
             RuntimeError: A message in fragments is under way (section 5.4).
             TypeError: The message is neither `str` nor `bytes`.
+            ValueError: With `text`, the bytes are not UTF-8.
 
         """
         if self.state is not _OPEN or self._outgoing is not None:
             self._require_open()
             raise RuntimeError(_UNDER_WAY)
-        opcode, payload = encode_message(message)
-        if not self._encoders or len(payload) < self._min_encoded_size:
+        opcode, payload = encode_message(message, text=text)
+        if not self._encoders or not compress or len(payload) < self._min_encoded_size:
             self._send_frame(opcode, payload)
         else:
             rsv, encoder = self._begin_encoding(opcode, len(payload))
@@ -410,7 +417,9 @@ class Connection:
                 payload = encoder.encode(payload, last=True)
             self._send_frame(opcode, payload, rsv=rsv)
 
-    def send_fragment(self, data: str | bytes, *, last: bool = False) -> None:
+    def send_fragment(
+        self, data: str | bytes, *, last: bool = False, compress: bool = True
+    ) -> None:
         """Queue the next fragment of a message (section 5.4).
 
         The first fragment begins a text (`str`) or binary (`bytes`) message; all others have the
@@ -419,6 +428,7 @@ class Connection:
         Args:
             data: The fragment, possibly empty.
             last: True if the message ends with this fragment.
+            compress: As for `send`; the value for the first fragment holds for the message.
 
         Raises:
             ConnectionClosed: A Close frame was sent or received (section 5.5.1).
@@ -431,7 +441,7 @@ class Connection:
         rsv = 0
         if outgoing is None:
             encoder = None
-            if self._encoders and len(payload) >= self._min_encoded_size:
+            if self._encoders and compress and len(payload) >= self._min_encoded_size:
                 rsv, encoder = self._begin_encoding(opcode, len(payload))
             outgoing = _OutgoingMessage(opcode, encoder)
         elif opcode is outgoing.opcode:
@@ -574,17 +584,29 @@ class Connection:
             self._unsent.append(data)
 
 
-def encode_message(message: str | bytes) -> tuple[Opcode, bytes]:
+def encode_message(message: str | bytes, *, text: bool = False) -> tuple[Opcode, bytes]:
     """Return the opcode and the payload of a message: text for `str`, binary for `bytes`.
+
+    Args:
+        message: The message.
+        text: Treat `bytes` as text.
 
     Raises:
         TypeError: The message is neither. A mutable buffer could change before it is written.
+        ValueError: With `text`, the bytes are not UTF-8.
 
     """
     if isinstance(message, str):
         return _TEXT, message.encode()
     if isinstance(message, bytes):
-        return _BINARY, message
+        if not text:
+            return _BINARY, message
+        try:
+            message.decode()
+        except UnicodeDecodeError as error:
+            position = error.start
+            raise ValueError(f"text: not UTF-8 at byte {position}; send it as binary") from None
+        return _TEXT, message
     raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
 
 

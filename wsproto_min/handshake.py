@@ -33,6 +33,7 @@ from wsproto_min.http import (
     Request,
     Response,
     bad_request,
+    body_size,
     encode_head,
     error_response,
     is_token,
@@ -52,6 +53,8 @@ _KEY = re.compile("[A-Za-z0-9+/]{22}==")
 # Sections 11.3.2 and 11.3.4: headers of requests and of responses.
 _PROTOCOL = "Sec-WebSocket-Protocol"
 _EXTENSIONS = "Sec-WebSocket-Extensions"
+# RFC 9110, section 10.1.1.
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class NegotiatedOptions(NamedTuple):
@@ -74,6 +77,10 @@ class Acceptance(NamedTuple):
 
     response: Response
     options: NegotiatedOptions
+
+
+class Deferred:
+    """A server's decision to answer a request later, with `ServerHandshake.decide`."""
 
 
 class HandshakeResult(NamedTuple):
@@ -226,8 +233,8 @@ class ServerHandshake:
 
     Args:
         respond: Decides about each request instead of `accept`: returns an `Acceptance` to open
-            the connection, or a `Response` to answer a plain HTTP request. May raise
-            `HandshakeError` to refuse.
+            the connection, a `Response` to answer a plain HTTP request, or a `Deferred` to
+            leave this to `decide`. May raise `HandshakeError` to refuse.
         subprotocols: As for `accept`; without effect if `respond` is given.
         origins: As for `accept`; without effect if `respond` is given.
         compression: As for `accept`; without effect if `respond` is given.
@@ -235,22 +242,33 @@ class ServerHandshake:
         max_fragments: As for `Connection`.
         compression_threshold: As for `Connection`.
         extensions: As for `accept`; without effect if `respond` is given.
+        max_body_size: Largest body in bytes of a plain HTTP request, which `respond` receives
+            together with its body. 0 reads no bodies and checks none of their headers.
+
+    Attributes:
+        request: The request once its head is complete, or None.
+        is_deferred: True once `respond` has returned a `Deferred`.
 
     """
 
     __slots__ = (
+        "_body_size",
         "_compression_threshold",
+        "_decision",
         "_eof_received",
+        "_max_body_size",
         "_max_fragments",
         "_max_message_size",
         "_reader",
         "_respond",
         "_unsent",
+        "is_deferred",
+        "request",
     )
 
     def __init__(
         self,
-        respond: Callable[[Request], Response | Acceptance] | None = None,
+        respond: Callable[[Request], Response | Acceptance | Deferred] | None = None,
         *,
         subprotocols: Sequence[str] = (),
         origins: Collection[str] | None = None,
@@ -259,6 +277,7 @@ class ServerHandshake:
         max_fragments: int | None = None,
         compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD,
         extensions: Sequence[Extension] = (),
+        max_body_size: int = 0,
     ) -> None:
         self._respond = respond or (
             lambda request: accept(
@@ -272,9 +291,20 @@ class ServerHandshake:
         self._max_message_size = max_message_size
         self._max_fragments = max_fragments
         self._compression_threshold = compression_threshold
+        self._max_body_size = max_body_size
         self._reader = HeadReader(is_request=True)
         self._eof_received = False
         self._unsent = b""
+        self._body_size = 0
+        self._decision: Response | Acceptance | HandshakeError | None = None
+        self.request: Request | None = None
+        self.is_deferred: bool = False
+
+    @property
+    def unfinished_size(self) -> int:
+        """Bytes of memory for the body and for received data, about."""
+        body = b"" if self.request is None else self.request.body
+        return self._reader.size + len(body)
 
     def receive_data(self, data: bytes) -> None:
         """Store received bytes for `next_result`."""
@@ -290,26 +320,28 @@ class ServerHandshake:
         Exceptions of `respond` other than `HandshakeError` pass through.
 
         Raises:
+            TypeError: `respond` returned an object of another type.
             ValueError: The response of `respond` cannot be sent.
 
         """
-        request = None
         try:
-            head = self._reader.next_head()
-            if head is None:
-                if self._eof_received:
-                    raise bad_request("the request ended within its head")
+            if self._decision is None and not self._ask():
                 return None
-            request = parse_request(head)
-            decision = self._respond(request)
+            decision = self._decision
+            if isinstance(decision, HandshakeError):
+                raise decision
         except HandshakeError as error:
-            return self.refuse(error, request)
-        head_only = request.method == "HEAD"
+            return self.refuse(error)
+        request = self.request
+        assert request is not None
         if isinstance(decision, Response):
             if decision.status == HTTPStatus.SWITCHING_PROTOCOLS:
                 raise ValueError("response: status 101 by itself; return accept(...) instead")
-            self._unsent = decision.encode(head_only=head_only)
+            self._unsent = decision.encode(head_only=request.method == "HEAD")
             return HandshakeResult(request, decision)
+        if not isinstance(decision, Acceptance):
+            kind = type(decision).__name__
+            raise TypeError(f"response: is {kind}; return an Acceptance, Response or Deferred")
         self._unsent = decision.response.encode()
         connection = Connection(
             Role.SERVER,
@@ -328,18 +360,63 @@ class ServerHandshake:
             self._reader.trailing_data,
         )
 
-    def refuse(self, error: HandshakeError, request: Request | None = None) -> HandshakeResult:
+    def _ask(self) -> bool:
+        """Let `respond` decide about the request; return False if there is no decision yet."""
+        if self.is_deferred or not self._read_request():
+            return False
+        assert self.request is not None
+        self.is_deferred = True  # `respond` may call `decide` itself
+        decision = self._respond(self.request)
+        if isinstance(decision, Deferred):
+            return self._decision is not None
+        self.is_deferred = False
+        self._decision = decision
+        return True
+
+    def _read_request(self) -> bool:
+        """Read the request with its body; return False if more data is needed."""
+        request = self.request
+        if request is None:
+            head = self._reader.next_head()
+            if head is None:
+                if self._eof_received:
+                    raise bad_request("the request ended within its head")
+                return False
+            request = self.request = parse_request(head)
+            if self._max_body_size and not request.wants_websocket:
+                self._body_size = body_size(request, self._max_body_size)
+                # RFC 9110, section 10.1.1: 100 is superfluous if the body has begun.
+                if self._body_size and not self._reader.size and "Expect" in request.headers:
+                    self._unsent = _CONTINUE
+        if self._body_size:
+            body = self._reader.next_body(self._body_size)
+            if body is None:
+                if self._eof_received:
+                    raise bad_request("the request ended within its body")
+                return False
+            self.request = request._replace(body=body)
+        return True
+
+    def decide(self, decision: Response | Acceptance | HandshakeError) -> None:
+        """Decide about a request for which `respond` returned a `Deferred`.
+
+        The next call of `next_result` returns the outcome. Only the first decision counts.
+        """
+        if self.is_deferred and self._decision is None:
+            self._decision = decision
+
+    def refuse(self, error: HandshakeError) -> HandshakeResult:
         """Return the outcome of a refused handshake; its response goes to `data_to_send`."""
         # The traceback would keep the caller's objects alive.
         error.__context__ = None
         error = error.with_traceback(None)
-        response = error_response(error)
+        request, response = self.request, error_response(error)
         head_only = request is not None and request.method == "HEAD"
         self._unsent = response.encode(head_only=head_only)
         return HandshakeResult(request, response, error)
 
     def data_to_send(self) -> bytes:
-        """Return the encoded response, once."""
+        """Return the encoded response, once; while a body is awaited, perhaps a response 100."""
         data, self._unsent = self._unsent, b""
         return data
 

@@ -1,20 +1,27 @@
 """HTTP/1.1 as far as the opening handshake and a static page need it (RFC 9110, RFC 9112).
 
 A `HeadReader` collects the head of a request or response. `parse_request` and `parse_response`
-parse it, `Response.encode` and `encode_head` write one. Request bodies are not read. No byte is
-scanned more than a fixed number of times, however a peer splits or repeats its headers.
+parse it, `Response.encode` and `encode_head` write one. A request body has a Content-Length, which
+`body_size` checks. No byte is scanned more than a fixed number of times, however a peer splits or
+repeats its headers.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from wsproto_min.errors import HandshakeError
 
 # Usual limits of HTTP servers: nginx allows 8 KiB a line, Apache 100 lines.
 MAX_HEAD_SIZE = 16384
 MAX_HEADERS = 100
+
+# Characters of a head that a `repr` shows.
+_REPR_SIZE = 100
+# A request with one of these methods has a body (RFC 9110, section 9.3; RFC 5789).
+_METHODS_WITH_BODY = {"POST", "PUT", "PATCH"}
 
 # RFC 9110, section 5.6.2.
 _TOKEN = re.compile("[-!#$%&'*+.^_`|~0-9A-Za-z]+")
@@ -48,6 +55,10 @@ class Headers:
                 self._values[name].append(value)
             else:
                 self._values[name] = [value]
+
+    def __repr__(self) -> str:
+        """Return the names, because values may be secret."""
+        return f"<Headers {_shorten(', '.join(self._values))}>"
 
     def __contains__(self, name: str) -> bool:
         """Return True if there is a header of that name."""
@@ -94,6 +105,7 @@ class Request(NamedTuple):
         target: The request target as it was sent, such as "/chat" or "http://example.com/chat".
         version: "HTTP/1.1" or "HTTP/1.0".
         headers: The header fields. `parse_request` takes Host from an absolute target.
+        body: The content; empty unless the server reads bodies (`max_body_size`).
 
     """
 
@@ -101,14 +113,25 @@ class Request(NamedTuple):
     target: str
     version: str
     headers: Headers
+    body: bytes = b""
 
     @property
     def path(self) -> str:
         """The target's path, percent-encoding untouched; "/" if an absolute target has none."""
+        return self._split_target()[0] or "/"
+
+    @property
+    def query(self) -> str:
+        """The target's part behind "?", percent-encoding untouched; may be empty.
+
+        `urllib.parse.parse_qs` decodes it.
+        """
+        return self._split_target()[1]
+
+    def _split_target(self) -> tuple[str, str]:
         absolute = _ABSOLUTE_FORM.fullmatch(self.target)
-        if absolute is not None:
-            return absolute[2].partition("?")[0] or "/"
-        return self.target.partition("?")[0]
+        path, _, query = (self.target if absolute is None else absolute[2]).partition("?")
+        return path, query
 
     @property
     def wants_websocket(self) -> bool:
@@ -119,6 +142,12 @@ class Request(NamedTuple):
             or "sec-websocket-version" in headers
             or headers.has_token("Upgrade", "websocket")
         )
+
+    def __repr__(self) -> str:
+        """Return method, path and sizes, without values that may be secret."""
+        query = "?..." if self.query else ""
+        line = _shorten(f"{self.method} {self.path}{query} {self.version}")
+        return f"<Request {line}, {len(self.headers.fields)} headers, {len(self.body)} bytes>"
 
 
 class Response(NamedTuple):
@@ -135,6 +164,48 @@ class Response(NamedTuple):
     headers: Sequence[tuple[str, str]] = ()
     body: bytes = b""
 
+    @classmethod
+    def text(
+        cls, text: str, status: int = 200, headers: Sequence[tuple[str, str]] = ()
+    ) -> "Response":
+        r"""Return a response with plain text.
+
+        >>> Response.text("There is no such room.\n", 404)
+        <Response 404 content-type, 23 bytes>
+        """
+        return cls._of_type("text/plain; charset=utf-8", text, status, headers)
+
+    @classmethod
+    def html(
+        cls, text: str, status: int = 200, headers: Sequence[tuple[str, str]] = ()
+    ) -> "Response":
+        """Return a response with a page in HTML."""
+        return cls._of_type("text/html; charset=utf-8", text, status, headers)
+
+    @classmethod
+    def json(
+        cls, value: Any, status: int = 200, headers: Sequence[tuple[str, str]] = ()
+    ) -> "Response":
+        """Return a response with a value as JSON.
+
+        Raises:
+            TypeError: JSON cannot represent the value.
+            ValueError: The value contains NaN, an infinite number or itself.
+
+        """
+        return cls._of_type("application/json", json.dumps(value, allow_nan=False), status, headers)
+
+    @classmethod
+    def _of_type(
+        cls, content_type: str, text: str, status: int, headers: Sequence[tuple[str, str]]
+    ) -> "Response":
+        return cls(status, [("Content-Type", content_type), *headers], text.encode())
+
+    def __repr__(self) -> str:
+        """Return status, names of headers and size, without values that may be secret."""
+        names = _shorten(", ".join(name.lower() for name, _ in self.headers) or "no headers")
+        return f"<Response {self.status} {names}, {len(self.body)} bytes>"
+
     def encode(self, *, head_only: bool = False) -> bytes:
         """Return the bytes to send, without body if `head_only` (for a HEAD request).
 
@@ -150,6 +221,12 @@ class Response(NamedTuple):
         return head if head_only else head + self.body
 
 
+def _shorten(text: str) -> str:
+    """Return text for a `repr`: bounded, and printable."""
+    shown = text if len(text) <= _REPR_SIZE else f"{text[:_REPR_SIZE]}..."
+    return shown.encode("unicode_escape").decode()
+
+
 def error_response(error: HandshakeError) -> Response:
     """Return the response that states an error as plain text."""
     return Response(
@@ -160,7 +237,7 @@ def error_response(error: HandshakeError) -> Response:
 
 
 class HeadReader:
-    """Reader for the head of one request or response, up to its empty line.
+    """Reader for the head of one request or response, up to its empty line, and for its body.
 
     Args:
         is_request: Expect a request: skip an empty line before it (RFC 9112, section 2.2), and
@@ -209,6 +286,19 @@ class HeadReader:
         del self._buffer[: end + 4]
         return head
 
+    def next_body(self, size: int) -> bytes | None:
+        """Return the `size` bytes behind the head, or None if more data is needed."""
+        if len(self._buffer) < size:
+            return None
+        body = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return body
+
+    @property
+    def size(self) -> int:
+        """Number of received bytes that were not returned yet."""
+        return len(self._buffer)
+
     def _check_start(self) -> bool:
         """Check the first byte of a request; return False if more data is needed."""
         if self._skips_empty_line and self._buffer.startswith(b"\r"):
@@ -247,6 +337,44 @@ def parse_request(head: bytes) -> Request:
     if absolute is not None:
         headers = _with_host(headers, absolute[1])
     return Request(method, target, version, headers)
+
+
+def body_size(request: Request, limit: int) -> int:
+    """Return the size of a request's body in bytes (RFC 9112, section 6.3).
+
+    Args:
+        request: The head of the request.
+        limit: Largest body that the server accepts, in bytes.
+
+    Raises:
+        HandshakeError: Status 400: the size is ambiguous or no number. Status 411: the size is
+            missing, as with the coding "chunked". Status 413: it is above the limit. Status 417:
+            the header Expect asks for something else than 100-continue. Status 501: the transfer
+            coding is unknown.
+
+    """
+    headers = request.headers
+    length = headers.get("Content-Length")
+    if "Transfer-Encoding" in headers:
+        # RFC 9112, section 6.1: a way to smuggle a request past a proxy.
+        if length is not None or request.version == "HTTP/1.0":
+            raise bad_request("header Transfer-Encoding must not come with this request")
+        if headers.tokens("Transfer-Encoding") != ["chunked"]:
+            raise HandshakeError(HTTPStatus.NOT_IMPLEMENTED, "the transfer coding is unknown")
+    if length is None:
+        if "Transfer-Encoding" in headers or request.method in _METHODS_WITH_BODY:
+            raise HandshakeError(HTTPStatus.LENGTH_REQUIRED, "header Content-Length is missing")
+        return 0
+    if not (length.isascii() and length.isdigit()):
+        raise bad_request("header Content-Length must be a number")
+    digits = length.lstrip("0")
+    if len(digits) > len(str(limit)) or int(digits or "0") > limit:
+        raise HandshakeError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is longer than {limit} bytes"
+        )
+    if [token.lower() for token in headers.tokens("Expect")] not in ([], ["100-continue"]):
+        raise HandshakeError(HTTPStatus.EXPECTATION_FAILED, "header Expect must be '100-continue'")
+    return int(digits or "0")
 
 
 def _with_host(headers: Headers, authority: str) -> Headers:

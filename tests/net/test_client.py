@@ -689,6 +689,14 @@ def test_send_of_a_wrong_type_raises_and_keeps_the_client_open() -> None:
         assert client.recv(timeout=PATIENCE) == "hi"
 
 
+def test_send_bytes_as_text_is_checked_and_arrives_as_text() -> None:
+    with serving() as running, connect(url(running.address)) as client:
+        with pytest.raises(ValueError, match="text: not UTF-8 at byte 0; send it as binary"):
+            client.send(b"\xff", text=True)
+        client.send("Hé".encode(), text=True, compress=False)
+        assert client.recv(timeout=PATIENCE) == "Hé"
+
+
 def send_often(client: Client) -> None:
     for _ in range(100):
         client.send("hello?")

@@ -15,6 +15,7 @@ threads that need input wait until this thread has read.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import select
@@ -38,6 +39,7 @@ from wsproto_min.errors import ConnectionClosed, WebSocketError
 from wsproto_min.handshake import ClientHandshake
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 from wsproto_min.net.connector import RECEIVE_SIZE, Trace, open_socket, perform_handshake
+from wsproto_min.net.frame_trace import as_trace
 from wsproto_min.net.keepalive import Keepalive
 from wsproto_min.net.url import parse_url
 
@@ -67,7 +69,7 @@ def connect(
     ping_timeout: float = 20.0,
     read_buffer_limit: int = 4 << 20,
     background_reads: bool = False,
-    trace: Trace | None = None,
+    trace: Trace | bool | logging.Logger | None = None,
 ) -> Client:
     """Open a connection to a WebSocket server.
 
@@ -90,8 +92,9 @@ def connect(
             client reads no more. One message can exceed the limit.
         background_reads: Start a daemon thread that reads and answers Pings at any time, until
             `read_buffer_limit` is reached. Then do not wait for `Client.fileno`.
-        trace: Function to call with the sender of bytes and the bytes, for each read and
-            write. Each head of the handshake comes in a call of its own.
+        trace: True or a logger to log each head and frame at DEBUG, as for `Server`. Or a function
+            to call with the sender of bytes and the bytes, for each read and write. Each head of
+            the handshake comes in a call of its own.
 
     Raises:
         ValueError: The URL or an argument is invalid.
@@ -99,6 +102,7 @@ def connect(
         OSError: The server cannot be reached; `TimeoutError` after `open_timeout`.
     """
     address = parse_url(url)
+    trace = as_trace(trace, address.host_header)
     handshake = ClientHandshake(
         address.host_header,
         address.target,
@@ -242,15 +246,21 @@ class Client:
         """
         return self._socket.fileno()
 
-    def send(self, message: str | bytes) -> None:
+    def send(self, message: str | bytes, *, text: bool = False, compress: bool = True) -> None:
         """Send a text (`str`) or binary (`bytes`) message; wait while the server does not read.
+
+        Args:
+            message: The message.
+            text: Send `bytes` as text, after a check that they are UTF-8.
+            compress: False sends this message uncompressed.
 
         Raises:
             ConnectionClosed: The connection is closing, closed or lost.
             TypeError: The message is neither `str` nor `bytes`.
+            ValueError: With `text`, the bytes are not UTF-8.
         """
         with self._changed:
-            self.connection.send(message)
+            self.connection.send(message, text=text, compress=compress)
             self._flush_or_raise(None)
 
     def recv(self, timeout: float | None = None) -> str | bytes:

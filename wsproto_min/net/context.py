@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD
-from wsproto_min.handshake import Acceptance
+from wsproto_min.handshake import Acceptance, Deferred
 from wsproto_min.http import Request, Response
+from wsproto_min.net.connection_age import ConnectionAge
 from wsproto_min.net.event_loop import EventLoop
 from wsproto_min.net.message_budget import MessageBudget
 from wsproto_min.net.peer import Peer
+from wsproto_min.net.pings import PendingPings
 from wsproto_min.net.timers import CoarseTimers
 from wsproto_min.net.write_buffer import WriteBudget
 from wsproto_min.net.write_coalescer import WriteCoalescer
@@ -41,7 +44,7 @@ class ServerContext:
 
     """
 
-    on_request: Callable[[Peer, Request], Response | Acceptance]
+    on_request: Callable[[Peer, Request], Response | Acceptance | Deferred]
     on_open: Callable[[Peer], None]
     on_message: Callable[[Peer, str | bytes], None]
     max_message_size: int
@@ -57,11 +60,16 @@ class ServerContext:
     write_timeout: float = 60.0
     total_unfinished_limit: int = 128 << 20
     max_pending_handshakes: int = 1024
+    max_body_size: int = 0
+    max_connection_age: float | None = None
+    trace: logging.Logger | None = None
     on_accept: Callable[[Peer], None] = _ignore
     loop: EventLoop = field(default_factory=EventLoop)
     timers: CoarseTimers = field(init=False)
     write_budget: WriteBudget = field(init=False)
     message_budget: MessageBudget = field(init=False)
+    pings: PendingPings = field(init=False)
+    connection_age: ConnectionAge | None = None
     pending_handshakes: dict[PendingHandshake, None] = field(default_factory=dict)
     write_coalescer: WriteCoalescer = field(default_factory=WriteCoalescer)
     peers: set[Peer] = field(default_factory=set)
@@ -76,3 +84,6 @@ class ServerContext:
         self.write_budget = WriteBudget(
             self.total_write_buffer_limit, self.write_timeout, self.timers
         )
+        self.pings = PendingPings(self.timers)
+        if self.max_connection_age is not None:
+            self.connection_age = ConnectionAge(self.timers, self.max_connection_age)

@@ -16,6 +16,7 @@ groups and timers raise `RuntimeError` there.
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import ssl
 import time
@@ -25,7 +26,7 @@ from threading import get_ident
 from typing import Any
 
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, DeflateParameters
-from wsproto_min.handshake import Acceptance, accept
+from wsproto_min.handshake import Acceptance, Deferred, accept
 from wsproto_min.http import Request, Response
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 from wsproto_min.net.broadcast import Group
@@ -60,9 +61,9 @@ class Server:
         on_message: `on_message(peer, message)` receives a text (`str`) or binary (`bytes`)
             message.
         on_request: `on_request(peer, request)` returns an `Acceptance` (from `accept`) to open
-            the connection, or a `Response` to answer and close. It may raise
-            `HandshakeError`. The default accepts every valid handshake with the arguments
-            `subprotocols`, `origins` and `compression`.
+            the connection, a `Response` to answer and close, or a `Deferred` to call
+            `Peer.respond` later. It may raise `HandshakeError`. The default accepts every valid
+            handshake with the arguments `subprotocols`, `origins` and `compression`.
         subprotocols: Subprotocols of the server, the preferred one first.
         origins: Sites whose pages may connect, such as "https://example.org"; None for all.
             A client without an Origin header, which is no browser, may always connect.
@@ -91,7 +92,12 @@ class Server:
             the limit the server closes the peers with the oldest messages with 1013.
         max_pending_handshakes: Number of connections with an incomplete handshake. Beyond the
             limit the server closes the socket of the oldest one.
-        open_timeout: Seconds for the whole opening handshake, TLS included.
+        max_body_size: Largest body in bytes of a plain HTTP request, `Request.body`. A larger one
+            is refused with 413, a POST, PUT or PATCH without Content-Length with 411. 0 reads no
+            bodies and checks none of their headers. Bodies count as unfinished messages for
+            `total_unfinished_limit`.
+        open_timeout: Seconds for the whole opening handshake, TLS included. A deferred response
+            has as many seconds from its request on.
         close_timeout: Seconds from the first Close frame, or from a refusal, to the closed
             socket. The limit includes the write buffer, the peer's reply and the end of its
             stream.
@@ -101,13 +107,19 @@ class Server:
             next Ping to the end of the timeout. None disables Pings.
         ping_timeout: Seconds that the server waits after a Ping for received bytes or write
             progress.
+        max_connection_age: Seconds after which the server closes a connection with 1001, so that
+            clients reconnect, for example to a newer server. Each connection ends at 90% to
+            100% of this age, so not all end at once. None for no limit.
         control_rate_limit: Pings and unsolicited Pongs that a peer may send per second, and
             twice as many at once. The server reads nothing for 1 s from a peer beyond the limit.
             `math.inf` disables the limit.
+        trace: Log each head and frame of each connection at DEBUG, for debugging: True for the
+            logger "wsproto_min", or another logger. The lines show the start of each payload.
+            A connection that is accepted while the logger is not at DEBUG is not traced.
 
     Raises:
-        ValueError: `control_rate_limit` is not above 0, or `on_request` comes with options that
-            belong to `accept`.
+        ValueError: `control_rate_limit` or `max_connection_age` is not above 0, or `on_request`
+            comes with options that belong to `accept`.
 
     """
 
@@ -115,7 +127,7 @@ class Server:
         self,
         *,
         on_message: Callable[[Peer, str | bytes], None],
-        on_request: Callable[[Peer, Request], Response | Acceptance] | None = None,
+        on_request: Callable[[Peer, Request], Response | Acceptance | Deferred] | None = None,
         subprotocols: Sequence[str] = (),
         origins: Collection[str] | None = None,
         compression: DeflateParameters | None = _COMPRESSION,
@@ -138,6 +150,9 @@ class Server:
         write_timeout: float = 60.0,
         total_unfinished_limit: int = 128 << 20,
         max_pending_handshakes: int = 1024,
+        max_body_size: int = 0,
+        max_connection_age: float | None = None,
+        trace: bool | logging.Logger = False,
     ) -> None:
         if on_request is None:
             on_request = partial(
@@ -150,6 +165,8 @@ class Server:
             )
         if not control_rate_limit > 0:
             raise ValueError("control_rate_limit: must be above 0; use math.inf for no limit")
+        if max_connection_age is not None and not 0 < max_connection_age < math.inf:
+            raise ValueError("max_connection_age: must be above 0; use None for no limit")
         self._context = ServerContext(
             on_request=on_request,
             on_open=on_open,
@@ -168,6 +185,9 @@ class Server:
             write_timeout=write_timeout,
             total_unfinished_limit=total_unfinished_limit,
             max_pending_handshakes=max_pending_handshakes,
+            max_body_size=max_body_size,
+            max_connection_age=max_connection_age,
+            trace=(logger if trace else None) if isinstance(trace, bool) else trace,
         )
         self._loop = self._context.loop
         self._on_close = on_close
@@ -200,7 +220,12 @@ class Server:
         return Group(self._context.write_coalescer, self._context.compression_threshold)
 
     def listen(
-        self, host: str, port: int, ssl_context: ssl.SSLContext | None = None
+        self,
+        host: str,
+        port: int,
+        ssl_context: ssl.SSLContext | None = None,
+        *,
+        reuse_port: bool = False,
     ) -> tuple[str, int]:
         """Listen on every address of a host; call this again for further hosts and ports.
 
@@ -208,17 +233,21 @@ class Server:
             host: Name or address of a local interface. "::" accepts IPv6 and IPv4, "" listens
                 on all interfaces. Of a name the addresses are used that this machine has.
             port: Port from 0 to 65535; 0 picks a free one, the same for all addresses.
-            ssl_context: TLS configuration, which makes the server's URL `wss`.
+            ssl_context: TLS configuration, which makes the server's URL `wss`. Changes of the
+                context, such as `load_cert_chain`, hold for later connections.
+            reuse_port: Share the port with other processes of the same user that use this
+                option (SO_REUSEPORT). The kernel distributes new connections among them.
 
         Returns:
             First address, and the port.
 
         Raises:
             OSError: An address is invalid or in use, or none is an address of this machine.
+            ValueError: The system does not have SO_REUSEPORT.
 
         """
         self._context.write_coalescer.check_thread()
-        sockets = open_tcp_listeners(host, port)
+        sockets = open_tcp_listeners(host, port, reuse_port=reuse_port)
         for sock in sockets:
             self.listen_on(sock, ssl_context)
         address: tuple[str, int] = sockets[0].getsockname()[:2]
@@ -284,6 +313,7 @@ class Server:
             disconnected, context.disconnected = context.disconnected, []
             closed, context.closed = context.closed, []
             for peer in closed:
+                context.pings.close(peer)
                 self._call("on_close", self._on_close, peer)
             self._call("on_before_flush", self._on_before_flush)
             context.write_coalescer.flush()

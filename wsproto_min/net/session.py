@@ -22,7 +22,7 @@ from threading import get_ident
 from wsproto_min.codes import CloseCode
 from wsproto_min.connection import Connection, Ping, Pong, State
 from wsproto_min.errors import HandshakeError
-from wsproto_min.handshake import Acceptance, HandshakeResult, ServerHandshake
+from wsproto_min.handshake import Acceptance, Deferred, HandshakeResult, ServerHandshake
 from wsproto_min.http import Request, Response
 from wsproto_min.net.context import ServerContext
 from wsproto_min.net.keepalive import Keepalive
@@ -41,6 +41,7 @@ _CONTROL_BURST = 2.0
 _CONTROL_PAUSE = 1.0
 
 _CALLBACK_RAISED = "%s: raised an exception for %s; fix the callback"
+_NO_RESPONSE = "on_request: no response %s for %s; call Peer.respond earlier"
 
 # Constants, because the hot path reads the members often.
 _CONNECTING, _OPEN, _CLOSING, _FLUSHING, _CLOSED = State
@@ -107,6 +108,7 @@ class Session:
             max_message_size=context.max_message_size,
             max_fragments=context.max_fragments,
             compression_threshold=context.compression_threshold,
+            max_body_size=context.max_body_size,
         )
         self._timer: TimerSlot = context.timers.start(self, context.open_timeout)
         context.peers.add(self.peer)
@@ -132,8 +134,11 @@ class Session:
             self._process_handshake(self._handshake)
 
     def on_message_budget_exceeded(self) -> None:
-        """Fail the connection: all unfinished messages together are too large."""
-        self.fail(CloseCode.TRY_AGAIN_LATER, "too many unfinished messages")
+        """Fail the connection: all unfinished messages and bodies together are too large."""
+        if self._handshake is None:
+            self.fail(CloseCode.TRY_AGAIN_LATER, "too many unfinished messages")
+        else:
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many unfinished requests; try again")
 
     def on_too_many_handshakes(self) -> None:
         """Close the socket: too many handshakes are pending, and this one is the oldest."""
@@ -154,19 +159,59 @@ class Session:
             result = handshake.next_result()
         except Exception:
             logger.exception(_CALLBACK_RAISED, "on_request", peer.address)
-            result = handshake.refuse(HandshakeError(500, _INTERNAL_ERROR), self.request)
-        if result is not None and self.state is not _CLOSED:  # on_request may abort
+            result = handshake.refuse(HandshakeError(500, _INTERNAL_ERROR))
+        if self.state is _CLOSED:  # on_request may abort
+            return
+        if result is not None:
             self._finish_handshake(handshake, result)
+        elif handshake.request is not None:
+            self._await_rest(handshake)
 
-    def _respond(self, request: Request) -> Response | Acceptance:
+    def _await_rest(self, handshake: ServerHandshake) -> None:
+        """Wait for the rest of a body, or for the application's response."""
+        if interim := handshake.data_to_send():
+            self._context.write_coalescer.enqueue(self.peer, interim)
+        if handshake.is_deferred:
+            # The peer's next bytes wait in the kernel, so the server need not limit them.
+            self.transport.pause_reading()
+            self._start_timer(self._context.open_timeout)
+        self._context.message_budget.update(self, handshake.unfinished_size)
+
+    def _respond(self, request: Request) -> Response | Acceptance | Deferred:
         self.request = request
         return self._context.on_request(self.peer, request)
+
+    @property
+    def is_deferred(self) -> bool:
+        """True while a request waits for `respond`."""
+        return self._handshake is not None and self._handshake.is_deferred
+
+    def respond(self, response: Response | Acceptance | HandshakeError) -> None:
+        """See `Peer.respond`."""
+        self._context.write_coalescer.check_thread()
+        if self._handshake is not None and self._handshake.is_deferred:
+            self._handshake.decide(response)
+            # Not at once, because on_request may be the caller.
+            self._context.loop.call_later(0, self._send_response)
+
+    def _send_response(self) -> None:
+        """Send the response, unless the peer or its deadline was earlier."""
+        if self._handshake is not None:
+            self._process_handshake(self._handshake)
+
+    def _refuse(self, status: int, reason: str) -> None:
+        """Refuse the handshake."""
+        assert self._handshake is not None
+        error = HandshakeError(status, reason)
+        self._finish_handshake(self._handshake, self._handshake.refuse(error))
 
     def _finish_handshake(self, handshake: ServerHandshake, result: HandshakeResult) -> None:
         """Send the response; open the connection if there is one."""
         peer = self.peer
         self._handshake = None
         del self._context.pending_handshakes[self]
+        if handshake.is_deferred and not self._paused_until:
+            self.transport.resume_reading()
         self._context.write_coalescer.enqueue(peer, handshake.data_to_send())
         if result.connection is None:
             self.refusal = result.error
@@ -187,6 +232,8 @@ class Session:
         else:
             self.keepalive = Keepalive()
             self._start_timer(self._context.ping_interval)
+        if self._context.connection_age is not None:
+            self._context.connection_age.start(self.peer)
         self._call("on_open", self._context.on_open)
         self.request = None
         connection.receive_data(result.trailing_data)
@@ -222,11 +269,7 @@ class Session:
         The limit holds during the closing too, so it cannot use `Peer.pause_reading`.
         """
         now = time.monotonic()
-        if (
-            isinstance(event, Pong)
-            and self.keepalive is not None
-            and self.keepalive.on_pong(event.payload, now)
-        ):
+        if isinstance(event, Pong) and self._answers_ping(event, now):
             return False
         due = max(self._control_frames_due, now) + 1 / self._context.control_rate_limit
         self._control_frames_due = due
@@ -235,6 +278,16 @@ class Session:
         self.transport.pause_reading()
         self._resume_later(_CONTROL_PAUSE)
         return True
+
+    def _answers_ping(self, pong: Pong, now: float) -> bool:
+        """Pass a Pong to the keepalive and to the application's Pings."""
+        pings, keepalive = self._context.pings, self.keepalive
+        if keepalive is not None:
+            sent_at = keepalive.ping_sent_at
+            if keepalive.on_pong(pong.payload, now):
+                pings.acknowledge(self.peer, sent_at, now)
+                return True
+        return pings.on_pong(self.peer, pong.payload, now)
 
     def _call(self, name: str, callback: Callable[..., None], *arguments: object) -> None:
         """Call the application. An exception fails an open connection with 1011.
@@ -272,12 +325,12 @@ class Session:
                 self.keepalive.alive_since_ping = True
             if self.connection is not None:
                 self._process_events(self.connection)
-            if not self._paused_until:  # a message may have paused reading again
+            if not self._paused_until and not self.is_deferred:  # on_message may pause again
                 self.transport.resume_reading()
 
     # Sending.
 
-    def send(self, message: str | bytes) -> None:
+    def send(self, message: str | bytes, *, text: bool, compress: bool) -> None:
         """See `Peer.send`."""
         # This is the hot path, so few calls and attributes.
         write_coalescer = self._context.write_coalescer
@@ -285,8 +338,20 @@ class Session:
             write_coalescer.check_thread()
         connection = self.connection
         if connection is not None and self.state is _OPEN:
-            connection.send(message)
+            connection.send(message, text=text, compress=compress)
             write_coalescer.enqueue(self.peer, connection.data_to_send())
+
+    def ping(
+        self, peer: Peer, on_pong: Callable[[Peer, float | None], None], timeout: float
+    ) -> None:
+        """See `Peer.ping`."""
+        self._context.write_coalescer.check_thread()
+        if self.connection is None or self.state is not _OPEN:
+            on_pong(peer, None)
+            return
+        payload = self._context.pings.add(peer, on_pong, time.monotonic(), timeout)
+        self.connection.ping(payload)
+        self._enqueue(self.connection)
 
     def _enqueue(self, connection: Connection) -> None:
         """Put the connection's bytes into their place among this iteration's writes."""
@@ -363,6 +428,8 @@ class Session:
         if self.state is _OPEN:
             self._leave_groups(keep_pending=state is not _CLOSED)
             self._context.closed.append(self.peer)
+            if self._context.connection_age is not None:
+                self._context.connection_age.stop(self.peer)
         if self.state < _CLOSING and state is not _CLOSED:  # one limit for the whole closing
             self._start_timer(self._context.close_timeout)
             if self._paused_until:
@@ -385,9 +452,12 @@ class Session:
     def on_timer(self) -> None:
         """Act on the deadline of the current state."""
         if self._handshake is not None and self.transport.can_write:
-            reason = f"the request did not arrive within {self._context.open_timeout:g} s"
-            error = HandshakeError(HTTPStatus.REQUEST_TIMEOUT, reason)
-            self._finish_handshake(self._handshake, self._handshake.refuse(error))
+            limit = f"within {self._context.open_timeout:g} s"
+            if self.is_deferred:
+                logger.warning(_NO_RESPONSE, limit, self.peer.address)
+                self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"the server has no answer {limit}")
+            else:
+                self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"the request did not arrive {limit}")
         elif self.state is _OPEN:
             self._keep_alive()
         else:

@@ -12,6 +12,9 @@ import socket
 import ssl
 from contextlib import suppress
 from selectors import EVENT_READ, EVENT_WRITE
+from typing import cast
+
+from wsproto_min.net.frame_trace import Trace, TracedSocket
 
 # Reasons of OpenSSL for bytes that are not TLS.
 _NOT_TLS = {"HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER"}
@@ -35,10 +38,14 @@ class TLSSocket:
 
     __slots__ = ("_ssl", "read_waits_for", "write_waits_for")
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+    def __init__(
+        self, sock: socket.socket, context: ssl.SSLContext, trace: Trace | None = None
+    ) -> None:
         # For a client that has gone, wrap_socket() raises and leaves its socket open. Raise first.
         sock.getpeername()
         self._ssl = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        if trace is not None:  # between TLS and this class, where bytes are not encrypted
+            self._ssl = cast(ssl.SSLSocket, TracedSocket(self._ssl, trace))
         self.read_waits_for: int = EVENT_READ
         self.write_waits_for: int = EVENT_WRITE
 
