@@ -14,6 +14,7 @@ from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import ConnectionClosed, HandshakeError, ProtocolError, WebSocketError
 from wsproto_min.handshake import Acceptance, Deferred, accept
 from wsproto_min.http import Headers, Request, Response
+from wsproto_min.messages import MessageChunk
 
 if TYPE_CHECKING:
     from wsproto_min.net.broadcast import Group
@@ -35,6 +36,7 @@ __all__ = [
     "Group",
     "HandshakeError",
     "Headers",
+    "MessageChunk",
     "Opcode",
     "Peer",
     "Ping",

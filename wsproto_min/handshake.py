@@ -23,14 +23,10 @@ from collections.abc import Callable, Collection, Sequence
 from http import HTTPStatus
 from typing import NamedTuple
 
-from wsproto_min import deflate
 from wsproto_min.connection import Connection, Role
-from wsproto_min.deflate import (
-    DEFAULT_COMPRESSION_THRESHOLD,
-    DeflateParameters,
-    Parameters,
-)
+from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, DeflateParameters
 from wsproto_min.errors import HandshakeError
+from wsproto_min.extensions import Extension, Parameters, accept_offers
 from wsproto_min.http import (
     Headers,
     HeadReader,
@@ -67,11 +63,13 @@ class NegotiatedOptions(NamedTuple):
     Attributes:
         subprotocol: The subprotocol, or None.
         compression: The parameters of permessage-deflate, or None.
+        extensions: All other extensions.
 
     """
 
     subprotocol: str | None = None
     compression: DeflateParameters | None = None
+    extensions: tuple[Extension, ...] = ()
 
 
 class Acceptance(NamedTuple):
@@ -136,6 +134,7 @@ def accept(
     origins: Collection[str] | None = None,
     compression: DeflateParameters | None = DeflateParameters.NO_CONTEXT_TAKEOVER,
     headers: Sequence[tuple[str, str]] = (),
+    extensions: Sequence[Extension] = (),
 ) -> Acceptance:
     """Check an opening handshake (section 4.2.1) and return the acceptance (section 4.2.2).
 
@@ -146,6 +145,7 @@ def accept(
             A client without an Origin header, which is no browser, may always connect.
         compression: The server's configuration of permessage-deflate; None declines all offers.
         headers: Further headers of the response, as pairs of name and value.
+        extensions: The server's further extensions.
 
     Raises:
         HandshakeError: Status 405: the method is not GET. Status 426: the version is not 13.
@@ -195,15 +195,30 @@ def accept(
     subprotocol = next((name for name in subprotocols if name in offered), None)
     if subprotocol is not None:
         pairs.append((_PROTOCOL, subprotocol))
-    negotiated = None
-    for name, parameters in parse_extensions(fields):
-        if name == deflate.NAME and compression is not None:
-            negotiated = compression.accept_offer(parameters)
-            if negotiated is not None:
-                pairs.append((_EXTENSIONS, negotiated.to_header()))
-                break
+    negotiated = accept_offers(parse_extensions(fields), _all_extensions(compression, extensions))
+    if negotiated:
+        value = ", ".join([extension.to_header() for extension in negotiated])
+        pairs.append((_EXTENSIONS, value))
     response = Response(HTTPStatus.SWITCHING_PROTOCOLS, [*pairs, *headers])
-    return Acceptance(response, NegotiatedOptions(subprotocol, negotiated))
+    return Acceptance(response, _options(subprotocol, negotiated))
+
+
+def _all_extensions(
+    compression: DeflateParameters | None, extensions: Sequence[Extension]
+) -> list[Extension]:
+    """Return permessage-deflate, unless it is None, and all other extensions."""
+    return [*([] if compression is None else [compression]), *extensions]
+
+
+def _options(subprotocol: str | None, negotiated: list[Extension]) -> NegotiatedOptions:
+    """Return the negotiated options, with permessage-deflate apart."""
+    compression, others = None, []
+    for extension in negotiated:
+        if isinstance(extension, DeflateParameters):
+            compression = extension
+        else:
+            others.append(extension)
+    return NegotiatedOptions(subprotocol, compression, tuple(others))
 
 
 def _check_origin(origin: str | None, origins: Collection[str]) -> None:
@@ -226,6 +241,7 @@ class ServerHandshake:
         max_message_size: As for `Connection`.
         max_fragments: As for `Connection`.
         compression_threshold: As for `Connection`.
+        extensions: As for `accept`; without effect if `respond` is given.
         max_body_size: Largest body in bytes of a plain HTTP request, which `respond` receives
             together with its body. 0 reads no bodies and checks none of their headers.
 
@@ -257,14 +273,19 @@ class ServerHandshake:
         subprotocols: Sequence[str] = (),
         origins: Collection[str] | None = None,
         compression: DeflateParameters | None = DeflateParameters.NO_CONTEXT_TAKEOVER,
-        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        max_message_size: int | None = DEFAULT_MAX_MESSAGE_SIZE,
         max_fragments: int | None = None,
         compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD,
+        extensions: Sequence[Extension] = (),
         max_body_size: int = 0,
     ) -> None:
         self._respond = respond or (
             lambda request: accept(
-                request, subprotocols=subprotocols, origins=origins, compression=compression
+                request,
+                subprotocols=subprotocols,
+                origins=origins,
+                compression=compression,
+                extensions=extensions,
             )
         )
         self._max_message_size = max_message_size
@@ -328,6 +349,7 @@ class ServerHandshake:
             max_fragments=self._max_fragments,
             compression=decision.options.compression,
             compression_threshold=self._compression_threshold,
+            extensions=decision.options.extensions,
         )
         return HandshakeResult(
             request,
@@ -410,6 +432,7 @@ def upgrade_request(
     subprotocols: Sequence[str] = (),
     compression: DeflateParameters | None = None,
     headers: Sequence[tuple[str, str]] = (),
+    extensions: Sequence[Extension] = (),
 ) -> bytes:
     """Return the bytes of a client's opening handshake (section 4.1).
 
@@ -420,6 +443,7 @@ def upgrade_request(
         subprotocols: Offered subprotocols, the preferred one first.
         compression: Offered parameters of permessage-deflate, or None for no offer.
         headers: Further headers, as pairs of name and value.
+        extensions: Further extensions to offer.
 
     Raises:
         ValueError: An argument contains a control character.
@@ -434,8 +458,9 @@ def upgrade_request(
     ]
     if subprotocols:
         fields.append((_PROTOCOL, ", ".join(subprotocols)))
-    if compression is not None:
-        fields.append((_EXTENSIONS, compression.to_offer()))
+    offers = [extension.to_offer() for extension in _all_extensions(compression, extensions)]
+    if offers:
+        fields.append((_EXTENSIONS, ", ".join(offers)))
     return encode_head(f"GET {target} HTTP/1.1", [*fields, *headers])
 
 
@@ -445,6 +470,7 @@ def validate_response(
     *,
     subprotocols: Sequence[str] = (),
     compression: DeflateParameters | None = None,
+    extensions: Sequence[Extension] = (),
 ) -> NegotiatedOptions:
     """Check a server's response (section 4.1) and return the negotiated options.
 
@@ -453,6 +479,7 @@ def validate_response(
         key: The key of the request.
         subprotocols: The offered subprotocols.
         compression: The offered parameters of permessage-deflate, or None.
+        extensions: The further extensions that were offered.
 
     Raises:
         HandshakeError: The response breaks a rule of section 4.1. It has the response's status
@@ -484,19 +511,23 @@ def validate_response(
         not chosen or chosen[0] in subprotocols,
         "the server chose a subprotocol that was not offered",
     )
-    negotiated = None
     try:
-        extensions = parse_extensions(headers)
+        responses = parse_extensions(headers)
     except HandshakeError as error:
         raise HandshakeError(response.status, error.reason, headers.fields) from None
-    for name, parameters in extensions:
-        require(
-            name == deflate.NAME and compression is not None and negotiated is None,
-            f"the server uses an extension that was not offered: {name}",
-        )
-        negotiated = None if compression is None else compression.validate_response(parameters)
-        require(negotiated is not None, "the server's permessage-deflate does not fit the offer")
-    return NegotiatedOptions(chosen[0] if chosen else None, negotiated)
+    negotiated: list[Extension] = []
+    offered = {extension.name: extension for extension in _all_extensions(compression, extensions)}
+    for name, parameters in responses:
+        offer = offered.pop(name, None)  # the server may use an offer once
+        require(offer is not None, f"the server uses an extension that was not offered: {name}")
+        assert offer is not None
+        accepted = offer.validate_response(parameters)
+        require(accepted is not None, f"the server's {name} does not fit the offer")
+        assert accepted is not None
+        negotiated.append(accepted)
+    used = {extension.rsv for extension in negotiated}
+    require(len(used) == len(negotiated), "the server uses two extensions with the same RSV bit")
+    return _options(chosen[0] if chosen else None, negotiated)
 
 
 def is_interim(response: Response) -> bool:
@@ -517,6 +548,7 @@ class ClientHandshake:
         max_message_size: As for `Connection`.
         max_fragments: As for `Connection`.
         compression_threshold: As for `Connection`.
+        extensions: Further extensions to offer.
 
     Raises:
         ValueError: An argument contains a control character.
@@ -532,13 +564,15 @@ class ClientHandshake:
         compression: DeflateParameters | None = DeflateParameters.DEFAULT,
         headers: Sequence[tuple[str, str]] = (),
         key: str | None = None,
-        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        max_message_size: int | None = DEFAULT_MAX_MESSAGE_SIZE,
         max_fragments: int | None = None,
         compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD,
+        extensions: Sequence[Extension] = (),
     ) -> None:
         self._key = key or base64.b64encode(os.urandom(16)).decode()
         self._subprotocols = subprotocols
         self._compression = compression
+        self._extensions = extensions
         self._max_message_size = max_message_size
         self._max_fragments = max_fragments
         self._compression_threshold = compression_threshold
@@ -552,6 +586,7 @@ class ClientHandshake:
             subprotocols=subprotocols,
             compression=compression,
             headers=headers,
+            extensions=extensions,
         )
 
     def data_to_send(self) -> bytes:
@@ -579,6 +614,7 @@ class ClientHandshake:
                 self._key,
                 subprotocols=self._subprotocols,
                 compression=self._compression,
+                extensions=self._extensions,
             )
         except HandshakeError as error:
             return HandshakeResult(
@@ -590,6 +626,7 @@ class ClientHandshake:
             max_fragments=self._max_fragments,
             compression=options.compression,
             compression_threshold=self._compression_threshold,
+            extensions=options.extensions,
         )
         return HandshakeResult(
             None, response, None, connection, options, self._reader.trailing_data

@@ -20,7 +20,7 @@ from http import HTTPStatus
 from threading import get_ident
 
 from wsproto_min.codes import CloseCode
-from wsproto_min.connection import Close, Connection, Ping, Pong, State
+from wsproto_min.connection import Connection, Ping, Pong, State
 from wsproto_min.errors import HandshakeError
 from wsproto_min.handshake import Acceptance, Deferred, HandshakeResult, ServerHandshake
 from wsproto_min.http import Request, Response
@@ -251,7 +251,7 @@ class Session:
                     self._call("on_message", self._context.on_message, event)
             else:
                 self._enqueue(connection)  # the reply precedes later messages
-                if not isinstance(event, Close) and self._limits_control_frame(event):
+                if isinstance(event, (Ping, Pong)) and self._limits_control_frame(event):
                     break
             if self._paused_until and self.state is _OPEN:
                 break
