@@ -26,8 +26,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from tests.needs import need
+from wsproto_min.client_handshake import ClientHandshake, upgrade_request
 from wsproto_min.connection import Connection, Event
-from wsproto_min.handshake import ClientHandshake, upgrade_request
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.server import Server
 

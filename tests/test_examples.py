@@ -30,7 +30,7 @@ from wsproto_min import (
     accept,
     connect,
 )
-from wsproto_min.handshake import Acceptance
+from wsproto_min.server_handshake import Acceptance
 
 Address = tuple[str, int]
 ECHO_SERVERS = pytest.mark.parametrize("name", ["asyncio_echo", "threads_echo"])

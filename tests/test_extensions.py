@@ -8,14 +8,16 @@ from typing import Any, Self
 import pytest
 
 from wsproto_min import rules
+from wsproto_min.client_handshake import ClientHandshake
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Close, Connection, Event, Role
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import ProtocolError
 from wsproto_min.extensions import Extension, Parameters
 from wsproto_min.frames import RSV1, RSV2, encode_frame
-from wsproto_min.handshake import ClientHandshake, HandshakeResult, ServerHandshake, accept
-from wsproto_min.http import parse_request
+from wsproto_min.handshake import HandshakeResult
+from wsproto_min.http_reader import parse_request
+from wsproto_min.server_handshake import ServerHandshake, accept
 
 MASK = bytes.fromhex("37fa213d")
 

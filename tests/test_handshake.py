@@ -11,24 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsproto_min.connection import Role
-from wsproto_min.deflate import DeflateParameters
-from wsproto_min.errors import HandshakeError
-from wsproto_min.handshake import (
+from wsproto_min.client_handshake import (
     MAX_INTERIM_RESPONSES,
-    Acceptance,
     ClientHandshake,
-    Deferred,
-    HandshakeResult,
-    NegotiatedOptions,
-    ServerHandshake,
-    accept,
-    accept_key,
-    parse_extensions,
     upgrade_request,
     validate_response,
 )
-from wsproto_min.http import Headers, Request, Response, parse_request
+from wsproto_min.connection import Role
+from wsproto_min.deflate import DeflateParameters
+from wsproto_min.errors import HandshakeError
+from wsproto_min.handshake import HandshakeResult, NegotiatedOptions, accept_key, parse_extensions
+from wsproto_min.http import Headers, Request, Response
+from wsproto_min.http_reader import parse_request
+from wsproto_min.server_handshake import Acceptance, Deferred, ServerHandshake, accept
 from wsproto_min.testing.strategies import chunkings
 
 # RFC 6455, section 1.3.

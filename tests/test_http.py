@@ -9,16 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsproto_min.errors import HandshakeError
-from wsproto_min.http import (
+from wsproto_min.http import Headers, Request, Response, encode_head, error_response
+from wsproto_min.http_reader import (
     MAX_HEAD_SIZE,
     MAX_HEADERS,
-    Headers,
     HeadReader,
-    Request,
-    Response,
     body_size,
-    encode_head,
-    error_response,
     parse_request,
     parse_response,
 )

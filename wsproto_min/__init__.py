@@ -12,9 +12,9 @@ from wsproto_min.codes import CloseCode, Opcode
 from wsproto_min.connection import Close, Connection, Event, Ping, Pong, Role, State
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import ConnectionClosed, HandshakeError, ProtocolError, WebSocketError
-from wsproto_min.handshake import Acceptance, Deferred, accept
 from wsproto_min.http import Headers, Request, Response
 from wsproto_min.messages import MessageChunk
+from wsproto_min.server_handshake import Acceptance, Deferred, accept
 
 if TYPE_CHECKING:
     from wsproto_min.net.broadcast import Group

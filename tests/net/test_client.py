@@ -22,13 +22,14 @@ from wsproto_min.connection import Connection, Ping, Role, State
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import ConnectionClosed, HandshakeError, ProtocolError
 from wsproto_min.frames import FrameDecoder, encode_close, encode_frame
-from wsproto_min.handshake import Acceptance, accept
-from wsproto_min.http import HeadReader, Request, parse_request, parse_response
+from wsproto_min.http import Request
+from wsproto_min.http_reader import HeadReader, parse_request, parse_response
 from wsproto_min.net.client import Client, connect
 from wsproto_min.net.connector import _alternate_families, open_socket
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.server import Server
 from wsproto_min.net.url import WebSocketURL, parse_url
+from wsproto_min.server_handshake import Acceptance, accept
 
 HELLO = encode_frame(Opcode.TEXT, b"Hello")  # 81 05 48 65 6c 6c 6f
 BYE = encode_frame(Opcode.CLOSE, encode_close(1000, "bye"))

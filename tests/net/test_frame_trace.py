@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import PATIENCE, handshake, make_certificate, serving
+from wsproto_min.client_handshake import upgrade_request
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Role
 from wsproto_min.frames import Frame, encode_frame
-from wsproto_min.handshake import upgrade_request
 from wsproto_min.net.client import connect
 from wsproto_min.net.frame_trace import MAX_SHOWN, FrameTrace, describe
 from wsproto_min.testing.strategies import chunkings

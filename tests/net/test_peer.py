@@ -12,10 +12,10 @@ from tests.support import handshake
 from wsproto_min.codes import CloseCode
 from wsproto_min.connection import Close, State
 from wsproto_min.errors import HandshakeError
-from wsproto_min.handshake import Acceptance, accept
 from wsproto_min.http import Request, Response
 from wsproto_min.net.broadcast import Group
 from wsproto_min.net.peer import Peer
+from wsproto_min.server_handshake import Acceptance, accept
 
 
 def test_calls_before_and_after_the_connection_do_nothing(bench: Workbench) -> None:

@@ -11,10 +11,10 @@ from tests.net.workbench import Workbench, text
 from tests.support import connect, handshake, poll, read_to_end, serving
 from wsproto_min.connection import State
 from wsproto_min.errors import HandshakeError
-from wsproto_min.handshake import Acceptance, Deferred, accept
 from wsproto_min.http import Request, Response
 from wsproto_min.net.message_budget import MessageBudget
 from wsproto_min.net.peer import Peer
+from wsproto_min.server_handshake import Acceptance, Deferred, accept
 
 POST = b"POST /r/x?a=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
 

@@ -16,7 +16,7 @@ from wsproto_min.explain.frame_fields import FrameFields
 from wsproto_min.explain.handshake_lines import HandshakeContext, HandshakeLines
 from wsproto_min.explain.verdict import Verdict, broken, incomplete, refused
 from wsproto_min.frames import Frame
-from wsproto_min.http import HeadReader
+from wsproto_min.http_reader import HeadReader
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 
 # First bytes of a head. A frame that begins with one of these bytes breaks a rule.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from wsproto_min.explain.hex_dump import parse_dump, unwrap_buffers
-from wsproto_min.http import MAX_HEAD_SIZE
+from wsproto_min.http_reader import MAX_HEAD_SIZE
 
 _WORD = re.compile(r"\S+")
 _COMMENT = "#"

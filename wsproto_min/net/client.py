@@ -32,11 +32,11 @@ from selectors import EVENT_READ, EVENT_WRITE
 from types import TracebackType
 from typing import Self
 
+from wsproto_min.client_handshake import ClientHandshake
 from wsproto_min.codes import CloseCode
 from wsproto_min.connection import Close, Connection, Event, Pong, Role, State
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, DeflateParameters
 from wsproto_min.errors import ConnectionClosed, WebSocketError
-from wsproto_min.handshake import ClientHandshake
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 from wsproto_min.net.connector import RECEIVE_SIZE, Trace, open_socket, perform_handshake
 from wsproto_min.net.frame_trace import as_trace

@@ -19,9 +19,10 @@ from http import HTTPStatus
 from itertools import zip_longest
 from typing import Any, cast
 
+from wsproto_min.client_handshake import ClientHandshake
 from wsproto_min.connection import Role
 from wsproto_min.errors import HandshakeError
-from wsproto_min.handshake import ClientHandshake, HandshakeResult
+from wsproto_min.handshake import HandshakeResult
 from wsproto_min.http import Headers, Response
 from wsproto_min.net.url import WebSocketURL
 

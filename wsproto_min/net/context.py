@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD
-from wsproto_min.handshake import Acceptance, Deferred
 from wsproto_min.http import Request, Response
 from wsproto_min.net.connection_age import ConnectionAge
 from wsproto_min.net.event_loop import EventLoop
@@ -18,6 +17,7 @@ from wsproto_min.net.pings import PendingPings
 from wsproto_min.net.timers import CoarseTimers
 from wsproto_min.net.write_buffer import WriteBudget
 from wsproto_min.net.write_coalescer import WriteCoalescer
+from wsproto_min.server_handshake import Acceptance, Deferred
 
 
 def _ignore(peer: Peer) -> None:

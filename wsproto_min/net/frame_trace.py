@@ -5,8 +5,8 @@
     192.0.2.1:5000 client: TEXT, 5 bytes: 'Hello'
     192.0.2.1:5000 server: CLOSE, 2 bytes: 1000 ''
 
-A trace observes the bytes on the wire, so it sees what both sides sent, valid or not. It shows the
-start of each payload, so it is for debugging only. Connections without a trace cost nothing.
+A trace observes the bytes on the wire, valid or not. It shows the start of each payload, so it is
+for debugging only. Connections without a trace cost nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from wsproto_min.codes import Opcode
 from wsproto_min.connection import Role
 from wsproto_min.errors import HandshakeError, ProtocolError
 from wsproto_min.frames import Frame, FrameDecoder, parse_close
-from wsproto_min.http import HeadReader, parse_request, parse_response
+from wsproto_min.http_reader import HeadReader, parse_request, parse_response
 
 Trace = Callable[[Role, bytes], None]
 """Observer of the bytes on the wire: called with their sender and the bytes."""

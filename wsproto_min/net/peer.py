@@ -9,11 +9,11 @@ from typing import Any, Protocol
 from wsproto_min.codes import CloseCode
 from wsproto_min.connection import Close, Connection, State
 from wsproto_min.errors import HandshakeError
-from wsproto_min.handshake import Acceptance
 from wsproto_min.http import Request, Response
 from wsproto_min.net.broadcast import Group
 from wsproto_min.net.keepalive import Keepalive
 from wsproto_min.net.transport import Transport
+from wsproto_min.server_handshake import Acceptance
 
 
 class PeerSession(Protocol):

@@ -25,13 +25,13 @@ from threading import get_ident
 from typing import TYPE_CHECKING
 
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, DeflateParameters
-from wsproto_min.handshake import Acceptance, Deferred, accept
 from wsproto_min.http import Request, Response
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 from wsproto_min.net.broadcast import Group
 from wsproto_min.net.context import ServerContext
 from wsproto_min.net.listener import Listener, open_tcp_listeners, open_unix_listener
 from wsproto_min.net.peer import Peer
+from wsproto_min.server_handshake import Acceptance, Deferred, accept
 
 if TYPE_CHECKING:
     import ssl

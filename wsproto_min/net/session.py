@@ -22,7 +22,7 @@ from threading import get_ident
 from wsproto_min.codes import CloseCode
 from wsproto_min.connection import Connection, Ping, Pong, State
 from wsproto_min.errors import HandshakeError
-from wsproto_min.handshake import Acceptance, Deferred, HandshakeResult, ServerHandshake
+from wsproto_min.handshake import HandshakeResult
 from wsproto_min.http import Request, Response
 from wsproto_min.net.context import ServerContext
 from wsproto_min.net.keepalive import Keepalive
@@ -30,6 +30,7 @@ from wsproto_min.net.peer import Peer
 from wsproto_min.net.timers import TimerSlot
 from wsproto_min.net.tls import TLSSocket, describe_failure
 from wsproto_min.net.transport import Transport
+from wsproto_min.server_handshake import Acceptance, Deferred, ServerHandshake
 
 logger: logging.Logger = logging.getLogger("wsproto_min")
 
