@@ -408,7 +408,7 @@ class Connection:
         if self.state is not _OPEN or self._outgoing is not None:
             self._require_open()
             raise RuntimeError(_UNDER_WAY)
-        opcode, payload = encode_message(message, text=text)
+        opcode, payload = encode_message(message, text)
         if not self._encoders or not compress or len(payload) < self._min_encoded_size:
             self._send_frame(opcode, payload)
         else:
@@ -584,7 +584,7 @@ class Connection:
             self._unsent.append(data)
 
 
-def encode_message(message: str | bytes, *, text: bool = False) -> tuple[Opcode, bytes]:
+def encode_message(message: str | bytes, text: bool = False) -> tuple[Opcode, bytes]:
     """Return the opcode and the payload of a message: text for `str`, binary for `bytes`.
 
     Args:

@@ -141,7 +141,7 @@ class Group:
         write_coalescer = self._write_coalescer
         if get_ident() != write_coalescer.thread:  # saves a call on the hot path
             write_coalescer.check_thread()
-        opcode, payload = encode_message(message, text=text)
+        opcode, payload = encode_message(message, text)
         plain = compressed = encode_frame(opcode, payload)
         if (
             compress

@@ -331,7 +331,7 @@ class Session:
 
     # Sending.
 
-    def send(self, message: str | bytes, *, text: bool, compress: bool) -> None:
+    def send(self, message: str | bytes, text: bool, compress: bool) -> None:
         """See `Peer.send`."""
         # This is the hot path, so few calls and attributes.
         write_coalescer = self._context.write_coalescer
