@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support import PATIENCE, handshake, make_certificate, serving
+from tests.support import PATIENCE, handshake, make_certificate, read_to_end, serving
+from tests.support import connect as connect_socket
 from wsproto_min.client_handshake import upgrade_request
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Role
@@ -146,6 +147,25 @@ def test_trace_any_chunking_logs_the_same_heads(data: st.DataObject) -> None:
         "client: CONTINUATION, not final, 0 bytes",
         "server: <Response 103 no headers, 0 bytes>",
         "server: <Response 101 upgrade, 0 bytes>",
+    ]
+
+
+def test_trace_logs_a_frame_of_several_reads_once(lines: list[str]) -> None:
+    trace = FrameTrace("x", LOGGER)
+    trace(Role.SERVER, UPGRADE + bytes.fromhex("81 05 48 65"))
+    trace(Role.SERVER, b"llo" + bytes.fromhex("89 00"))
+    assert without_names(lines)[1:] == ["server: TEXT, 5 bytes: 'He'...", "server: PING, 0 bytes"]
+
+
+def test_server_trace_of_a_client_that_leaves_ends(lines: list[str]) -> None:
+    with serving(trace=LOGGER) as running:
+        with connect_socket(running.address) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert read_to_end(sock).startswith(b"HTTP/1.1 400 ")
+        running.wait_for_peers(0)
+    assert without_names(lines) == [
+        "client: <Request GET / HTTP/1.1, 1 headers, 0 bytes>",
+        "server: <Response 400 content-type, content-length, connection, 0 bytes>",
     ]
 
 
