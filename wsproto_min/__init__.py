@@ -63,6 +63,11 @@ _NET = {
 }
 
 
+def __dir__() -> list[str]:
+    """Return the names of the module, also those of `net`, for `pydoc` and the prompt."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> object:
     """Import a name of `net` at its first use, so that the protocol loads no sockets."""
     if name not in _NET:

@@ -38,10 +38,12 @@ from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, DeflateParameters
 from wsproto_min.errors import ConnectionClosed, WebSocketError
 from wsproto_min.handshake import ClientHandshake
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
-from wsproto_min.net.connector import RECEIVE_SIZE, Trace, open_socket, perform_handshake
+from wsproto_min.net.connector import Trace, open_connection
 from wsproto_min.net.frame_trace import as_trace
 from wsproto_min.net.keepalive import Keepalive
-from wsproto_min.net.url import parse_url
+from wsproto_min.net.redirects import DEFAULT_MAX_REDIRECTS
+from wsproto_min.net.tcp import RECEIVE_SIZE
+from wsproto_min.net.url import WebSocketURL, parse_url
 
 _LOST = "the server is gone"
 _NO_DATA = "no data arrived within the time limit"
@@ -61,6 +63,8 @@ def connect(
     compression: DeflateParameters | None = DeflateParameters.DEFAULT,
     compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD,
     ssl_context: ssl.SSLContext | None = None,
+    proxy: str | bool | None = True,
+    max_redirects: int = DEFAULT_MAX_REDIRECTS,
     open_timeout: float = 10.0,
     close_timeout: float = 10.0,
     max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
@@ -76,12 +80,19 @@ def connect(
     Args:
         url: `ws://HOST[:PORT]/PATH`, `wss://HOST[:PORT]/PATH` or `ws+unix:FILE:/PATH`.
         subprotocols: Subprotocols to offer, the preferred one first.
-        headers: Further headers of the request as (name, value), such as Authorization.
+        headers: Further headers of the request as (name, value), such as Authorization or
+            Cookie. The client keeps no cookies.
         origin: Value of the Origin header.
         compression: Parameters of permessage-deflate to offer; None offers no compression.
         compression_threshold: Minimum size of a message that is compressed, in bytes.
         ssl_context: TLS configuration for `wss`. By default, the client verifies the
             certificate by the system's CAs.
+        proxy: URL of a proxy: `http://[USER:PASSWORD@]HOST:PORT` (CONNECT), or the same with
+            `socks5` or, if the proxy resolves names, `socks5h`. True uses the proxy of the
+            environment, such as `https_proxy`, except for loopback addresses and `no_proxy`.
+            None uses no proxy.
+        max_redirects: Number of redirects to follow; 0 for none. Authorization and Cookie do not
+            go to another origin (scheme, host, port). A redirect from `wss` to `ws` is an error.
         open_timeout: Time limit for everything until the connection is open, in seconds.
         close_timeout: Time limit for the closing handshake, in seconds.
         max_message_size: Maximum size of a received message, in bytes.
@@ -98,25 +109,36 @@ def connect(
 
     Raises:
         ValueError: The URL or an argument is invalid.
-        HandshakeError: The server refused the handshake or broke a rule of section 4.1.
-        OSError: The server cannot be reached; `TimeoutError` after `open_timeout`.
+        HandshakeError: The server refused the handshake or broke a rule of section 4.1, or a
+            proxy refused. Then the reason begins with "proxy".
+        OSError: The server or the proxy cannot be reached; `TimeoutError` after `open_timeout`.
     """
     address = parse_url(url)
     trace = as_trace(trace, address.host_header)
-    handshake = ClientHandshake(
-        address.host_header,
-        address.target,
-        subprotocols=subprotocols,
-        compression=compression,
-        headers=[*([] if origin is None else [("Origin", origin)]), *headers],
-        max_message_size=max_message_size,
-        max_fragments=max_fragments,
-        compression_threshold=compression_threshold,
+
+    def begin(address: WebSocketURL, fields: Sequence[tuple[str, str]]) -> ClientHandshake:
+        return ClientHandshake(
+            address.host_header,
+            address.target,
+            subprotocols=subprotocols,
+            compression=compression,
+            headers=fields,
+            max_message_size=max_message_size,
+            max_fragments=max_fragments,
+            compression_threshold=compression_threshold,
+        )
+
+    sock, result = open_connection(
+        address,
+        begin,
+        [*([] if origin is None else [("Origin", origin)]), *headers],
+        deadline=time.monotonic() + open_timeout,
+        ssl_context=ssl_context,
+        proxy=proxy,
+        max_redirects=max_redirects,
+        trace=trace,
     )
-    deadline = time.monotonic() + open_timeout
-    sock = open_socket(address, deadline, ssl_context)
     try:
-        result = perform_handshake(sock, handshake, deadline, trace)
         assert result.connection is not None
         return Client(
             sock,
