@@ -6,7 +6,6 @@ parse it, `Response.encode` and `encode_head` write one. A request body has a Co
 repeats its headers.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -17,6 +16,8 @@ from wsproto_min.errors import HandshakeError
 # Usual limits of HTTP servers: nginx allows 8 KiB a line, Apache 100 lines.
 MAX_HEAD_SIZE = 16384
 MAX_HEADERS = 100
+
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
 
 # Characters of a head that a `repr` shows.
 _REPR_SIZE = 100
@@ -85,7 +86,9 @@ class Headers:
 
     def tokens(self, name: str) -> list[str]:
         """Return the items of a comma-separated header, from all of its lines."""
-        lines = self._values.get(name.lower(), ())
+        lines = self._values.get(name.lower())
+        if lines is None:
+            return []
         items = [item.strip(" \t") for value in lines for item in value.split(",")]
         return [item for item in items if item]
 
@@ -94,6 +97,11 @@ class Headers:
 
         The comparison is case-insensitive; pass `token` in lower case.
         """
+        lines = self._values.get(name.lower())
+        if lines is None:
+            return False
+        if lines[0].lower() == token:  # usual, and saves the splitting
+            return True
         return token in [item.lower() for item in self.tokens(name)]
 
 
@@ -193,7 +201,9 @@ class Response(NamedTuple):
             ValueError: The value contains NaN, an infinite number or itself.
 
         """
-        return cls._of_type("application/json", json.dumps(value, allow_nan=False), status, headers)
+        from json import dumps  # few programs need this module, and it takes 2 ms to load
+
+        return cls._of_type("application/json", dumps(value, allow_nan=False), status, headers)
 
     @classmethod
     def _of_type(
@@ -216,8 +226,10 @@ class Response(NamedTuple):
         fields = list(self.headers)
         if self.status != HTTPStatus.SWITCHING_PROTOCOLS:
             fields += [("Content-Length", str(len(self.body))), ("Connection", "close")]
-        phrase = HTTPStatus(self.status).phrase
-        head = encode_head(f"HTTP/1.1 {self.status} {phrase}", fields)
+        first = _STATUS_LINES.get(self.status)
+        if first is None:
+            raise ValueError(f"status: {self.status} is unknown; use a status of http.HTTPStatus")
+        head = encode_head(first, fields)
         return head if head_only else head + self.body
 
 
@@ -427,14 +439,15 @@ def _parse_head(head: bytes) -> tuple[str, Headers]:
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"there are over {MAX_HEADERS} headers"
         )
     fields = []
+    is_token = _TOKEN.fullmatch
     for line in lines:
         name, colon, value = line.partition(":")
         # RFC 9112, sections 5.1 and 5.2: a space before the colon or at the start of a line is
         # a way to smuggle a request past a proxy.
-        if not colon or not is_token(name):
+        if not colon or is_token(name) is None:
             raise bad_request("a header line is not 'Name: value'")
         fields.append((name, value.strip(" \t")))
-    if _has_control_character("".join([first, *[value for _, value in fields]])):
+    if _has_control_character("".join([first, *lines])):
         raise bad_request("the head contains a control character")  # RFC 9110, section 5.5
     return first, Headers(fields)
 

@@ -37,7 +37,7 @@ class PendingHandshake(Protocol):
         """End the connection, and leave `pending_handshakes`."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class ServerContext:
     """Options of a server (see `Server`), its event loop, and its peers.
 

@@ -6,17 +6,19 @@ import errno
 import logging
 import os
 import socket
-import ssl
 import stat
 import weakref
 from contextlib import suppress
 from selectors import EVENT_READ
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from wsproto_min.net.context import ServerContext
 from wsproto_min.net.frame_trace import FrameTrace, TracedSocket
 from wsproto_min.net.session import Session
 from wsproto_min.net.tls import TLSSocket
+
+if TYPE_CHECKING:
+    import ssl
 
 # Length of the kernel's queue of new connections; the kernel limits it to net.core.somaxconn.
 BACKLOG = 1024
@@ -259,7 +261,7 @@ def _identify_socket_file(sock: socket.socket) -> tuple[int, int] | None:
 
 def _format_address(address: tuple[str, int] | str | bytes) -> str:
     """Return "host:port", with an IPv6 host in brackets, or "unix"."""
-    if isinstance(address, str | bytes):  # bytes: the abstract name of a Unix client
+    if not isinstance(address, tuple):  # bytes: the abstract name of a Unix client
         return "unix"
     host, port = address[:2]
     if host.startswith("::ffff:") and "." in host:  # an IPv4 client of a dual-stack socket

@@ -18,12 +18,11 @@ from __future__ import annotations
 import logging
 import math
 import socket
-import ssl
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING
 
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, DeflateParameters
 from wsproto_min.extensions import Extension
@@ -36,16 +35,15 @@ from wsproto_min.net.listener import Listener, open_tcp_listeners, open_unix_lis
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.write_buffer import DEFAULT_HIGH_MARK, DEFAULT_LOW_MARK
 
+if TYPE_CHECKING:
+    import ssl
+
 # Seconds for HTTP clients to receive their responses after the last WebSocket peer has gone.
 FINAL_RESPONSE_TIMEOUT = 1.0
 
 _COMPRESSION = DeflateParameters.NO_CONTEXT_TAKEOVER
 
 logger: logging.Logger = logging.getLogger("wsproto_min")
-
-
-def _accept(peer: Peer, request: Request, **options: Any) -> Acceptance:
-    return accept(request, **options)
 
 
 def _ignore(*arguments: object) -> None:
@@ -171,13 +169,16 @@ class Server:
         trace: bool | logging.Logger = False,
     ) -> None:
         if on_request is None:
-            on_request = partial(
-                _accept,
-                subprotocols=subprotocols,
-                origins=origins,
-                compression=compression,
-                extensions=extensions,
-            )
+
+            def on_request(peer: Peer, request: Request) -> Acceptance:
+                return accept(
+                    request,
+                    subprotocols=subprotocols,
+                    origins=origins,
+                    compression=compression,
+                    extensions=extensions,
+                )
+
         elif subprotocols or extensions or origins is not None or compression != _COMPRESSION:
             raise ValueError(
                 "on_request: decides about subprotocols, origins, compression and extensions;"

@@ -452,7 +452,7 @@ class Session:
             if self._paused_until:
                 self._resume_later(0)  # the session must read the peer's Close frame
         self.state = state
-        if state >= _FLUSHING:
+        if state >= _FLUSHING and self._context.message_budget.total:
             self._context.message_budget.update(self, 0)
 
     def _leave_groups(self, *, keep_pending: bool) -> None:
