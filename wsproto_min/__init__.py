@@ -19,6 +19,7 @@ from wsproto_min.messages import MessageChunk
 if TYPE_CHECKING:
     from wsproto_min.net.broadcast import Group
     from wsproto_min.net.client import Client, connect
+    from wsproto_min.net.outgoing_stream import OutgoingStream
     from wsproto_min.net.peer import Peer
     from wsproto_min.net.reconnect import reconnect
     from wsproto_min.net.server import Server
@@ -38,6 +39,7 @@ __all__ = [
     "Headers",
     "MessageChunk",
     "Opcode",
+    "OutgoingStream",
     "Peer",
     "Ping",
     "Pong",
@@ -56,6 +58,7 @@ __all__ = [
 _NET = {
     "Client": "client",
     "Group": "broadcast",
+    "OutgoingStream": "outgoing_stream",
     "Peer": "peer",
     "Server": "server",
     "connect": "client",

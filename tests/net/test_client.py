@@ -692,9 +692,10 @@ def test_stream_end_without_close_frame_is_1006(end: Callable[[socket.socket], N
 
 def test_send_of_a_wrong_type_raises_and_keeps_the_client_open() -> None:
     with serving() as running, connect(url(running.address)) as client:
-        wrong: Any = [104, 105]
-        with pytest.raises(TypeError, match="a message is str or bytes, not list"):
-            client.send(wrong)
+        wrong: Any
+        for wrong, kind in ((bytearray(b"hi"), "bytearray"), ([104, 105], "int"), (5, "int")):
+            with pytest.raises(TypeError, match=f"a message is str or bytes, not {kind}"):
+                client.send(wrong)
         client.send("hi")
         assert client.recv(timeout=PATIENCE) == "hi"
 

@@ -27,7 +27,7 @@ KIB = 1 << 10
 
 @pytest.fixture
 def limited(clock: list[float]) -> Iterator[Workbench]:
-    """A workbench whose peers may have 100 KiB in their write buffers."""
+    """A workbench with 100 KiB as the limit of a write buffer."""
     bench = Workbench(clock, write_buffer_limit=100 * KIB)
     yield bench
     bench.stop()
@@ -172,6 +172,20 @@ def test_stream_exception_in_its_block_fails_with_1011(bench: Workbench) -> None
         Close(1011, "the server could not complete a message"),
     ]
     assert peer.write_buffer_size == 0
+
+
+def test_stream_exception_before_a_fragment_keeps_the_peer(bench: Workbench) -> None:
+    peer, remote = bench.open()
+
+    def fail() -> None:
+        with peer.send_stream():
+            peer.send("after")
+            raise ValueError("on purpose")
+
+    with pytest.raises(ValueError, match="on purpose"):
+        fail()
+    assert received(bench, remote, 1) == ["after"]
+    assert peer.is_open
 
 
 def test_stream_exception_after_closing_keeps_the_close_code(bench: Workbench) -> None:

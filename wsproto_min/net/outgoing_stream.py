@@ -37,10 +37,10 @@ class StreamSession(OrderOwner, Protocol):
 class OutgoingStream:
     """A message that a peer is sent in fragments; `Peer.send_stream` returns it.
 
-    A stream is a context manager, which finishes the message. An exception in the block fails the
-    connection with 1011 instead, because a message that has begun cannot be withdrawn: its
-    receiver drops it at the Close frame (RFC 6455, section 5.4). A stream that stays open over
-    several callbacks needs no block; its last call is `finish`.
+    A stream is a context manager, which finishes the message. An exception after the first
+    fragment fails the connection with 1011 instead, because a message that has begun cannot be
+    withdrawn: its receiver drops it at the Close frame (RFC 6455, section 5.4). A stream that
+    stays open over several callbacks needs no block; its last call is `finish`.
 
     Messages that are sent to the peer or its groups meanwhile leave after the stream. They count
     for `write_buffer_limit`. Pings, Pongs and Close frames do not wait.
@@ -95,8 +95,8 @@ class OutgoingStream:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Finish the message, or fail the connection with 1011 after an exception."""
-        if error is None:
+        """Finish the message, or fail with 1011 if an exception leaves it incomplete."""
+        if error is None or self._is_text is None:
             self.finish()
         elif self.is_open:
             reason = "the server could not complete a message"
