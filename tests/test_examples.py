@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.in_process import run_until_signal
+from tests.net.tunnels import tunnels
 from tests.support import PATIENCE, exchange, reset, serving
 from tests.support import connect as connect_tcp
 from wsproto_min import (
@@ -42,10 +43,13 @@ def run_example(name: str) -> None:
 
 
 def run_server(
-    monkeypatch: pytest.MonkeyPatch, name: str, client: Callable[[Address], None]
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    client: Callable[[Address], None],
+    *arguments: str,
 ) -> None:
     """Run an example server on a free port until `client` has returned."""
-    monkeypatch.setattr(sys, "argv", [name, "0"])
+    monkeypatch.setattr(sys, "argv", [name, *arguments, "0"])
     run_until_signal(monkeypatch, lambda: run_example(name), signal.SIGINT, client)
 
 
@@ -217,6 +221,97 @@ def test_reconnecting_client_gives_up_at_a_refusal_with_4xx(
     flaky = FlakyServer(set(), [403])
     with serving(server=flaky.server) as running, pytest.raises(HandshakeError, match="403"):
         deliver(monkeypatch, running.address, ["line"], [])
+
+
+# Download
+
+CONTENT = random.Random(1).randbytes(300_000)
+
+
+def build_download_server(path: Path) -> Server:
+    example = runpy.run_module("wsproto_min.examples.resuming_download", run_name="example")
+    server: Server = example["build_server"](path)
+    return server
+
+
+def download(monkeypatch: pytest.MonkeyPatch, address: Address, copy: Path) -> None:
+    monkeypatch.setattr(random, "uniform", lambda low, high: low)  # no delays
+    monkeypatch.setattr(sys, "argv", ["resuming_download", url(address), str(copy)])
+    run_example("resuming_download")
+
+
+def test_download_copies_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    original.write_bytes(CONTENT)
+
+    def use(address: Address) -> None:
+        download(monkeypatch, address, copy)
+        assert copy.read_bytes() == CONTENT
+
+    run_server(monkeypatch, "resuming_download", use, "serve", str(original))
+
+
+@pytest.mark.parametrize("present", [0, 100_001])
+def test_download_continues_after_each_lost_connection(
+    present: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    original.write_bytes(CONTENT)
+    copy.write_bytes(CONTENT[:present])
+    opened: list[Address] = []
+    with serving(server=build_download_server(original)) as running:
+
+        def begin(sock: socket.socket) -> Address:
+            opened.append(running.address)
+            return running.address
+
+        with tunnels(begin, limit=100_000) as address:
+            download(monkeypatch, address, copy)
+    assert copy.read_bytes() == CONTENT
+    assert len(opened) >= 3
+
+
+def test_download_from_another_server_ends_with_a_message(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with serving() as running, pytest.raises(SystemExit, match="sent text; is this a server"):
+        download(monkeypatch, running.address, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("message", [b"0", "", "-1", "1" * 16, "0x1"])
+def test_download_server_refuses_other_messages(message: str | bytes, tmp_path: Path) -> None:
+    original = tmp_path / "original"
+    original.write_bytes(CONTENT)
+    with (
+        serving(server=build_download_server(original)) as running,
+        connect(url(running.address)) as client,
+    ):
+        client.send(message)
+        with pytest.raises(ConnectionClosed, match="1008 send an offset in decimal"):
+            client.recv(PATIENCE)
+
+
+# File echo
+
+
+@pytest.mark.parametrize("size", [3, 1_000_000])
+def test_file_echo_sends_files_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, size: int
+) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+
+    def use(address: Address) -> None:
+        source.write_bytes(random.Random(size).randbytes(size))
+        arguments = ["file_echo", url(address), str(source), str(copy)]
+        monkeypatch.setattr(sys, "argv", arguments)
+        run_example("file_echo")
+        assert copy.read_bytes() == source.read_bytes()
+        with connect(url(address)) as client:
+            for text in ("text", "again"):  # comes back as the content of a file
+                client.send(text)
+                assert client.recv(PATIENCE) == text.encode()
+
+    run_server(monkeypatch, "file_echo", use)
 
 
 # Servers without `wsproto_min.net`

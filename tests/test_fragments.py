@@ -43,7 +43,7 @@ def events(connection: Connection, *chunks: bytes) -> list[Event]:
 
 
 def joined(chunks: Sequence[Event]) -> list[str | bytes]:
-    """Return the messages of which the chunks are parts."""
+    """Join chunks to messages."""
     messages: list[str | bytes] = []
     parts: list[Any] = []
     for chunk in chunks:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.in_process import run_until_signal
+from tests.net.tunnels import ConnectProxy, tunnels
 from tests.support import PATIENCE, ROOT, Client, command, daemon, make_certificate, serving
 from wsproto_min.__main__ import main
 from wsproto_min.connection import Close
@@ -112,6 +113,13 @@ def test_echo_on_invalid_address_exits_with_status_2(arguments: list[str]) -> No
         (["sing"], "sing"),
         (["echo", "--port", "http"], "http"),
         (["echo", "--loudly"], "--loudly"),
+        (
+            ["connect", "ws://h/", "--header", "no colon"],
+            "'no colon': not a header; write 'NAME: V",
+        ),
+        (["connect", "ws://h/", "--header", ": no name"], "': no name': not a header"),
+        (["connect", "ws://h/", "--header", "a b: c"], "'a b: c': not a header"),
+        (["connect", "wss://h/", "--ca", "x", "--insecure"], "not allowed with argument --ca"),
     ],
 )
 def test_invalid_command_line_exits_with_status_2(
@@ -344,6 +352,7 @@ def test_connect_options_appear_in_request(
         return accept(request, subprotocols=["b"])
 
     options = ["--subprotocol", "a", "--subprotocol", "b", "--origin", "http://x", "--trace"]
+    options += ["--header", "Authorization: Bearer x:y", "--header", "X-Empty:"]
     with serving(on_request=on_request) as running, open(os.devnull) as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
         url = f"ws://{running.address[0]}:{running.address[1]}/"
@@ -351,8 +360,74 @@ def test_connect_options_appear_in_request(
     headers = requests[0].headers
     assert headers.tokens("Sec-WebSocket-Protocol") == ["a", "b"]
     assert headers.get("Origin") == "http://x"
+    assert headers.get("Authorization") == "Bearer x:y"
+    assert headers.get("X-Empty") == ""
     assert headers.get("Sec-WebSocket-Extensions") is None
     assert "> CLOSE, 8 bytes" in capsys.readouterr().out
+
+
+def test_connect_posts_a_line_with_a_token_and_exits_with_0() -> None:
+    received: list[str | bytes] = []
+
+    def on_request(peer: Peer, request: Request) -> Acceptance | Response:
+        if request.headers.get("Authorization") != "Bearer secret":
+            return Response(401, body=b"a token is required\n")
+        return accept(request)
+
+    def on_message(peer: Peer, message: str | bytes) -> None:
+        received.append(message)
+
+    with serving(on_message, on_request=on_request) as running:
+        url = f"ws://127.0.0.1:{running.address[1]}/"
+        result = talk(url, "--header", "Authorization: Bearer secret", typed="done\n")
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "closed: 1000\n")
+        assert received == ["done"]
+        result = talk(url, typed="done\n")
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr.endswith(": the server answered 401: a token is required\n")
+    assert received == ["done"]
+
+
+def test_connect_insecure_accepts_any_certificate_and_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(make_certificate(tmp_path))
+    with (
+        serving(on_open=lambda peer: peer.send("Hello"), ssl_context=context) as running,
+        open(os.devnull) as nothing,
+    ):
+        monkeypatch.setattr(sys, "stdin", nothing)
+        url = f"wss://127.0.0.1:{running.address[1]}/"
+        assert main(["connect", url]) == 1
+        assert "certificate verify failed" in capsys.readouterr().err
+        assert main(["connect", url, "--insecure"]) == 0
+    output, errors = capsys.readouterr()
+    assert output == "Hello\n"
+    warning, end = errors.splitlines()
+    assert warning.startswith("wsproto_min: warning: --insecure accepts any certificate")
+    assert end == "closed: 1000"
+
+
+def test_connect_uses_the_given_proxy(capsys: pytest.CaptureFixture[str], echo: str) -> None:
+    with tunnels(begin := ConnectProxy()) as (host, port):
+        result = talk(echo, "--proxy", f"http://Ann:secret@{host}:{port}", typed="Hello\n")
+    assert (result.returncode, result.stdout) == (0, "Hello\n")
+    assert begin.requests[0].headers.get("Proxy-Authorization") == "Basic QW5uOnNlY3JldA=="
+    assert main(["connect", echo, "--proxy", "https://Ann:secret@h"]) == 1
+    errors = capsys.readouterr().err
+    assert "proxy 'https://h': unknown form or scheme; write http://HOST:PORT" in errors
+    assert "secret" not in errors
+
+
+def test_connect_help_documents_its_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["connect", "--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Exit status: 0 after a closing handshake" in text
+    for option in ("--header", "--proxy", "--insecure", "--subprotocol"):
+        assert option in text
 
 
 def test_keyboard_interrupt_exits_with_status_130(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import json
 import pkgutil
+import pydoc
 import re
 from collections import defaultdict
 from types import ModuleType
@@ -34,7 +35,7 @@ from tests.documents import (
 )
 from tests.support import ROOT
 from tests.test_threats import ADVISORIES
-from wsproto_min import Peer, Server, connect, deflate, messages
+from wsproto_min import Peer, Server, accept, connect, deflate, messages, reconnect
 from wsproto_min.__main__ import main
 
 # Tables of wsproto_min
@@ -62,6 +63,72 @@ def test_api_tables_have_callbacks_and_peer_attributes() -> None:
     assert named == {name for name in dir(Peer) if not name.startswith("_")}
 
 
+def test_pydoc_shows_all_public_names_with_their_text() -> None:
+    text = pydoc.plain(pydoc.render_doc(wsproto_min))
+    for name in wsproto_min.__all__:
+        value = getattr(wsproto_min, name)
+        heading = rf"^    (class )?{name}(\(| =)"
+        assert re.search(heading, text, re.MULTILINE), f"pydoc does not show {name}"
+        if inspect.isclass(value) or inspect.isfunction(value):
+            first_line = (value.__doc__ or "").partition("\n")[0]
+            assert first_line, f"{name} has no docstring"
+            assert first_line in text, name
+
+
+def test_public_classes_and_functions_have_docstrings() -> None:
+    owners = [wsproto_min, *(module for module in MODULES if "wsproto_min" in module.__name__)]
+    checked = 0
+    for owner in owners:
+        for name, value in public_members(owner):
+            assert inspect.getdoc(value), f"{owner.__name__}.{name} has no docstring"
+            for method, function in public_members(value) if inspect.isclass(value) else ():
+                assert inspect.getdoc(function), f"{name}.{method} has no docstring"
+                checked += 1
+    assert checked > 100
+
+
+def public_members(owner: Any) -> list[tuple[str, Any]]:
+    """Return the classes, functions and properties of a module or class that it defines."""
+    home = owner.__module__ if inspect.isclass(owner) else owner.__name__
+    return [
+        (name, value)
+        for name, value in vars(owner).items()
+        if not name.startswith("_")
+        and (
+            isinstance(value, property)
+            or ((inspect.isclass(value) or inspect.isfunction(value)) and value.__module__ == home)
+        )
+    ]
+
+
+@pytest.mark.parametrize("peer", ["coming from websockets", "coming from ws"])
+def test_porting_table_names_exist(peer: str) -> None:
+    arguments = {
+        name
+        for function in (connect, reconnect, Server, accept)
+        for name in inspect.signature(function).parameters
+    }
+    plain = {"with", "str", "bytes", "code", "rule", "status", "ValueError"}
+    rows = table(LEARN, peer)
+    assert len(rows) > 15
+    for _, here in rows:
+        names = [
+            re.sub(r"\(.*\)$", "", code).removeprefix("for client in ") for code in code_in(here)
+        ]
+        assert names, here
+        for name in names:
+            assert name in arguments | plain or exists(name), name
+
+
+def test_comparison_table_is_complete() -> None:
+    rows = table(LEARN, "comparison")
+    assert {len(row) for row in rows} == {12}  # ten libraries, this one, and the row's name
+    for name, ours, *theirs in rows:
+        assert name, ours
+        assert ours not in ("", "?", "-"), name
+        assert all(theirs), name
+
+
 def test_reading_order_has_all_modules() -> None:
     text = section(LEARN, "## Read the code")
     named = set(code_in(text))
@@ -75,7 +142,7 @@ def test_examples_table_has_all_examples() -> None:
     named = re.findall(r"^\| \[`(\w+)`\]\(examples/\1\.py\)", DOCUMENTS[LEARN], re.MULTILINE)
     programs = {path.stem for path in (ROOT / "wsproto_min/examples").glob("[a-z]*.py")}
     assert set(named) == programs
-    assert len(named) == 5
+    assert len(named) == 7
 
 
 def test_explain_section_has_all_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,6 +151,14 @@ def test_explain_section_has_all_options(capsys: pytest.CaptureFixture[str]) -> 
     options = set(re.findall(r"^  (--[a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE))
     named = re.findall(r"--[a-z][a-z0-9-]+", section(LEARN, "## explain"))
     assert options == set(named)
+
+
+def test_connect_options_table_has_all_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["connect", "--help"])
+    options = re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE)
+    shown = [code_in(option)[0].split()[0] for option, _ in table(LEARN, "connect options")]
+    assert sorted(shown) == sorted(options)
 
 
 def default_of(name: str) -> Any:
@@ -107,6 +182,8 @@ def test_limits_of_wsproto_min_match_the_code() -> None:
         "write_buffer_limit": f"{default_of('write_buffer_limit'):,} bytes",
         "total_write_buffer_limit": f"{default_of('total_write_buffer_limit'):,} bytes",
     }
+    for name in ("write_high_mark", "write_low_mark"):
+        defaults[name] = f"{default_of(name):,} bytes"
     unfinished = default_of("total_unfinished_limit")
     defaults["total_unfinished_limit"] = f"{unfinished:,} bytes"
     defaults["max_pending_handshakes"] = f"{default_of('max_pending_handshakes'):,} "
@@ -117,10 +194,11 @@ def test_limits_of_wsproto_min_match_the_code() -> None:
     defaults["control_rate_limit"] = f"{rate:g} control frames per second, and {2 * rate:g} at once"
     of_client = {name: each.default for name, each in inspect.signature(connect).parameters.items()}
     defaults["read_buffer_limit"] = f"{of_client['read_buffer_limit']:,} bytes"
+    defaults["max_redirects"] = f"{of_client['max_redirects']} "
     for name in ("open_timeout", "close_timeout", "ping_interval", "ping_timeout"):
         defaults[name] = f"{default_of(name):g} s"
         assert of_client[name] == default_of(name), name
-    for name in ("MAX_CONTROL_PAYLOAD", "MAX_HEAD_SIZE"):
+    for name in ("MAX_CONTROL_PAYLOAD", "MAX_HEAD_SIZE", "MAX_DECODED_CHUNK"):
         defaults[name] = f"{constant(wsproto_min, name):,} bytes"
     counts = "MAX_FINAL_BLOCKS", "MAX_HEADERS", "MAX_INTERIM_RESPONSES", "ACCEPTS_PER_ITERATION"
     for name in counts:

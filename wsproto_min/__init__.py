@@ -19,6 +19,7 @@ from wsproto_min.server_handshake import Acceptance, Deferred, accept
 if TYPE_CHECKING:
     from wsproto_min.net.broadcast import Group
     from wsproto_min.net.client import Client, connect
+    from wsproto_min.net.outgoing_stream import OutgoingStream
     from wsproto_min.net.peer import Peer
     from wsproto_min.net.reconnect import reconnect
     from wsproto_min.net.server import Server
@@ -38,6 +39,7 @@ __all__ = [
     "Headers",
     "MessageChunk",
     "Opcode",
+    "OutgoingStream",
     "Peer",
     "Ping",
     "Pong",
@@ -56,11 +58,17 @@ __all__ = [
 _NET = {
     "Client": "client",
     "Group": "broadcast",
+    "OutgoingStream": "outgoing_stream",
     "Peer": "peer",
     "Server": "server",
     "connect": "client",
     "reconnect": "reconnect",
 }
+
+
+def __dir__() -> list[str]:
+    """Return the names of the module, also those of `net`, for `pydoc` and the prompt."""
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> object:

@@ -13,7 +13,7 @@ from wsproto_min.errors import HandshakeError
 from wsproto_min.explain.cli import add_explain
 from wsproto_min.explain.live_trace import Tracer, run_interactive
 from wsproto_min.explain.style import printable
-from wsproto_min.http import Request
+from wsproto_min.http import Request, is_token
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 from wsproto_min.net.client import connect
 from wsproto_min.net.peer import Peer
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 1 if the connection or the server failed, 2 for a usage
-        error, 130 after Ctrl-C. `explain` has its own table in its help text.
+        error, 130 after Ctrl-C. `connect` and `explain` have their own in their help texts.
     """
     parser = argparse.ArgumentParser(
         prog="python -m wsproto_min", description="Tools to try and to study WebSocket (RFC 6455)."
@@ -47,11 +47,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _add_connect(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Send each line of standard input as a text message, and print the messages that arrive."
+        " At the end of the input, close the connection and print what still arrives."
+    )
+    parser.epilog = (
+        "Exit status: 0 after a closing handshake, with any close code; 1 if the connection"
+        " failed or was lost, or if the server broke a rule; 2 for a usage error; 130 after"
+        " Ctrl-C."
+    )
     parser.add_argument("url", help="ws://HOST:PORT/PATH, wss://... or ws+unix:FILE:/PATH")
     parser.add_argument(
         "--trace",
         action="store_true",
         help="explain the handshake and every frame in both directions",
+    )
+    parser.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        type=_header,
+        metavar="'NAME: VALUE'",
+        help="send this header, such as 'Authorization: Bearer TOKEN'; may be repeated",
     )
     parser.add_argument(
         "--subprotocol",
@@ -65,20 +82,52 @@ def _add_connect(parser: argparse.ArgumentParser) -> None:
         "--no-compression", action="store_true", help="do not offer permessage-deflate"
     )
     parser.add_argument(
+        "--proxy",
+        default=True,
+        metavar="URL",
+        help="use this proxy: http://[USER:PASSWORD@]HOST:PORT, socks5://... or socks5h://...;"
+        " by default that of the environment, such as https_proxy",
+    )
+    trust = parser.add_mutually_exclusive_group()
+    trust.add_argument(
         "--ca", metavar="FILE", help="trust the CA certificates in this file (wss only)"
+    )
+    trust.add_argument(
+        "--insecure",
+        action="store_true",
+        help="accept any certificate, with a warning (wss only)",
     )
     parser.set_defaults(run=_connect)
 
 
+def _header(text: str) -> tuple[str, str]:
+    """Return name and value of a header. Raises `ArgumentTypeError`."""
+    name, colon, value = text.partition(":")
+    if not colon or not is_token(name):
+        raise argparse.ArgumentTypeError(f"{text!r}: not a header; write 'NAME: VALUE'")
+    return name, value.strip()
+
+
 def _connect(options: argparse.Namespace) -> int:
-    """Run the interactive client; return 1 if connecting fails or the server breaks a rule."""
+    """Run the interactive client; return 1 if the connection fails or is lost."""
     try:
+        context = ssl.create_default_context(cafile=options.ca)
+        if options.insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            print(
+                "wsproto_min: warning: --insecure accepts any certificate,"
+                " so another server can read and change everything",
+                file=sys.stderr,
+            )
         client = connect(
             options.url,
             subprotocols=options.subprotocol,
+            headers=options.header,
             origin=options.origin,
             compression=None if options.no_compression else DeflateParameters.DEFAULT,
-            ssl_context=ssl.create_default_context(cafile=options.ca),
+            ssl_context=context,
+            proxy=options.proxy,
             trace=Tracer() if options.trace else None,
         )
     except (ValueError, OSError, HandshakeError) as error:

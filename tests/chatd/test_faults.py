@@ -31,7 +31,7 @@ from tests.load.support import BATCH, connect_talk_and_close
 from tests.reconnecting_client import ReconnectingClient
 from tests.support import PATIENCE, RunningServer, make_certificate, poll, serving
 from wsproto_min.errors import ConnectionClosed, HandshakeError
-from wsproto_min.net import client as client_module
+from wsproto_min.net import connector
 from wsproto_min.net import event_loop as loop_module
 from wsproto_min.net import listener as listener_module
 from wsproto_min.net import timers as timers_module
@@ -263,7 +263,7 @@ def faulty_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Faults, Cli
     """Yield a client with a faulty socket, connected to an echo server."""
     faults = Faults(SEED, size=7)
     monkeypatch.setattr(
-        client_module, "open_socket", lambda *arguments: wrap(open_socket(*arguments), faults)
+        connector, "open_socket", lambda *arguments: wrap(open_socket(*arguments), faults)
     )
     with serving() as running:
         client = connect(f"ws://127.0.0.1:{running.address[1]}/")

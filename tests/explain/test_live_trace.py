@@ -151,6 +151,19 @@ def test_violation_by_server_returns_status_1(capsys: Output) -> None:
     )
 
 
+def test_lost_connection_returns_status_1(capsys: Output) -> None:
+    with serving(on_message=lambda peer, _: peer.abort()) as running, typed(b"a\n") as pipe:
+        assert run_interactive(connect(url(running.address)), pipe.reader) == 1
+    assert capsys.readouterr() == ("", "closed: 1006 the server is gone\n")
+
+
+def test_server_without_close_frame_returns_status_1(capsys: Output) -> None:
+    with serving(on_message=lambda peer, _: peer.abort()) as running, typed(b"done\n") as pipe:
+        pipe.end()
+        assert run_interactive(connect(url(running.address)), pipe.reader) == 1
+    assert capsys.readouterr() == ("", "closed: 1006 the server is gone\n")
+
+
 def test_input_may_be_a_file_or_dev_null(
     capsys: Output, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

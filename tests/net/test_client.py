@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.reference import reference_decode
-from tests.support import PATIENCE, poll, reset, serving
+from tests.support import PATIENCE, need_ipv6, poll, reset, serving
 from wsproto_min.codes import CloseCode, Opcode
 from wsproto_min.connection import Connection, Ping, Role, State
 from wsproto_min.deflate import DeflateParameters
@@ -25,9 +25,11 @@ from wsproto_min.frames import FrameDecoder, encode_close, encode_frame
 from wsproto_min.http import Request
 from wsproto_min.http_reader import HeadReader, parse_request, parse_response
 from wsproto_min.net.client import Client, connect
-from wsproto_min.net.connector import _alternate_families, open_socket
+from wsproto_min.net.connector import open_socket
 from wsproto_min.net.peer import Peer
+from wsproto_min.net.proxy import Proxy
 from wsproto_min.net.server import Server
+from wsproto_min.net.tcp import alternate_families
 from wsproto_min.net.url import WebSocketURL, parse_url
 from wsproto_min.server_handshake import Acceptance, accept
 
@@ -205,6 +207,13 @@ def test_url_host_without_a_label_form_is_refused(host: str) -> None:
         parse_url(f"ws://{host}/")
 
 
+def test_url_host_over_253_characters_is_refused() -> None:
+    host = ".".join(["x" * 62] * 4)
+    assert parse_url(f"ws://{host}.x/").host == f"{host}.x"
+    with pytest.raises(ValueError, match="longer than 253 characters"):
+        parse_url(f"ws://{host}.xx/")
+
+
 @pytest.mark.parametrize("host", ["a b", "a\\b", "a|b", "%00", "a%0d%0aX", "a%2fb", "%40", "<a>"])
 def test_url_host_with_a_forbidden_character_is_refused(host: str) -> None:
     with pytest.raises(ValueError, match="contains a character that a host name must not have"):
@@ -346,7 +355,7 @@ def test_refusal_raises_with_status_and_first_body_line(
     response: bytes, status: int, reason: str
 ) -> None:
     with scripted(responds(response)) as address:
-        error = refusal(address)
+        error = refusal(address, max_redirects=0)
     assert error.status == status
     assert error.reason.endswith(reason), error.reason
 
@@ -385,7 +394,8 @@ def test_connect_skips_interim_responses_and_traces_each() -> None:
 def test_refusal_error_carries_response_headers() -> None:
     response = b"HTTP/1.1 302 Found\r\nLocation: ws://elsewhere/\r\n\r\n"
     with scripted(responds(response)) as address:
-        assert refusal(address).headers == (("location", "ws://elsewhere/"),)
+        error = refusal(address, max_redirects=0)
+        assert error.headers == (("location", "ws://elsewhere/"),)
 
 
 END = b"\r\n\r\n"
@@ -683,9 +693,10 @@ def test_stream_end_without_close_frame_is_1006(end: Callable[[socket.socket], N
 
 def test_send_of_a_wrong_type_raises_and_keeps_the_client_open() -> None:
     with serving() as running, connect(url(running.address)) as client:
-        wrong: Any = [104, 105]
-        with pytest.raises(TypeError, match="a message is str or bytes, not list"):
-            client.send(wrong)
+        wrong: Any
+        for wrong, kind in ((bytearray(b"hi"), "bytearray"), ([104, 105], "int"), (5, "int")):
+            with pytest.raises(TypeError, match=f"a message is str or bytes, not {kind}"):
+                client.send(wrong)
         client.send("hi")
         assert client.recv(timeout=PATIENCE) == "hi"
 
@@ -885,14 +896,15 @@ Found = tuple[int, int, int, str, Any]
 
 
 @contextmanager
-def silent_address() -> Iterator[Found]:
+def silent_address(host: str = "127.0.0.1") -> Iterator[Found]:
     """Yield an address that leaves connection attempts unanswered."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family, backlog=0) as full, ExitStack() as stack:
         for _ in range(3):  # fill the accept queue
-            sock = stack.enter_context(socket.socket())
+            sock = stack.enter_context(socket.socket(family))
             sock.setblocking(False)
             sock.connect_ex(full.getsockname())
-        yield (socket.AF_INET, socket.SOCK_STREAM, 0, "", full.getsockname())
+        yield (family, socket.SOCK_STREAM, 0, "", full.getsockname())
 
 
 @pytest.mark.parametrize(
@@ -910,6 +922,35 @@ def test_connect_tries_next_address_while_one_is_silent(
         with connect("ws://two.example/", open_timeout=open_timeout) as client:
             assert seconds - 0.01 <= time.monotonic() - started < seconds + 0.25
             assert client.recv(PATIENCE) == "Hello"
+
+
+def test_connect_over_broken_ipv6_uses_ipv4_after_one_delay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    need_ipv6()
+    opened: list[socket.socket] = []
+
+    class Recorded(socket.socket):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            opened.append(self)
+
+    with (
+        silent_address("::1") as first,
+        silent_address("::1") as second,
+        scripted(sends(HELLO)) as server,
+    ):
+        port = int(server.rstrip("/").rpartition(":")[2])
+        ipv4 = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [first, second, ipv4])
+        monkeypatch.setattr("wsproto_min.net.tcp.socket.socket", Recorded)
+        started = time.monotonic()
+        with connect("ws://dual.example/", open_timeout=PATIENCE) as client:
+            assert time.monotonic() - started >= 0.24
+            assert client.recv(PATIENCE) == "Hello"
+        # The second address over IPv6 would come after that over IPv4.
+        (loser,) = [sock for sock in opened if sock.family == socket.AF_INET6]
+        assert loser.fileno() == -1
 
 
 def test_connect_waits_for_a_silent_address_after_a_refusal(
@@ -949,7 +990,7 @@ def test_connect_alternates_between_address_families() -> None:
         (family, 0, 0, "", name)
         for family, name in zip([ipv6] * 3 + [ipv4] * 2, "abcde", strict=True)
     ]
-    assert "".join(name for _, name in _alternate_families(found)) == "adbec"
+    assert "".join(name for _, name in alternate_families(found)) == "adbec"
 
 
 def test_connect_closes_sockets_of_other_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -964,7 +1005,7 @@ def test_connect_closes_sockets_of_other_attempts(monkeypatch: pytest.MonkeyPatc
         port = int(server.rstrip("/").rpartition(":")[2])
         found = [silent, (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)), silent]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-        monkeypatch.setattr("wsproto_min.net.connector.socket.socket", Recorded)
+        monkeypatch.setattr("wsproto_min.net.tcp.socket.socket", Recorded)
         with connect("ws://two.example/"):
             attempts = [sock for sock in opened if sock.family == socket.AF_INET][:2]
             assert [sock.fileno() == -1 for sock in attempts] == [True, False]
@@ -1147,13 +1188,16 @@ def test_failed_connect_closes_its_socket(monkeypatch: pytest.MonkeyPatch) -> No
         raise ZeroDivisionError
 
     def recording(
-        address: WebSocketURL, deadline: float, context: ssl.SSLContext | None
+        address: WebSocketURL,
+        deadline: float,
+        context: ssl.SSLContext | None,
+        proxy: Proxy | None,
     ) -> socket.socket:
-        sock = open_socket(address, deadline, context)
+        sock = open_socket(address, deadline, context, proxy)
         opened.append(sock)
         return sock
 
-    monkeypatch.setattr("wsproto_min.net.client.open_socket", recording)
+    monkeypatch.setattr("wsproto_min.net.connector.open_socket", recording)
     with scripted(responds(b"HTTP/1.1 403 No\r\n\r\n")) as address:
         refusal(address)
     with scripted(lambda sock: None) as address, pytest.raises(ZeroDivisionError):

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from selectors import EVENT_READ, SelectSelector
 
+from wsproto_min.codes import CloseCode
 from wsproto_min.connection import Role
 from wsproto_min.errors import ConnectionClosed, ProtocolError
 from wsproto_min.explain.dissector import Dissector
@@ -62,7 +63,8 @@ def run_interactive(client: Client, standard_input: int) -> int:
         standard_input: File descriptor to read lines from.
 
     Returns:
-        The exit status: 0, or 1 if the server broke a rule.
+        The exit status: 0 after a closing handshake; 1 if the connection was lost or the
+        server broke a rule.
     """
     incomplete_line = b""
     # SelectSelector, because epoll rejects regular files and /dev/null.
@@ -83,7 +85,8 @@ def run_interactive(client: Client, standard_input: int) -> int:
                         client.close()
         except (ConnectionClosed, ProtocolError) as error:
             print(f"closed: {printable(str(error))}", file=sys.stderr)
-            return 0 if isinstance(error, ConnectionClosed) else 1
+            is_lost = isinstance(error, ProtocolError) or error.code == CloseCode.ABNORMAL_CLOSURE
+            return 1 if is_lost else 0
 
 
 @contextmanager

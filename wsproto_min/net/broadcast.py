@@ -14,7 +14,8 @@ from typing import Protocol
 from wsproto_min.connection import encode_message
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, SHARED_COMPRESSOR
 from wsproto_min.frames import encode_frame
-from wsproto_min.net.write_coalescer import NumberedFrames, Recipient, WriteCoalescer
+from wsproto_min.net.message_order import NumberedFrames
+from wsproto_min.net.write_coalescer import Recipient, WriteCoalescer
 
 
 class GroupMember(Recipient, Protocol):

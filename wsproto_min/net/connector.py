@@ -1,34 +1,29 @@
 """Opening a connection as a client: socket, TLS and opening handshake (RFC 6455, section 4.1).
 
 A deadline is a time of `time.monotonic`. One deadline limits all steps of `connect` together:
-the name lookup, every address of the host, TLS and the handshake.
+the name lookup, every address of the host, the proxy, TLS, the handshake and all redirects.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import selectors
 import socket
 import ssl
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from http import HTTPStatus
-from itertools import zip_longest
-from typing import Any, cast
 
 from wsproto_min.client_handshake import ClientHandshake
 from wsproto_min.connection import Role
 from wsproto_min.errors import HandshakeError
 from wsproto_min.handshake import HandshakeResult
 from wsproto_min.http import Headers, Response
+from wsproto_min.net.proxy import Proxy, find_proxy, naming, open_tunnel
+from wsproto_min.net.redirects import headers_after, next_url
+from wsproto_min.net.socks import open_socks_tunnel
+from wsproto_min.net.tcp import connect_tcp, connect_unix, receive, time_left
 from wsproto_min.net.url import WebSocketURL
 
-RECEIVE_SIZE = 1 << 16
-ATTEMPT_DELAY = 0.25
-"""Seconds from one connection attempt to the next (RFC 8305, section 5)."""
 MAX_FIRST_LINE = 500
 """Number of bytes of a refusal's body that an error quotes."""
 
@@ -38,12 +33,67 @@ _HEAD = re.compile(rb"(?s).+?(?:\r\n\r\n|\Z)")
 Trace = Callable[[Role, bytes], None]
 """Observer of the bytes on the wire: called with their sender and the bytes.
 
-Each head of the handshake comes in a call of its own.
+Each head of the handshake comes in a call of its own. The bytes for a proxy do not come.
 """
 
 
+def open_connection(
+    url: WebSocketURL,
+    begin: Callable[[WebSocketURL, Sequence[tuple[str, str]]], ClientHandshake],
+    headers: Sequence[tuple[str, str]],
+    *,
+    deadline: float,
+    ssl_context: ssl.SSLContext | None,
+    proxy: str | bool | None,
+    max_redirects: int,
+    trace: Trace | None,
+) -> tuple[socket.socket, HandshakeResult]:
+    """Return an open socket and the result of the handshake, which has a connection.
+
+    Args:
+        url: Address of the server.
+        begin: Function that returns the handshake for an address and further headers.
+        headers: Further headers of the first request.
+        deadline: Time limit.
+        ssl_context: TLS configuration; None verifies the certificate by the system's CAs.
+        proxy: As for `connect`.
+        max_redirects: Number of redirects that may be followed.
+        trace: As for `connect`.
+
+    Raises:
+        ValueError: The URL of the proxy or a header is invalid.
+        HandshakeError: The server or the proxy refused, broke a rule, or redirects too often.
+        OSError: The server or the proxy cannot be reached; `TimeoutError` after the deadline.
+    """
+    remaining = max_redirects
+    while True:
+        handshake = begin(url, headers)
+        sock = open_socket(url, deadline, ssl_context, find_proxy(url, proxy))
+        try:
+            result = _perform_handshake(sock, handshake, deadline, trace)
+            if result.connection is not None:
+                return sock, result
+            response = result.response
+            target = next_url(url, response) if response is not None and max_redirects else None
+            if response is None or target is None:
+                raise _refusal(sock, result, deadline)
+            if not remaining:
+                reason = f"redirects: over {max_redirects} in a row; check the server for a loop"
+                raise HandshakeError(response.status, reason, response.headers)
+        except BaseException:
+            sock.close()
+            raise
+        sock.close()
+        remaining -= 1
+        headers = headers_after(headers, url, target)
+        url = target
+
+
 def open_socket(
-    url: WebSocketURL, deadline: float, ssl_context: ssl.SSLContext | None
+    url: WebSocketURL,
+    deadline: float,
+    ssl_context: ssl.SSLContext | None,
+    proxy: Proxy | None = None,
 ) -> socket.socket:
     """Return a socket that is connected to the URL's host, with TLS for `wss`.
 
@@ -51,18 +101,26 @@ def open_socket(
         url: Address of the server.
         deadline: Time limit.
         ssl_context: TLS configuration; None verifies the certificate by the system's CAs.
+        proxy: Proxy to use, or None.
 
     Raises:
-        OSError: The server cannot be reached; `TimeoutError` after the deadline.
+        HandshakeError: The proxy refused.
+        OSError: The server or the proxy cannot be reached; `TimeoutError` after the deadline.
     """
     if url.scheme == "ws+unix":
-        return _connect_unix(url.host, deadline)
-    sock = _connect_tcp(url.host, url.port, deadline)
+        return connect_unix(url.host, deadline)
+    first = url if proxy is None else proxy
+    with nullcontext() if proxy is None else naming(proxy):
+        sock = connect_tcp(first.host, first.port, deadline)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if proxy is not None:
+            open_any = open_tunnel if proxy.scheme == "http" else open_socks_tunnel
+            with naming(proxy):
+                open_any(sock, proxy, url, deadline)
         if url.scheme == "wss":
             context = ssl_context or ssl.create_default_context()
-            sock.settimeout(_remaining(deadline))
+            sock.settimeout(time_left(deadline))
             sock = context.wrap_socket(sock, server_hostname=url.host)
     except BaseException:
         sock.close()
@@ -70,96 +128,18 @@ def open_socket(
     return sock
 
 
-def _connect_tcp(host: str, port: int, deadline: float) -> socket.socket:
-    """Return a TCP connection to the address of `host` that accepts one first (RFC 8305).
-
-    An attempt begins when one before it has failed, or after ATTEMPT_DELAY. Earlier attempts
-    continue, so no address uses up the time of the others.
-
-    Raises:
-        OSError: No address accepts a connection: the error of the last attempt that failed.
-            `TimeoutError` after the deadline.
-    """
-    addresses = _alternate_families(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-    failure = OSError(f"{host}: the name has no address")
-    attempts: set[socket.socket] = set()
-    with selectors.DefaultSelector() as selector:
-        try:
-            while addresses or attempts:
-                wait = _remaining(deadline)
-                if addresses:
-                    family, address = addresses.popleft()
-                    try:
-                        sock = socket.socket(family)
-                        attempts.add(sock)
-                        sock.setblocking(False)
-                        with suppress(BlockingIOError):
-                            sock.connect(address)
-                    except OSError as error:  # also if the machine lacks the address family
-                        failure = error
-                        continue
-                    selector.register(sock, selectors.EVENT_WRITE)
-                if addresses:  # under a short time limit, each one gets an equal share
-                    wait = min(ATTEMPT_DELAY, wait / (len(addresses) + 1))
-                for key, _ in selector.select(wait):
-                    sock = cast("socket.socket", key.fileobj)
-                    selector.unregister(sock)
-                    attempts.remove(sock)
-                    number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                    if not number:
-                        return sock
-                    sock.close()
-                    failure = OSError(number, os.strerror(number))
-        finally:
-            for sock in attempts:
-                sock.close()
-    raise failure
-
-
-def _alternate_families(found: Sequence[tuple[Any, ...]]) -> deque[tuple[int, Any]]:
-    """Return (family, address) of each result of getaddrinfo (RFC 8305, section 4).
-
-    The order within a family stays. A first address over a broken IPv6 network is followed by
-    one over IPv4.
-    """
-    families: dict[int, list[tuple[int, Any]]] = {}
-    for family, _, _, _, address in found:
-        families.setdefault(family, []).append((family, address))
-    return deque(each for group in zip_longest(*families.values()) for each in group if each)
-
-
-def _connect_unix(path: str, deadline: float) -> socket.socket:
-    family = getattr(socket, "AF_UNIX", None)
-    if family is None:
-        raise OSError("ws+unix: this system has no Unix sockets; use ws or wss")
-    sock = socket.socket(family)
-    try:
-        sock.settimeout(_remaining(deadline))
-        sock.connect(path)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def perform_handshake(
+def _perform_handshake(
     sock: socket.socket, handshake: ClientHandshake, deadline: float, trace: Trace | None
 ) -> HandshakeResult:
-    """Send the request and read the response; return the result, which has a connection.
-
-    Raises:
-        HandshakeError: The server refused the handshake; the error quotes the first line of
-            the response's body. Or the response breaks a rule, or there is none (status 0).
-        OSError: The connection broke; `TimeoutError` after the deadline.
-    """
+    """Send the request and read the response. Raises `OSError`."""
     request = handshake.data_to_send()
     if trace is not None:
         trace(Role.CLIENT, request)
-    sock.settimeout(_remaining(deadline))
+    sock.settimeout(time_left(deadline))
     sock.sendall(request)
     received = b""
     while (result := handshake.next_result()) is None:
-        data = _receive(sock, deadline)
+        data = receive(sock, deadline)
         if data:
             handshake.receive_data(data)
         else:
@@ -169,14 +149,21 @@ def perform_handshake(
         # A 101 may follow 1xx responses, each with a head of its own.
         for head in _HEAD.findall(received.removesuffix(result.trailing_data)):
             trace(Role.SERVER, head)
+    return result
+
+
+def _refusal(sock: socket.socket, result: HandshakeResult, deadline: float) -> HandshakeError:
+    """Return the error of a failed handshake; quote the first line of the response's body.
+
+    The status is 0 if there is no valid response.
+    """
     response = result.response
     if response is not None and response.status != HTTPStatus.SWITCHING_PROTOCOLS:
         line = _first_line(sock, deadline, response, result.trailing_data)
         reason = f"the server answered {response.status}" + (f": {line}" if line else "")
-        raise HandshakeError(response.status, reason, response.headers)
-    if result.error is not None:
-        raise result.error
-    return result
+        return HandshakeError(response.status, reason, response.headers)
+    assert result.error is not None
+    return result.error
 
 
 def _first_line(sock: socket.socket, deadline: float, response: Response, body: bytes) -> str:
@@ -190,22 +177,9 @@ def _first_line(sock: socket.socket, deadline: float, response: Response, body: 
     skipped = 1 if headers.values("Transfer-Encoding") else 0  # the line with the chunk's size
     with suppress(OSError):
         while body.count(b"\n") <= skipped and len(body) < size:
-            data = _receive(sock, deadline)
+            data = receive(sock, deadline)
             if not data:
                 break
             body += data
     line = b"".join(body[:size].split(b"\n")[skipped : skipped + 1])
     return line.decode("utf-8", "replace").strip()
-
-
-def _receive(sock: socket.socket, deadline: float) -> bytes:
-    sock.settimeout(_remaining(deadline))
-    return sock.recv(RECEIVE_SIZE)
-
-
-def _remaining(deadline: float) -> float:
-    """Return the seconds until `deadline`. Raises `TimeoutError` after it."""
-    remaining = deadline - time.monotonic()
-    if remaining <= 0:
-        raise TimeoutError("timed out")
-    return remaining

@@ -9,13 +9,19 @@ from typing import Protocol
 
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD
 from wsproto_min.http import Request, Response
+from wsproto_min.messages import MessageChunk
 from wsproto_min.net.connection_age import ConnectionAge
 from wsproto_min.net.event_loop import EventLoop
 from wsproto_min.net.message_budget import MessageBudget
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.pings import PendingPings
 from wsproto_min.net.timers import CoarseTimers
-from wsproto_min.net.write_buffer import WriteBudget
+from wsproto_min.net.write_buffer import (
+    DEFAULT_HIGH_MARK,
+    DEFAULT_LOW_MARK,
+    WriteBudget,
+    check_marks,
+)
 from wsproto_min.net.write_coalescer import WriteCoalescer
 from wsproto_min.server_handshake import Acceptance, Deferred
 
@@ -64,6 +70,10 @@ class ServerContext:
     max_connection_age: float | None = None
     trace: logging.Logger | None = None
     on_accept: Callable[[Peer], None] = _ignore
+    on_chunk: Callable[[Peer, MessageChunk], None] | None = None
+    on_drained: Callable[[Peer], None] | None = None
+    write_high_mark: int = DEFAULT_HIGH_MARK
+    write_low_mark: int = DEFAULT_LOW_MARK
     loop: EventLoop = field(default_factory=EventLoop)
     timers: CoarseTimers = field(init=False)
     write_budget: WriteBudget = field(init=False)
@@ -81,8 +91,9 @@ class ServerContext:
         """Create the timers and the limits for all peers."""
         self.timers = CoarseTimers(self.loop)
         self.message_budget = MessageBudget(self.total_unfinished_limit)
+        marks = check_marks(self.write_high_mark, self.write_low_mark, self.write_buffer_limit)
         self.write_budget = WriteBudget(
-            self.total_write_buffer_limit, self.write_timeout, self.timers
+            self.total_write_buffer_limit, self.write_timeout, self.timers, marks
         )
         self.pings = PendingPings(self.timers)
         if self.max_connection_age is not None:

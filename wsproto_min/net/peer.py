@@ -12,6 +12,7 @@ from wsproto_min.errors import HandshakeError
 from wsproto_min.http import Request, Response
 from wsproto_min.net.broadcast import Group
 from wsproto_min.net.keepalive import Keepalive
+from wsproto_min.net.outgoing_stream import OutgoingStream
 from wsproto_min.net.transport import Transport
 from wsproto_min.server_handshake import Acceptance
 
@@ -57,6 +58,19 @@ class PeerSession(Protocol):
         self, peer: Peer, on_pong: Callable[[Peer, float | None], None], timeout: float
     ) -> None:
         """See `Peer.ping`."""
+
+    def send_stream(self, *, compress: bool) -> OutgoingStream:
+        """See `Peer.send_stream`."""
+
+    def receive_chunks(self, max_message_size: int | None) -> None:
+        """See `Peer.receive_chunks`."""
+
+    @property
+    def write_buffer_size(self) -> int:
+        """See `Peer.write_buffer_size`."""
+
+    def set_write_marks(self, high: int, low: int) -> None:
+        """See `Peer.set_write_marks`."""
 
     def pause_reading(self, seconds: float) -> None:
         """See `Peer.pause_reading`."""
@@ -141,8 +155,11 @@ class Peer:
 
     @property
     def write_buffer_size(self) -> int:
-        """Number of bytes that the socket has not taken yet."""
-        return self._transport.write_buffer_size
+        """Number of bytes that the socket has not taken yet.
+
+        While a stream is open, messages that wait for its end count too.
+        """
+        return self._session.write_buffer_size
 
     @property
     def close_code(self) -> int | None:
@@ -194,6 +211,50 @@ class Peer:
         """
         # By position: CPython 3.11 calls a function with keyword-only parameters more slowly.
         self._session.send(message, text, compress)
+
+    def send_stream(self, *, compress: bool = True) -> OutgoingStream:
+        """Begin a message in fragments; see `OutgoingStream`.
+
+            with peer.send_stream() as stream:
+                stream.send("part 1, ")
+                stream.send("part 2")
+
+        If the peer is not open, the methods of the stream do nothing.
+
+        Args:
+            compress: False sends the message uncompressed.
+
+        Raises:
+            RuntimeError: Another stream of the peer is open.
+
+        """
+        return self._session.send_stream(compress=compress)
+
+    def set_write_marks(self, *, high: int, low: int) -> None:
+        """Change the high mark and the low mark of this peer's write buffer; see `Server`.
+
+        Args:
+            high: Bytes above which `OutgoingStream.send` returns False.
+            low: Bytes at which `on_drained` comes, at most `high`.
+
+        Raises:
+            ValueError: The marks are not 0 <= low <= high.
+
+        """
+        self._session.set_write_marks(high, low)
+
+    def receive_chunks(self, *, max_message_size: int | None) -> None:
+        """Receive messages in chunks by `on_chunk`, from `on_open` on or later.
+
+        Args:
+            max_message_size: New limit for a message of this peer in bytes. None is no limit,
+                because chunks are not kept.
+
+        Raises:
+            RuntimeError: The server has no `on_chunk`.
+
+        """
+        self._session.receive_chunks(max_message_size)
 
     def ping(self, on_pong: Callable[[Peer, float | None], None], timeout: float = 20.0) -> None:
         """Send a Ping, and call `on_pong(peer, seconds)` exactly once.

@@ -25,12 +25,14 @@ from threading import get_ident
 from typing import TYPE_CHECKING
 
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, DeflateParameters
+from wsproto_min.extensions import Extension
 from wsproto_min.http import Request, Response
-from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
+from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE, MessageChunk
 from wsproto_min.net.broadcast import Group
 from wsproto_min.net.context import ServerContext
 from wsproto_min.net.listener import Listener, open_tcp_listeners, open_unix_listener
 from wsproto_min.net.peer import Peer
+from wsproto_min.net.write_buffer import DEFAULT_HIGH_MARK, DEFAULT_LOW_MARK
 from wsproto_min.server_handshake import Acceptance, Deferred, accept
 
 if TYPE_CHECKING:
@@ -66,6 +68,12 @@ class Server:
         origins: Sites whose pages may connect, such as "https://example.org"; None for all.
             A client without an Origin header, which is no browser, may always connect.
         compression: Configuration of permessage-deflate; None declines all offers.
+        extensions: Further extensions of the server, beside permessage-deflate.
+        on_chunk: `on_chunk(peer, chunk)` receives a `MessageChunk` from a peer that was told
+            `receive_chunks`.
+        on_drained: `on_drained(peer)` comes when a write buffer has come down to its low mark
+            after it was above its high mark, or after `OutgoingStream.send` has returned False.
+            It comes in the next iteration, so that a quick peer does not keep others waiting.
         on_open: `on_open(peer)` comes once the handshake is complete.
         on_close: `on_close(peer)` comes once for each opened peer, when closing has begun.
         on_accept: `on_accept(peer)` comes before anything is read. `peer.abort()` refuses
@@ -81,6 +89,9 @@ class Server:
             the default.
         write_buffer_limit: Bytes that may wait for a slow reader. A peer beyond the limit is
             closed with 1008.
+        write_high_mark: Bytes in a peer's write buffer above which `OutgoingStream.send` returns
+            False; at most `write_buffer_limit`. `Peer.set_write_marks` changes both marks.
+        write_low_mark: Bytes in a peer's write buffer at which `on_drained` comes.
         total_write_buffer_limit: Bytes of memory for the write buffers of all peers. Beyond the
             limit the server closes the sockets of the slowest peers first: the peers whose
             write buffer was empty the longest time ago.
@@ -116,8 +127,8 @@ class Server:
             A connection that is accepted while the logger is not at DEBUG is not traced.
 
     Raises:
-        ValueError: `control_rate_limit` or `max_connection_age` is not above 0, or `on_request`
-            comes with options that belong to `accept`.
+        ValueError: `control_rate_limit` or `max_connection_age` is not above 0, the write marks
+            are not 0 <= low <= high, or `on_request` comes with options that belong to `accept`.
 
     """
 
@@ -129,6 +140,9 @@ class Server:
         subprotocols: Sequence[str] = (),
         origins: Collection[str] | None = None,
         compression: DeflateParameters | None = _COMPRESSION,
+        extensions: Sequence[Extension] = (),
+        on_chunk: Callable[[Peer, MessageChunk], None] | None = None,
+        on_drained: Callable[[Peer], None] | None = None,
         on_open: Callable[[Peer], None] = _ignore,
         on_close: Callable[[Peer], None] = _ignore,
         on_accept: Callable[[Peer], None] = _ignore,
@@ -138,6 +152,8 @@ class Server:
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         max_fragments: int | None = None,
         write_buffer_limit: int = 4 << 20,
+        write_high_mark: int = DEFAULT_HIGH_MARK,
+        write_low_mark: int = DEFAULT_LOW_MARK,
         open_timeout: float = 10.0,
         close_timeout: float = 10.0,
         compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD,
@@ -156,12 +172,16 @@ class Server:
 
             def on_request(peer: Peer, request: Request) -> Acceptance:
                 return accept(
-                    request, subprotocols=subprotocols, origins=origins, compression=compression
+                    request,
+                    subprotocols=subprotocols,
+                    origins=origins,
+                    compression=compression,
+                    extensions=extensions,
                 )
 
-        elif subprotocols or origins is not None or compression != _COMPRESSION:
+        elif subprotocols or extensions or origins is not None or compression != _COMPRESSION:
             raise ValueError(
-                "on_request: decides about subprotocols, origins and compression;"
+                "on_request: decides about subprotocols, origins, compression and extensions;"
                 " pass these arguments to accept() instead"
             )
         if not control_rate_limit > 0:
@@ -173,9 +193,13 @@ class Server:
             on_open=on_open,
             on_accept=on_accept,
             on_message=on_message,
+            on_chunk=on_chunk,
+            on_drained=on_drained,
             max_message_size=max_message_size,
             max_fragments=max_fragments,
             write_buffer_limit=write_buffer_limit,
+            write_high_mark=write_high_mark,
+            write_low_mark=write_low_mark,
             open_timeout=open_timeout,
             close_timeout=close_timeout,
             compression_threshold=compression_threshold,

@@ -1,8 +1,8 @@
 """The session of a peer: the protocol between its transport and the application.
 
-The path of received bytes: the transport calls `on_data`. `ServerHandshake`, and after it
-`Connection`, turn the bytes into a request and into events. The session passes messages to
-the application's callbacks. Bytes to send, from the application or from the protocol, go to
+The path of received bytes: the transport calls `on_data`. `Opening`, and after it `Connection`,
+turn the bytes into a request and into events. The session passes messages to the application's
+callbacks. Bytes to send, from the application or from the protocol, go to
 the write coalescer. It writes them at the end of the loop iteration, except a Close frame to a
 slow or lost peer, which it writes at once.
 
@@ -24,13 +24,18 @@ from wsproto_min.connection import Connection, Ping, Pong, State
 from wsproto_min.errors import HandshakeError
 from wsproto_min.handshake import HandshakeResult
 from wsproto_min.http import Request, Response
+from wsproto_min.messages import MessageChunk
 from wsproto_min.net.context import ServerContext
 from wsproto_min.net.keepalive import Keepalive
+from wsproto_min.net.message_order import MessageOrder
+from wsproto_min.net.opening import Opening
+from wsproto_min.net.outgoing_stream import OutgoingStream
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.timers import TimerSlot
-from wsproto_min.net.tls import TLSSocket, describe_failure
+from wsproto_min.net.tls import TLSSocket
 from wsproto_min.net.transport import Transport
-from wsproto_min.server_handshake import Acceptance, Deferred, ServerHandshake
+from wsproto_min.net.write_buffer import check_marks
+from wsproto_min.server_handshake import Acceptance
 
 logger: logging.Logger = logging.getLogger("wsproto_min")
 
@@ -42,7 +47,6 @@ _CONTROL_BURST = 2.0
 _CONTROL_PAUSE = 1.0
 
 _CALLBACK_RAISED = "%s: raised an exception for %s; fix the callback"
-_NO_RESPONSE = "on_request: no response %s for %s; call Peer.respond earlier"
 
 # Constants, because the hot path reads the members often.
 _CONNECTING, _OPEN, _CLOSING, _FLUSHING, _CLOSED = State
@@ -63,7 +67,9 @@ class Session:
             cycle would keep closed peers in memory.
         state: See `State`; CLOSED means that the socket is closed.
         connection, keepalive: None before the handshake is complete.
-        request, refusal, subprotocol: See `Peer`.
+        stream: The message in fragments that is under way to the peer, or None.
+        opening: The opening handshake. None once `on_open` has returned.
+        subprotocol: See `Peer`.
 
     Raises:
         OSError: The event loop cannot watch the socket.
@@ -73,15 +79,14 @@ class Session:
     __slots__ = (
         "_context",
         "_control_frames_due",
-        "_handshake",
         "_paused_until",
         "_timer",
         "connection",
         "keepalive",
+        "opening",
         "peer",
-        "refusal",
-        "request",
         "state",
+        "stream",
         "subprotocol",
         "transport",
     )
@@ -90,11 +95,10 @@ class Session:
         self, context: ServerContext, sock: socket.socket | TLSSocket, address: str
     ) -> None:
         self.state: State = _CONNECTING
-        self.request: Request | None = None
-        self.refusal: HandshakeError | None = None
         self.subprotocol: str | None = None
         self.connection: Connection | None = None
         self.keepalive: Keepalive | None = None
+        self.stream: OutgoingStream | None = None
         self._context = context
         self._paused_until = 0.0  # 0 while reading is not paused
         # Time by which the limit allows all control frames so far. An idle peer keeps the shared
@@ -104,19 +108,32 @@ class Session:
             sock, self, context.loop, context.write_buffer_limit, context.write_budget
         )
         self.peer: Peer = Peer(self, self.transport, address)
-        self._handshake: ServerHandshake | None = ServerHandshake(
-            self._respond,
-            max_message_size=context.max_message_size,
-            max_fragments=context.max_fragments,
-            compression_threshold=context.compression_threshold,
-            max_body_size=context.max_body_size,
-        )
+        self.opening: Opening | None = Opening(context, self)
         self._timer: TimerSlot = context.timers.start(self, context.open_timeout)
         context.peers.add(self.peer)
-        context.pending_handshakes[self] = None
         self._call("on_accept", context.on_accept)
         if len(context.pending_handshakes) > context.max_pending_handshakes:
             next(iter(context.pending_handshakes)).on_too_many_handshakes()
+
+    @property
+    def request(self) -> Request | None:
+        """See `Peer.request`."""
+        return None if self.opening is None else self.opening.request
+
+    @property
+    def refusal(self) -> HandshakeError | None:
+        """See `Peer.refusal`."""
+        return None if self.opening is None else self.opening.refusal
+
+    @property
+    def is_deferred(self) -> bool:
+        """True while a request waits for `respond`."""
+        return self.opening is not None and self.opening.is_deferred
+
+    @property
+    def is_paused(self) -> bool:
+        """True while reading is paused."""
+        return self._paused_until > 0
 
     # Receiving.
 
@@ -130,100 +147,34 @@ class Session:
             if self.state is not _FLUSHING:
                 connection.receive_data(data)
                 self._process_events(connection)
-        elif self._handshake is not None:
-            self._handshake.receive_data(data)
-            self._process_handshake(self._handshake)
+        elif self.opening is not None:
+            self.opening.receive_data(data)
 
     def on_message_budget_exceeded(self) -> None:
         """Fail the connection: all unfinished messages and bodies together are too large."""
-        if self._handshake is None:
+        if self.connection is not None:
             self.fail(CloseCode.TRY_AGAIN_LATER, "too many unfinished messages")
-        else:
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many unfinished requests; try again")
-
-    def on_too_many_handshakes(self) -> None:
-        """Close the socket: too many handshakes are pending, and this one is the oldest."""
-        reason = "too many pending handshakes; try again"
-        self.refusal = HandshakeError(HTTPStatus.SERVICE_UNAVAILABLE, reason)
-        self.transport.close()
+        elif self.opening is not None:
+            reason = "too many unfinished requests; try again"
+            self.opening.refuse(HTTPStatus.SERVICE_UNAVAILABLE, reason)
 
     def on_read_error(self, error: OSError) -> None:
-        """Keep the reason of a failed TLS handshake as `refusal`."""
-        reason = describe_failure(error)
-        if self._handshake is not None and reason is not None:
-            self.refusal = HandshakeError(HTTPStatus.BAD_REQUEST, reason)
-
-    def _process_handshake(self, handshake: ServerHandshake) -> None:
-        """Answer the opening request once it is complete."""
-        peer = self.peer
-        try:
-            result = handshake.next_result()
-        except Exception:
-            logger.exception(_CALLBACK_RAISED, "on_request", peer.address)
-            result = handshake.refuse(HandshakeError(500, _INTERNAL_ERROR))
-        if self.state is _CLOSED:  # on_request may abort
-            return
-        if result is not None:
-            self._finish_handshake(handshake, result)
-        elif handshake.request is not None:
-            self._await_rest(handshake)
-
-    def _await_rest(self, handshake: ServerHandshake) -> None:
-        """Wait for the rest of a body, or for the application's response."""
-        if interim := handshake.data_to_send():
-            self._context.write_coalescer.enqueue(self.peer, interim)
-        if handshake.is_deferred:
-            # The peer's next bytes wait in the kernel, so the server need not limit them.
-            self.transport.pause_reading()
-            self._start_timer(self._context.open_timeout)
-        self._context.message_budget.update(self, handshake.unfinished_size)
-
-    def _respond(self, request: Request) -> Response | Acceptance | Deferred:
-        self.request = request
-        return self._context.on_request(self.peer, request)
-
-    @property
-    def is_deferred(self) -> bool:
-        """True while a request waits for `respond`."""
-        return self._handshake is not None and self._handshake.is_deferred
+        """Keep the reason of a failed TLS handshake."""
+        if self.opening is not None:
+            self.opening.on_read_error(error)
 
     def respond(self, response: Response | Acceptance | HandshakeError) -> None:
         """See `Peer.respond`."""
         self._context.write_coalescer.check_thread()
-        if self._handshake is not None and self._handshake.is_deferred:
-            self._handshake.decide(response)
-            # Not at once, because on_request may be the caller.
-            self._context.loop.call_later(0, self._send_response)
+        if self.opening is not None:
+            self.opening.respond(response)
 
-    def _send_response(self) -> None:
-        """Send the response, unless the peer or its deadline was earlier."""
-        if self._handshake is not None:
-            self._process_handshake(self._handshake)
+    def end_unopened(self) -> None:
+        """End the stream after the response, because no connection opens."""
+        self._enter(_FLUSHING)
+        self.transport.end_after_next_write(half_close=True)
 
-    def _refuse(self, status: int, reason: str) -> None:
-        """Refuse the handshake."""
-        assert self._handshake is not None
-        error = HandshakeError(status, reason)
-        self._finish_handshake(self._handshake, self._handshake.refuse(error))
-
-    def _finish_handshake(self, handshake: ServerHandshake, result: HandshakeResult) -> None:
-        """Send the response; open the connection if there is one."""
-        peer = self.peer
-        self._handshake = None
-        del self._context.pending_handshakes[self]
-        if handshake.is_deferred and not self._paused_until:
-            self.transport.resume_reading()
-        self._context.write_coalescer.enqueue(peer, handshake.data_to_send())
-        if result.connection is None:
-            self.refusal = result.error
-            self._enter(_FLUSHING)
-            self.transport.end_after_next_write(half_close=True)
-        else:
-            self._open(result.connection, result)
-        # Nothing else is pending for this peer. An early write shortens the next peer's wait.
-        self._context.write_coalescer.flush_member(peer)
-
-    def _open(self, connection: Connection, result: HandshakeResult) -> None:
+    def open(self, connection: Connection, result: HandshakeResult) -> None:
         """Open the connection, and process the frames that came with the request."""
         self.connection = connection
         self.subprotocol = result.subprotocol
@@ -232,11 +183,11 @@ class Session:
             self._timer.pop(self, None)
         else:
             self.keepalive = Keepalive()
-            self._start_timer(self._context.ping_interval)
+            self.start_timer(self._context.ping_interval)
         if self._context.connection_age is not None:
             self._context.connection_age.start(self.peer)
         self._call("on_open", self._context.on_open)
-        self.request = None
+        self.opening = None
         connection.receive_data(result.trailing_data)
         if not self._paused_until:
             self._process_events(connection)
@@ -250,6 +201,9 @@ class Session:
             if isinstance(event, _MESSAGE):
                 if self.state is _OPEN:  # after close() the application wants no messages
                     self._call("on_message", self._context.on_message, event)
+            elif isinstance(event, MessageChunk):
+                if self.state is _OPEN and self._context.on_chunk is not None:
+                    self._call("on_chunk", self._context.on_chunk, event)
             else:
                 self._enqueue(connection)  # the reply precedes later messages
                 if isinstance(event, (Ping, Pong)) and self._limits_control_frame(event):
@@ -339,8 +293,69 @@ class Session:
             write_coalescer.check_thread()
         connection = self.connection
         if connection is not None and self.state is _OPEN:
+            if self.stream is not None:
+                self.stream.defer(message, text=text, compress=compress)
+                return
             connection.send(message, text=text, compress=compress)
             write_coalescer.enqueue(self.peer, connection.data_to_send())
+
+    def send_stream(self, *, compress: bool) -> OutgoingStream:
+        """See `Peer.send_stream`."""
+        context = self._context
+        context.write_coalescer.check_thread()
+        if self.stream is not None:
+            raise RuntimeError("send_stream: another stream is open; finish it first")
+        coalescer, budget = context.write_coalescer, context.write_budget
+        order = MessageOrder(self, budget)
+        if self.state is _OPEN:
+            order = coalescer.begin_message(self.peer, order)
+        stream = OutgoingStream(self, order, coalescer, budget, compress=compress)
+        if self.state is _OPEN:
+            self.stream = stream
+        return stream
+
+    def receive_chunks(self, max_message_size: int | None) -> None:
+        """See `Peer.receive_chunks`."""
+        self._context.write_coalescer.check_thread()
+        if self._context.on_chunk is None:
+            raise RuntimeError("receive_chunks: the server has no on_chunk; pass it to Server")
+        if self.connection is not None:
+            self.connection.set_limits(max_message_size)
+            self.connection.receive_chunks = True
+
+    @property
+    def write_buffer_size(self) -> int:
+        """See `Peer.write_buffer_size`."""
+        size = self.transport.write_buffer_size
+        return size if self.stream is None else size + self.stream.size
+
+    def set_write_marks(self, high: int, low: int) -> None:
+        """See `Peer.set_write_marks`."""
+        self._context.write_coalescer.check_thread()
+        marks = check_marks(high, low, self._context.write_buffer_limit)
+        if self.state is not _CLOSED:
+            self._context.write_budget.set_marks(self.transport, marks)
+
+    def on_order_flushed(self, order: MessageOrder) -> None:
+        """Check the size of the messages that wait for a stream, and wait for its drain."""
+        if self.state is not _OPEN:
+            return
+        size = order.held_size + self.transport.write_buffer_size
+        if size > self._context.write_buffer_limit:
+            self.on_write_buffer_full()
+        elif order.awaits_drain:
+            order.awaits_drain = False
+            self.transport.await_drain()
+        self._context.write_budget.enforce_limit()
+
+    def on_drained(self) -> None:
+        """Call the application in the next iteration, so that all peers get their turn."""
+        if self._context.on_drained is not None:
+            self._context.loop.call_later(0, self._report_drained)
+
+    def _report_drained(self) -> None:
+        if self.state is _OPEN and self._context.on_drained is not None:
+            self._call("on_drained", self._context.on_drained)
 
     def ping(
         self, peer: Peer, on_pong: Callable[[Peer, float | None], None], timeout: float
@@ -416,8 +431,8 @@ class Session:
         self._enter(_CLOSED)
         if self.connection is not None:
             self.connection.receive_eof()
-        self._handshake = None
-        self._context.pending_handshakes.pop(self, None)
+        if self.opening is not None:
+            self.opening.release()
         self._timer.pop(self, None)
         self._context.peers.discard(self.peer)
         self._context.write_coalescer.discard(self.peer)
@@ -428,11 +443,13 @@ class Session:
         """Enter a later state; an open peer leaves its groups, and `on_close` follows."""
         if self.state is _OPEN:
             self._leave_groups(keep_pending=state is not _CLOSED)
+            if self.stream is not None:
+                self.stream.cancel()
             self._context.closed.append(self.peer)
             if self._context.connection_age is not None:
                 self._context.connection_age.stop(self.peer)
         if self.state < _CLOSING and state is not _CLOSED:  # one limit for the whole closing
-            self._start_timer(self._context.close_timeout)
+            self.start_timer(self._context.close_timeout)
             if self._paused_until:
                 self._resume_later(0)  # the session must read the peer's Close frame
         self.state = state
@@ -445,20 +462,15 @@ class Session:
 
     # Timers.
 
-    def _start_timer(self, seconds: float) -> None:
+    def start_timer(self, seconds: float) -> None:
         """Call `on_timer` in `seconds` instead of at the earlier deadline."""
         self._timer.pop(self, None)
         self._timer = self._context.timers.start(self, seconds)
 
     def on_timer(self) -> None:
         """Act on the deadline of the current state."""
-        if self._handshake is not None and self.transport.can_write:
-            limit = f"within {self._context.open_timeout:g} s"
-            if self.is_deferred:
-                logger.warning(_NO_RESPONSE, limit, self.peer.address)
-                self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"the server has no answer {limit}")
-            else:
-                self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"the request did not arrive {limit}")
+        if self.opening is not None and self.opening.is_pending and self.transport.can_write:
+            self.opening.on_timeout()
         elif self.state is _OPEN:
             self._keep_alive()
         else:
@@ -482,4 +494,4 @@ class Session:
             self.transport.close()
         else:
             self._enqueue(connection)
-            self._start_timer(seconds)
+            self.start_timer(seconds)

@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 DEFAULT_PORTS: dict[str, int] = {"ws": 80, "wss": 443}
 """Port of each scheme if the URL names none."""
 
+MAX_HOST_NAME = 253  # RFC 1035, section 2.3.4, as text
 # RFC 3986, section 3.2.2, without the percent sign, because the host is decoded before.
 _HOST_NAME = re.compile("[-._~!$&'()*+,;=0-9a-z]+")
 
@@ -28,13 +29,17 @@ class WebSocketURL(NamedTuple):
     target: str
 
     @property
+    def authority(self) -> str:
+        """Host and port of the target for a proxy (RFC 9110, section 9.3.6)."""
+        return f"{bracketed(self.host)}:{self.port}"
+
+    @property
     def host_header(self) -> str:
         """Value of the Host header (section 4.1, item 4); omits the scheme's default port."""
         if self.scheme == "ws+unix":
             return "localhost"
-        # RFC 6874, section 4: the zone of an IPv6 address has no meaning for the server.
-        host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else self.host
-        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+        is_default = self.port == DEFAULT_PORTS[self.scheme]
+        return bracketed(self.host) if is_default else self.authority
 
 
 def parse_url(url: str) -> WebSocketURL:
@@ -60,7 +65,7 @@ def parse_url(url: str) -> WebSocketURL:
             raise ValueError(f"{url!r} has user information; pass an Authorization header instead")
         host, port = parts.hostname or "", parts.port or DEFAULT_PORTS.get(scheme, 0)
         if host and ":" not in host:
-            host = _to_a_labels(host)
+            host = to_a_labels(host)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
     if not target.startswith("/"):
         target = f"/{target}"
@@ -72,7 +77,15 @@ def parse_url(url: str) -> WebSocketURL:
     return WebSocketURL(scheme, host, port, target)
 
 
-def _to_a_labels(host: str) -> str:
+def bracketed(host: str) -> str:
+    """Return a host as URLs and headers show it: an IPv6 address in brackets, without zone.
+
+    The zone has no meaning for another machine (RFC 6874, section 4).
+    """
+    return f"[{host.partition('%')[0]}]" if ":" in host else host
+
+
+def to_a_labels(host: str) -> str:
     """Return a host name in ASCII. Raises `ValueError`."""
     name = unquote(host)
     try:
@@ -82,6 +95,8 @@ def _to_a_labels(host: str) -> str:
         raise ValueError(
             f"host {name!r}: not a valid name ({reason}); write its A-label form, xn--..."
         ) from None
+    if len(encoded) > MAX_HOST_NAME:
+        raise ValueError(f"host {name!r}: longer than {MAX_HOST_NAME} characters; shorten it")
     if not _HOST_NAME.fullmatch(encoded):
         raise ValueError(f"host {name!r}: contains a character that a host name must not have")
     return encoded
