@@ -132,6 +132,16 @@ def test_extension_keeps_the_context_of_compression() -> None:
         assert events(client, server.data_to_send()) == [expected]
 
 
+def test_compression_implements_the_interface() -> None:
+    parameters = DeflateParameters.DEFAULT
+    server = Connection(Role.SERVER, extensions=[parameters, UpperCase()])
+    client = Connection(Role.CLIENT, compression=parameters, extensions=[UpperCase()])
+    for sender, receiver in ((server, client), (client, server)):
+        for _ in range(2):  # the second message refers to the first
+            sender.send("Hello" * 100)
+            assert events(receiver, sender.data_to_send()) == ["Hello" * 100]
+
+
 def test_extension_not_offered_or_not_accepted_is_unused() -> None:
     for offered, configured in (([UpperCase()], []), ([], [UpperCase()])):
         server, client = connections(offered, configured)

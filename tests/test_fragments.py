@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tracemalloc
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -256,6 +257,19 @@ def test_chunks_of_a_final_block_at_the_bound_are_complete() -> None:
         sender.send("small")
         received = joined(events(receiver, sender.data_to_send()))
         assert received == [bytes(size) + b"!", "small"]
+
+
+def test_chunks_with_a_character_behind_the_bound_are_complete() -> None:
+    compressor = zlib.compressobj(wbits=-15)
+    parts = [
+        compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)
+        for data in (b"a" * MAX_DECODED_CHUNK, b"\xe2", b"\x82\xac")
+    ]
+    frame = encode_frame(TEXT, b"".join(parts)[:-4], rsv1=True, mask=MASK)
+    end = len(frame) - len(parts[2]) + 4
+    receiver = Connection(Role.SERVER, compression=DeflateParameters.DEFAULT, receive_chunks=True)
+    assert events(receiver, frame[:end]) == [MessageChunk("a" * MAX_DECODED_CHUNK, False, False)]
+    assert events(receiver, frame[end:]) == [MessageChunk("\u20ac", True, True)]
 
 
 @pytest.mark.parametrize("data", ["c1 04 07 ff ff ff", "41 02 06 06"])

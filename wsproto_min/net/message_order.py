@@ -90,11 +90,10 @@ class MessageOrder:
 
     def cancel(self) -> None:
         """Drop the messages behind a last fragment that is never sent."""
-        if self.is_open:
-            self.is_open = False
-            self.is_cancelled = True
-            self.needs_flush = True
-            self._budget.close_buffer(self)
+        self.is_open = False
+        self.is_cancelled = True
+        self.needs_flush = True
+        self._budget.close_buffer(self)
 
     def clear(self) -> None:
         """Hold nothing more."""

@@ -137,9 +137,9 @@ class Opening:
             self._process(self._handshake)
 
     def refuse(self, status: int, reason: str) -> None:
-        """Refuse the handshake, unless it is over."""
-        if self._handshake is not None:
-            self._finish(self._handshake, self._handshake.refuse(HandshakeError(status, reason)))
+        """Refuse the handshake, which is pending."""
+        assert self._handshake is not None
+        self._finish(self._handshake, self._handshake.refuse(HandshakeError(status, reason)))
 
     def _finish(self, handshake: ServerHandshake, result: HandshakeResult) -> None:
         """Send the response; open the connection if there is one."""

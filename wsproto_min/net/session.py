@@ -147,14 +147,16 @@ class Session:
             if self.state is not _FLUSHING:
                 connection.receive_data(data)
                 self._process_events(connection)
-        elif self.opening is not None:
+        else:
+            assert self.opening is not None
             self.opening.receive_data(data)
 
     def on_message_budget_exceeded(self) -> None:
         """Fail the connection: all unfinished messages and bodies together are too large."""
         if self.connection is not None:
             self.fail(CloseCode.TRY_AGAIN_LATER, "too many unfinished messages")
-        elif self.opening is not None:
+        else:
+            assert self.opening is not None
             reason = "too many unfinished requests; try again"
             self.opening.refuse(HTTPStatus.SERVICE_UNAVAILABLE, reason)
 
