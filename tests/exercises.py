@@ -20,7 +20,7 @@ from wsproto_min.connection import Pong, Role
 from wsproto_min.explain.dissector import Dissector, FrameReport
 from wsproto_min.explain.hex_input import parse_hex
 from wsproto_min.frames import encode_frame
-from wsproto_min.handshake import ServerHandshake
+from wsproto_min.server_handshake import ServerHandshake
 
 KEY = bytes.fromhex("01 02 03 04")
 # Frames for the exercise "predict". The dissector knows the close codes.

@@ -26,8 +26,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from tests.needs import need
+from wsproto_min.client_handshake import ClientHandshake, upgrade_request
 from wsproto_min.connection import Connection, Event
-from wsproto_min.handshake import ClientHandshake, upgrade_request
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.server import Server
 
@@ -327,12 +327,12 @@ def daemon(module: str, *arguments: str) -> Iterator[Daemon]:
                 process.kill()
 
 
-def make_certificate(directory: Path) -> Path:
+def make_certificate(directory: Path, name: str = "localhost") -> Path:
     """Return a file with a certificate and key for this machine; skip without openssl."""
     need(shutil.which("openssl"), "openssl", "apt-get install openssl")
     certificate, key = directory / "certificate.pem", directory / "key.pem"
     request = "openssl req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -days 2"
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name},IP:127.0.0.1"]
     subprocess.run(
         [*request.split(), *names, "-out", certificate, "-keyout", key],
         check=True,

@@ -926,6 +926,32 @@ def test_send_of_a_wrong_type_raises_type_error(role: Role, message: Any, kind: 
     assert connection.data_to_send() == b""
 
 
+@BOTH_ROLES
+def test_send_bytes_as_text_arrives_as_text(role: Role) -> None:
+    sender, receiver = Connection(role), Connection(SERVER if role is CLIENT else CLIENT)
+    sender.send("Hé".encode(), text=True)
+    sender.send("text anyway", text=True)
+    receiver.receive_data(sender.data_to_send())
+    assert [receiver.next_event(), receiver.next_event()] == ["Hé", "text anyway"]
+
+
+def test_send_bytes_as_text_not_utf_8_sends_nothing() -> None:
+    server = Connection(SERVER)
+    with pytest.raises(ValueError, match="text: not UTF-8 at byte 1; send it as binary"):
+        server.send(b"a\xff", text=True)
+    assert server.data_to_send() == b""
+
+
+def test_send_uncompressed_has_no_rsv1() -> None:
+    server = Connection(
+        SERVER, compression=DeflateParameters.NO_CONTEXT_TAKEOVER, compression_threshold=0
+    )
+    server.send("x" * 100, compress=False)
+    assert server.data_to_send() == b"\x81\x64" + b"x" * 100
+    server.send("x" * 100)
+    assert server.data_to_send()[0] == 0xC1
+
+
 # A client and a server that exchange anything
 
 MESSAGES = (

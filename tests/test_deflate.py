@@ -42,7 +42,7 @@ def decompressed(decompressor: Decompressor, *chunks: bytes, limit: int = LIMIT)
     result = b""
     for index, chunk in enumerate(chunks):
         last = index == len(chunks) - 1
-        output, error = decompressor.decompress(chunk, limit - len(result), last=last)
+        output, error = decompressor.decode(chunk, limit - len(result), last=last)
         assert error is None, error
         result += output
     return result
@@ -50,7 +50,7 @@ def decompressed(decompressor: Decompressor, *chunks: bytes, limit: int = LIMIT)
 
 def error_of(data: bytes, *, limit: int = LIMIT) -> tuple[bytes, ProtocolError]:
     """Return the output before the error of a message, and the error."""
-    result, error = Decompressor().decompress(data, limit, last=True)
+    result, error = Decompressor().decode(data, limit, last=True)
     assert error is not None, f"{data.hex(' ')} was accepted as {result!r}"
     return result, error
 
@@ -392,7 +392,7 @@ def test_window_is_kept_by_both_sides(server: bool, context_takeover: bool, bits
         else DeflateParameters(True, not context_takeover, 15, bits)
     )
     assert negotiated.context_takeover(server=server) is context_takeover
-    compressor = negotiated.compressor(server=server)
+    compressor = negotiated.encoder(server=server)
     # A decompressor with only the negotiated window fails on a reference further back.
     # zlib has none of 2^8 bytes, so the next size is used there.
     strict = zlib.decompressobj(-max(bits, 9))
@@ -415,7 +415,7 @@ def test_window_of_256_bytes_has_no_references() -> None:
 
 @pytest.mark.parametrize("server", [False, True])
 def test_context_takeover_makes_a_repeated_message_smaller(server: bool) -> None:
-    compressor = DeflateParameters().compressor(server=server)
+    compressor = DeflateParameters().encoder(server=server)
     assert [len(compressor.compress(b"Hello")) for _ in range(2)] == [7, 5]
 
 
@@ -433,11 +433,11 @@ def test_window_larger_finds_repetitions_further_back() -> None:
 
 
 def test_compressor_without_context_is_shared() -> None:
-    assert DeflateParameters.NO_CONTEXT_TAKEOVER.compressor(server=True) is SHARED_COMPRESSOR
-    assert DeflateParameters.NO_CONTEXT_TAKEOVER.compressor(server=False) is SHARED_COMPRESSOR
-    assert DeflateParameters(True, False).compressor(server=True) is SHARED_COMPRESSOR
-    assert DeflateParameters(True, False).compressor(server=False) is not SHARED_COMPRESSOR
-    assert DeflateParameters(True, True, 14, 15).compressor(server=True) is not SHARED_COMPRESSOR
+    assert DeflateParameters.NO_CONTEXT_TAKEOVER.encoder(server=True) is SHARED_COMPRESSOR
+    assert DeflateParameters.NO_CONTEXT_TAKEOVER.encoder(server=False) is SHARED_COMPRESSOR
+    assert DeflateParameters(True, False).encoder(server=True) is SHARED_COMPRESSOR
+    assert DeflateParameters(True, False).encoder(server=False) is not SHARED_COMPRESSOR
+    assert DeflateParameters(True, True, 14, 15).encoder(server=True) is not SHARED_COMPRESSOR
     first, second = SHARED_COMPRESSOR.compress(b"Hello"), SHARED_COMPRESSOR.compress(b"Hello")
     assert first == second, "it keeps a context"
 
@@ -529,7 +529,7 @@ def test_block_after_a_final_one_keeps_to_the_window() -> None:
 @pytest.mark.parametrize("limit", range(8))
 def test_final_blocks_together_stop_at_the_limit(limit: int) -> None:
     payload = stored(b"abc", final=True) + stored(b"def", final=True) + stored(b"ghi") + b"\0"
-    result, error = Decompressor().decompress(payload, limit, last=True)
+    result, error = Decompressor().decode(payload, limit, last=True)
     assert (result, error) == (b"abcdefghi"[: limit + 1], None)
 
 
@@ -559,7 +559,7 @@ def test_invalid_data_is_1007(
 def test_output_before_invalid_data_is_bounded(limit: int) -> None:
     compressor = zlib.compressobj(wbits=-15)
     valid = compressor.compress(b"x" * 1000) + compressor.flush(zlib.Z_FINISH)
-    result, _ = Decompressor().decompress(valid + b"\x06", limit, last=True)  # block type 3
+    result, _ = Decompressor().decode(valid + b"\x06", limit, last=True)  # block type 3
     assert result == b"x" * min(limit + 1, 1000)
 
 
@@ -579,7 +579,7 @@ def test_truncated_message_does_not_affect_the_next(length: int) -> None:
 @pytest.mark.parametrize("limit", [0, 1, 4, 5, 1000])
 def test_output_stops_one_byte_over_the_limit(limit: int) -> None:
     payload = Compressor().compress(b"x" * 100_000)
-    result, error = Decompressor().decompress(payload, limit, last=True)
+    result, error = Decompressor().decode(payload, limit, last=True)
     assert (result, error) == (b"x" * (limit + 1), None)
     exact = Compressor().compress(b"x" * limit)
     assert decompressed(Decompressor(), exact, limit=limit) == b"x" * limit

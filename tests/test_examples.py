@@ -31,7 +31,7 @@ from wsproto_min import (
     accept,
     connect,
 )
-from wsproto_min.handshake import Acceptance
+from wsproto_min.server_handshake import Acceptance
 
 Address = tuple[str, int]
 ECHO_SERVERS = pytest.mark.parametrize("name", ["asyncio_echo", "threads_echo"])
@@ -289,6 +289,29 @@ def test_download_server_refuses_other_messages(message: str | bytes, tmp_path: 
         client.send(message)
         with pytest.raises(ConnectionClosed, match="1008 send an offset in decimal"):
             client.recv(PATIENCE)
+
+
+# File echo
+
+
+@pytest.mark.parametrize("size", [3, 1_000_000])
+def test_file_echo_sends_files_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, size: int
+) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+
+    def use(address: Address) -> None:
+        source.write_bytes(random.Random(size).randbytes(size))
+        arguments = ["file_echo", url(address), str(source), str(copy)]
+        monkeypatch.setattr(sys, "argv", arguments)
+        run_example("file_echo")
+        assert copy.read_bytes() == source.read_bytes()
+        with connect(url(address)) as client:
+            for text in ("text", "again"):  # comes back as the content of a file
+                client.send(text)
+                assert client.recv(PATIENCE) == text.encode()
+
+    run_server(monkeypatch, "file_echo", use)
 
 
 # Servers without `wsproto_min.net`

@@ -11,23 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsproto_min.connection import Role
-from wsproto_min.deflate import DeflateParameters
-from wsproto_min.errors import HandshakeError
-from wsproto_min.handshake import (
+from wsproto_min.client_handshake import (
     MAX_INTERIM_RESPONSES,
-    Acceptance,
     ClientHandshake,
-    HandshakeResult,
-    NegotiatedOptions,
-    ServerHandshake,
-    accept,
-    accept_key,
-    parse_extensions,
     upgrade_request,
     validate_response,
 )
-from wsproto_min.http import Headers, Request, Response, parse_request
+from wsproto_min.connection import Role
+from wsproto_min.deflate import DeflateParameters
+from wsproto_min.errors import HandshakeError
+from wsproto_min.handshake import HandshakeResult, NegotiatedOptions, accept_key, parse_extensions
+from wsproto_min.http import Headers, Request, Response
+from wsproto_min.http_reader import parse_request
+from wsproto_min.server_handshake import Acceptance, Deferred, ServerHandshake, accept
 from wsproto_min.testing.strategies import chunkings
 
 # RFC 6455, section 1.3.
@@ -896,3 +892,83 @@ def test_client_handshake_status_below_100_is_final(status: str) -> None:
     assert result is not None
     assert result.error is not None
     assert result.error.status == int(status)
+
+
+# Bodies of plain HTTP requests, and decisions that come later.
+
+POST = b"POST /say HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
+
+
+def keep(request: Request) -> Response:
+    return Response(200, body=request.body)
+
+
+@given(st.data())
+def test_server_handshake_body_chunked_anyhow_is_the_same(data: st.DataObject) -> None:
+    server = ServerHandshake(keep, max_body_size=5)
+    results: list[HandshakeResult] = []
+    for chunk in data.draw(chunkings(POST + b"hello, and more")):
+        server.receive_data(chunk)
+        results += [result] if (result := server.next_result()) and not results else []
+    assert results[0].response == Response(200, body=b"hello")
+
+
+def test_server_handshake_body_ignored_without_a_limit() -> None:
+    result, _ = server_result(POST, respond=keep)
+    assert result.response == Response(200)
+
+
+def test_server_handshake_eof_within_the_body_is_an_error() -> None:
+    server = ServerHandshake(keep, max_body_size=5)
+    server.receive_data(POST + b"hell")
+    assert server.next_result() is None
+    assert server.unfinished_size == 4
+    server.receive_eof()
+    result = server.next_result()
+    assert result is not None
+    assert result.error is not None
+    assert (result.error.status, result.error.reason) == (400, "the request ended within its body")
+
+
+@pytest.mark.parametrize(
+    ("early", "interim"), [(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), (b"h", b"")]
+)
+def test_server_handshake_asks_for_a_body_not_begun(early: bytes, interim: bytes) -> None:
+    server = ServerHandshake(keep, max_body_size=5)
+    server.receive_data(POST.replace(b"Host", b"Expect: 100-continue\r\nHost") + early)
+    assert server.next_result() is None
+    assert server.data_to_send() == interim
+    server.receive_data(b"hello"[len(early) :])
+    assert server.next_result() is not None
+    assert server.data_to_send().startswith(b"HTTP/1.1 200 ")
+
+
+def test_server_handshake_deferred_is_decided_once() -> None:
+    server = ServerHandshake(lambda request: Deferred())
+    server.decide(Response(404))  # no request yet
+    server.receive_data(POST)
+    assert (server.next_result(), server.is_deferred) == (None, True)
+    server.receive_data(b"hello")
+    assert server.next_result() is None
+    server.decide(Response(201))
+    server.decide(Response(500))
+    result = server.next_result()
+    assert result is not None
+    assert result.response == Response(201)
+
+
+def test_server_handshake_deferred_may_be_refused() -> None:
+    server = ServerHandshake(lambda request: Deferred())
+    server.receive_data(OPENING)
+    assert server.next_result() is None
+    server.decide(HandshakeError(401, "authenticate first"))
+    result = server.next_result()
+    assert result is not None
+    assert result.error is not None
+    assert server.data_to_send().startswith(b"HTTP/1.1 401 ")
+
+
+def test_server_handshake_respond_of_a_wrong_type_raises() -> None:
+    wrong: Any = None
+    with pytest.raises(TypeError, match="response: is NoneType; return an Acceptance, Response"):
+        server_result(OPENING, respond=lambda request: wrong)

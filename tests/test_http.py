@@ -9,15 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsproto_min.errors import HandshakeError
-from wsproto_min.http import (
+from wsproto_min.http import Headers, Request, Response, encode_head, error_response
+from wsproto_min.http_reader import (
     MAX_HEAD_SIZE,
     MAX_HEADERS,
-    Headers,
     HeadReader,
-    Request,
-    Response,
-    encode_head,
-    error_response,
+    body_size,
     parse_request,
     parse_response,
 )
@@ -497,3 +494,113 @@ def test_parse_response_invalid_headers_have_status_0(head: bytes) -> None:
     with pytest.raises(HandshakeError) as raised:
         parse_response(head)
     assert raised.value.status == 0
+
+
+# Bodies, and responses by their content.
+
+
+def posted(*fields: tuple[str, str], method: str = "POST", version: str = "HTTP/1.1") -> Request:
+    return Request(method, "/", version, Headers(fields))
+
+
+@pytest.mark.parametrize(
+    ("request_", "size"),
+    [
+        (posted(method="GET"), 0),
+        (posted(method="DELETE"), 0),
+        (posted(("Content-Length", "0")), 0),
+        (posted(("Content-Length", "100")), 100),
+        (posted(("Content-Length", "000000000000000000000000007")), 7),
+        (posted(("Content-Length", "7"), method="GET"), 7),
+        (posted(("Content-Length", "7"), ("Expect", "100-Continue")), 7),
+    ],
+)
+def test_body_size_is_the_content_length(request_: Request, size: int) -> None:
+    assert body_size(request_, 100) == size
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ([], 411),
+        ([("Transfer-Encoding", "chunked")], 411),
+        ([("Transfer-Encoding", "gzip, chunked")], 501),
+        ([("Transfer-Encoding", "")], 501),
+        ([("Transfer-Encoding", "chunked"), ("Content-Length", "1")], 400),
+        ([("Content-Length", "1"), ("Content-Length", "1")], 400),
+        ([("Content-Length", "1, 1")], 400),
+        ([("Content-Length", "+1")], 400),
+        ([("Content-Length", "-1")], 400),
+        ([("Content-Length", "")], 400),
+        ([("Content-Length", "0x1")], 400),
+        ([("Content-Length", "\xb2")], 400),  # a superscript two is a digit to str.isdigit
+        ([("Content-Length", "101")], 413),
+        ([("Content-Length", "9" * 5000)], 413),
+        ([("Content-Length", "101"), ("Expect", "100-continue")], 413),
+        ([("Content-Length", "1"), ("Expect", "the unexpected")], 417),
+    ],
+)
+def test_body_size_unusable_is_refused(fields: list[tuple[str, str]], status: int) -> None:
+    with pytest.raises(HandshakeError) as raised:
+        body_size(posted(*fields), 100)
+    assert raised.value.status == status
+
+
+def test_body_size_of_http_1_0_with_a_coding_is_400() -> None:
+    with pytest.raises(HandshakeError) as raised:
+        body_size(posted(("Transfer-Encoding", "chunked"), version="HTTP/1.0"), 100)
+    assert raised.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("target", "query"),
+    [
+        ("/say", ""),
+        ("/say?", ""),
+        ("/say?a=%20&b?", "a=%20&b?"),
+        ("http://example.com?a", "a"),
+        ("http://example.com/say?a=1", "a=1"),
+    ],
+)
+def test_request_query_is_the_part_behind_the_path(target: str, query: str) -> None:
+    assert Request("GET", target, "HTTP/1.1", Headers()).query == query
+
+
+@pytest.mark.parametrize(
+    ("response", "content_type", "body"),
+    [
+        (Response.text("Hé"), "text/plain; charset=utf-8", "Hé"),
+        (Response.html("<p>Hé"), "text/html; charset=utf-8", "<p>Hé"),
+        (Response.json({"a": [1, None]}), "application/json", '{"a": [1, null]}'),
+    ],
+)
+def test_response_by_content_has_its_type(response: Response, content_type: str, body: str) -> None:
+    assert response == Response(200, [("Content-Type", content_type)], body.encode())
+
+
+def test_response_by_content_takes_status_and_headers() -> None:
+    headers = [("Location", "/7")]
+    for made in (Response.text("", 201, headers), Response.html("", 201, headers)):
+        assert (made.status, made.headers[1:]) == (201, headers)
+    assert Response.json("", status=201, headers=headers).headers[1:] == headers
+
+
+@pytest.mark.parametrize(("value", "error"), [(float("nan"), ValueError), ({1}, TypeError)])
+def test_response_json_invalid_raises(value: object, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        Response.json(value)
+
+
+def test_repr_has_no_secret_and_is_bounded() -> None:
+    secret = "c2VjcmV0"
+    fields = [("Authorization", f"Bearer {secret}"), ("Cookie", secret), ("Host", "x")]
+    request = Request("GET", f"/r/x?after=1&token={secret}", "HTTP/1.1", Headers(fields))
+    assert repr(request) == "<Request GET /r/x?... HTTP/1.1, 3 headers, 0 bytes>"
+    assert repr(request.headers) == "<Headers authorization, cookie, host>"
+    response = Response(201, [("Set-Cookie", secret)], secret.encode())
+    assert repr(response) == "<Response 201 set-cookie, 8 bytes>"
+    assert repr(Response(204)) == "<Response 204 no headers, 0 bytes>"
+    long = Request("GET", "/\xa0" * 9999, "HTTP/1.1", Headers([("a" * 9999, "")]))
+    for value in (long, long.headers, Response(200, long.headers.fields)):
+        assert len(repr(value)) < 500
+        assert repr(value).isascii()

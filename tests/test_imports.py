@@ -75,10 +75,22 @@ def test_imports_have_no_cycle_not_even_for_annotations() -> None:
     assert list(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
+def loaded(statements: str, *modules: str) -> str:
+    """Run statements in a new process; return those of the modules that they load."""
+    code = f"import sys; {statements}; print(*{set(modules)} & sys.modules.keys())"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert process.stderr == ""
+    return process.stdout.strip()
+
+
 def test_import_of_the_protocol_loads_no_socket() -> None:
-    code = (
-        "import sys; from wsproto_min import Connection; from wsproto_min.handshake import accept;"
-        "print(*{'socket', 'selectors', 'ssl', 'threading'} & sys.modules.keys())"
+    statements = (
+        "from wsproto_min import Connection; from wsproto_min.server_handshake import accept"
     )
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert (loaded.stdout, loaded.stderr) == ("\n", "")
+    assert loaded(statements, "socket", "selectors", "ssl", "threading", "json") == ""
+
+
+def test_server_without_tls_loads_no_ssl() -> None:
+    statements = "from wsproto_min import Server; Server(on_message=print).listen('127.0.0.1', 0)"
+    assert loaded(statements, "ssl", "json") == ""
+    assert loaded("import ssl", "ssl") == "ssl"

@@ -22,10 +22,10 @@ from tests.support import PATIENCE, ROOT, Client, command, daemon, make_certific
 from wsproto_min.__main__ import main
 from wsproto_min.connection import Close
 from wsproto_min.errors import ConnectionClosed
-from wsproto_min.handshake import Acceptance, accept
 from wsproto_min.http import Request, Response
 from wsproto_min.net.client import connect
 from wsproto_min.net.peer import Peer
+from wsproto_min.server_handshake import Acceptance, accept
 
 SIGNALS = pytest.mark.parametrize(
     "number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name

@@ -9,6 +9,7 @@ import re
 import shlex
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import textwrap
@@ -36,7 +37,7 @@ from tests.documents import (
     section,
     table,
 )
-from tests.support import PATIENCE, ROOT, daemon, exchange, serving
+from tests.support import PATIENCE, ROOT, daemon, exchange, make_certificate, poll, serving
 from wsproto_min import HandshakeError, Peer, connect, connection, messages
 from wsproto_min.__main__ import main
 
@@ -270,6 +271,52 @@ def test_server_with_a_page_requires_its_subprotocol() -> None:
         with connect(url, subprotocols=["echo"]) as client:
             client.send("Hello")
             assert client.recv(PATIENCE) == "Hello"
+
+
+def test_server_with_later_responses_answers_a_post() -> None:
+    with running_server("server with later responses") as url:
+        host, port = url[5:-1].split(":")
+        for request, status, body in (
+            (b"POST /notes HTTP/1.1\r\nContent-Length: 8\r\n\r\nbuy milk", 201, '{"id": 1}'),
+            (b"POST /note HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 404, "Use POST /notes.\n"),
+            (b"POST /notes HTTP/1.1\r\n\r\n", 411, "header Content-Length is missing\n"),
+        ):
+            response = exchange((host, int(port)), request).decode()
+            assert response.startswith(f"HTTP/1.1 {status} ")
+            assert response.endswith(f"\r\n\r\n{body}")
+
+
+def test_server_with_tls_reads_its_certificate_again(tmp_path: Path) -> None:
+    first, second = (tmp_path / name for name in ("first", "second"))
+    for directory in (first, second):
+        directory.mkdir()
+        make_certificate(directory)
+    used = tmp_path / "both.pem"
+    used.write_bytes((first / "both.pem").read_bytes())
+    code = block("server with TLS").replace("9001", "0")
+    code = code.replace("server.listen(", "print(*server.listen(")
+    code = code.replace(", context)", ", context), flush=True)")
+
+    def trusts(directory: Path) -> bool:
+        context = ssl.create_default_context(cafile=directory / "both.pem")
+        with suppress(ssl.SSLError), connect(f"wss://localhost:{port}/", ssl_context=context):
+            return True
+        return False
+
+    with run(code, str(used), errors=True) as process:
+        try:
+            port = first_line(process).split()[1]
+            assert trusts(first)
+            used.write_text("no certificate")
+            process.send_signal(signal.SIGHUP)
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith("call_soon_threadsafe: raised")
+            assert trusts(first)
+            used.write_bytes((second / "both.pem").read_bytes())
+            process.send_signal(signal.SIGHUP)
+            poll(lambda: trusts(second), "the server presents the second certificate")
+        finally:
+            process.terminate()
 
 
 def test_asyncio_server_echoes() -> None:

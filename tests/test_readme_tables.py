@@ -143,7 +143,7 @@ def test_examples_table_has_all_examples() -> None:
     named = re.findall(r"^\| \[`(\w+)`\]\(examples/\1\.py\)", DOCUMENTS[LEARN], re.MULTILINE)
     programs = {path.stem for path in (ROOT / "wsproto_min/examples").glob("[a-z]*.py")}
     assert set(named) == programs
-    assert len(named) == 6
+    assert len(named) == 7
 
 
 def test_explain_section_has_all_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,9 +183,13 @@ def test_limits_of_wsproto_min_match_the_code() -> None:
         "write_buffer_limit": f"{default_of('write_buffer_limit'):,} bytes",
         "total_write_buffer_limit": f"{default_of('total_write_buffer_limit'):,} bytes",
     }
+    for name in ("write_high_mark", "write_low_mark"):
+        defaults[name] = f"{default_of(name):,} bytes"
     unfinished = default_of("total_unfinished_limit")
     defaults["total_unfinished_limit"] = f"{unfinished:,} bytes"
     defaults["max_pending_handshakes"] = f"{default_of('max_pending_handshakes'):,} "
+    defaults["max_connection_age"] = f"{default_of('max_connection_age')};"
+    defaults["max_body_size"] = f"{default_of('max_body_size'):,} bytes"
     defaults["write_timeout"] = f"{default_of('write_timeout'):g} s"
     rate = default_of("control_rate_limit")
     defaults["control_rate_limit"] = f"{rate:g} control frames per second, and {2 * rate:g} at once"
@@ -195,7 +199,7 @@ def test_limits_of_wsproto_min_match_the_code() -> None:
     for name in ("open_timeout", "close_timeout", "ping_interval", "ping_timeout"):
         defaults[name] = f"{default_of(name):g} s"
         assert of_client[name] == default_of(name), name
-    for name in ("MAX_CONTROL_PAYLOAD", "MAX_HEAD_SIZE"):
+    for name in ("MAX_CONTROL_PAYLOAD", "MAX_HEAD_SIZE", "MAX_DECODED_CHUNK"):
         defaults[name] = f"{constant(wsproto_min, name):,} bytes"
     counts = "MAX_FINAL_BLOCKS", "MAX_HEADERS", "MAX_INTERIM_RESPONSES", "ACCEPTS_PER_ITERATION"
     for name in counts:

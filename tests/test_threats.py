@@ -45,13 +45,13 @@ from tests.support import (
     tight_listener,
 )
 from wsproto_min import HandshakeError, Headers
+from wsproto_min.client_handshake import upgrade_request
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Close, Connection, Event, Ping, Role
 from wsproto_min.deflate import Compressor, DeflateParameters
 from wsproto_min.errors import ConnectionClosed
 from wsproto_min.frames import encode_frame
-from wsproto_min.handshake import upgrade_request
-from wsproto_min.http import MAX_HEAD_SIZE, MAX_HEADERS
+from wsproto_min.http_reader import MAX_HEAD_SIZE, MAX_HEADERS
 from wsproto_min.net.peer import Peer
 
 ADVISORIES = [

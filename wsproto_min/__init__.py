@@ -12,12 +12,14 @@ from wsproto_min.codes import CloseCode, Opcode
 from wsproto_min.connection import Close, Connection, Event, Ping, Pong, Role, State
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import ConnectionClosed, HandshakeError, ProtocolError, WebSocketError
-from wsproto_min.handshake import Acceptance, accept
 from wsproto_min.http import Headers, Request, Response
+from wsproto_min.messages import MessageChunk
+from wsproto_min.server_handshake import Acceptance, Deferred, accept
 
 if TYPE_CHECKING:
     from wsproto_min.net.broadcast import Group
     from wsproto_min.net.client import Client, connect
+    from wsproto_min.net.outgoing_stream import OutgoingStream
     from wsproto_min.net.peer import Peer
     from wsproto_min.net.reconnect import reconnect
     from wsproto_min.net.server import Server
@@ -29,12 +31,15 @@ __all__ = [
     "CloseCode",
     "Connection",
     "ConnectionClosed",
+    "Deferred",
     "DeflateParameters",
     "Event",
     "Group",
     "HandshakeError",
     "Headers",
+    "MessageChunk",
     "Opcode",
+    "OutgoingStream",
     "Peer",
     "Ping",
     "Pong",
@@ -53,6 +58,7 @@ __all__ = [
 _NET = {
     "Client": "client",
     "Group": "broadcast",
+    "OutgoingStream": "outgoing_stream",
     "Peer": "peer",
     "Server": "server",
     "connect": "client",

@@ -13,12 +13,12 @@ from wsproto_min.errors import HandshakeError
 from wsproto_min.explain.cli import add_explain
 from wsproto_min.explain.live_trace import Tracer, run_interactive
 from wsproto_min.explain.style import printable
-from wsproto_min.handshake import Acceptance, accept
 from wsproto_min.http import Request, is_token
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 from wsproto_min.net.client import connect
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.server import Server
+from wsproto_min.server_handshake import Acceptance, accept
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,6 +14,11 @@ the way in which reads split them.
 A violation has one consequence everywhere (section 7.1.7): all frames before it take effect, one
 Close frame with the rule's code is queued, and further input is discarded.
 
+A message may be sent in fragments (section 5.4) with `send_fragment`, and received in chunks once
+`receive_chunks` is True. Control frames go in between. A message that was begun must be ended
+before the next one, so `send` raises `RuntimeError` until then. A Close frame also goes in between;
+the peer then drops the unfinished message.
+
 The closing handshake (sections 7.1.2 to 7.1.4)::
 
                           close()                     Close received
@@ -34,8 +39,10 @@ The closing handshake (sections 7.1.2 to 7.1.4)::
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from typing import NamedTuple
 
 from wsproto_min._fast_path import join_fragments, read_short_messages
 from wsproto_min.codes import CloseCode, Opcode
@@ -45,15 +52,24 @@ from wsproto_min.deflate import (
     DeflateParameters,
 )
 from wsproto_min.errors import ConnectionClosed, ProtocolError
+from wsproto_min.extensions import Encoder, Extension, MessageEncoder
 from wsproto_min.frames import (
     MAX_CONTROL_PAYLOAD,
+    RSV1,
     Frame,
     FrameDecoder,
     encode_close,
     encode_frame,
     parse_close,
 )
-from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE, MessageAssembler
+from wsproto_min.messages import (
+    COMPRESSION_DECODERS,
+    DEFAULT_MAX_MESSAGE_SIZE,
+    NO_LIMIT,
+    Decoders,
+    MessageAssembler,
+    MessageChunk,
+)
 
 
 class Role(Enum):
@@ -100,8 +116,8 @@ class Close:
     reason: str = ""
 
 
-Event = str | bytes | Ping | Pong | Close
-"""A text message (`str`), a binary message (`bytes`), a control frame or the end."""
+Event = str | bytes | MessageChunk | Ping | Pong | Close
+"""A text message (`str`), a binary message (`bytes`), a chunk, a control frame or the end."""
 
 # Constants, because the hot path reads the members often.
 _CLIENT, _SERVER = Role
@@ -114,15 +130,45 @@ _READING, _DISCARDING, _CLOSE_REPORTED = range(3)
 _NO_MESSAGES: list[str | bytes] = []  # shared and never changed, so an idle connection has no list
 
 
+# RSV bits with the encoders of their extensions. Most connections share these two.
+_NO_ENCODERS: tuple[tuple[int, Encoder], ...] = ()
+_SHARED_ENCODERS: tuple[tuple[int, Encoder], ...] = ((RSV1, SHARED_COMPRESSOR),)
+
+_UNDER_WAY = "message: a fragmented message is under way; send its last fragment first"
+
+
+class _OutgoingMessage(NamedTuple):
+    """A fragmented message that is under way to the peer."""
+
+    opcode: Opcode
+    encoder: MessageEncoder | None
+
+
+class _LargeMessages:
+    """An encoder for messages from a minimum size on."""
+
+    def __init__(self, encoder: Encoder, min_size: int) -> None:
+        self._encoder = encoder
+        self._min_size = min_size
+
+    def begin(self, opcode: Opcode, size: int) -> MessageEncoder | None:
+        """See `Encoder.begin`."""
+        return self._encoder.begin(opcode, size) if size >= self._min_size else None
+
+
 class Connection:
     """One side of an open WebSocket connection.
 
     Args:
         role: The own side.
-        max_message_size: Limit for a received message in bytes, after decompression.
+        max_message_size: Limit for a received message in bytes, after decompression; None for no
+            limit.
         max_fragments: Limit for its fragments; see `MessageAssembler`.
         compression: The negotiated parameters of permessage-deflate, or None.
-        compression_threshold: Messages of at least this many bytes are compressed.
+        compression_threshold: Messages of at least this many bytes are compressed. For a message
+            in fragments the size of the first one decides.
+        receive_chunks: See the attribute.
+        extensions: Further negotiated extensions, the preferred one first.
 
     >>> server, client = Connection(Role.SERVER), Connection(Role.CLIENT)
     >>> client.send("Hello")
@@ -148,13 +194,14 @@ class Connection:
 
     __slots__ = (
         "_assembler",
-        "_compression_threshold",
-        "_compressor",
-        "_context_takeover",
         "_decoder",
+        "_decoders",
+        "_encoders",
         "_input",
         "_max_fragments",
         "_max_message_size",
+        "_min_encoded_size",
+        "_outgoing",
         "_short_messages",
         "_unsent",
         "close_received",
@@ -176,10 +223,12 @@ class Connection:
         self,
         role: Role,
         *,
-        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        max_message_size: int | None = DEFAULT_MAX_MESSAGE_SIZE,
         max_fragments: int | None = None,
         compression: DeflateParameters | None = None,
         compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD,
+        receive_chunks: bool = False,
+        extensions: Sequence[Extension] = (),
     ) -> None:
         is_server = role is _SERVER
         self.role = role
@@ -188,23 +237,83 @@ class Connection:
         self.close_received = None
         self.first_close = None
         self.error = None
-        self._compression_threshold = compression_threshold
-        self._max_message_size = max_message_size
+        self._max_message_size = NO_LIMIT if max_message_size is None else max_message_size
         self._max_fragments = max_fragments
-        self._context_takeover = compression is not None and compression.context_takeover(
-            server=not is_server
+        self._min_encoded_size = compression_threshold
+        self._encoders = _NO_ENCODERS
+        self._decoders: Decoders = COMPRESSION_DECODERS[False]
+        if compression is not None:
+            compressor = compression.encoder(server=is_server)
+            is_shared = compressor is SHARED_COMPRESSOR
+            self._encoders = _SHARED_ENCODERS if is_shared else ((RSV1, compressor),)
+            takeover = compression.context_takeover(server=not is_server)
+            self._decoders = COMPRESSION_DECODERS[takeover]
+        rsv_allowed = 0
+        if extensions:
+            rsv_allowed = self._add_extensions(extensions)
+        self._decoder = FrameDecoder(
+            masked=is_server, rsv1_allowed=compression is not None, rsv_allowed=rsv_allowed
         )
-        self._compressor = None if compression is None else compression.compressor(server=is_server)
-        self._decoder = FrameDecoder(masked=is_server, rsv1_allowed=compression is not None)
         self._assembler: MessageAssembler | None = None  # created for the first data frame
         self._short_messages = _NO_MESSAGES  # from the fast path, the next one last
         self._unsent: list[bytes] | None = None
+        self._outgoing: _OutgoingMessage | None = None
         self._input = _READING
+        if receive_chunks:
+            self.receive_chunks = True
+
+    def _add_extensions(self, extensions: Sequence[Extension]) -> int:
+        """Add extensions behind permessage-deflate; return their RSV bits."""
+        is_server = self.role is _SERVER
+        size, self._min_encoded_size = self._min_encoded_size, 0
+        encoders = [(bit, _LargeMessages(encoder, size)) for bit, encoder in self._encoders]
+        own = [(extension.rsv, extension.encoder(server=is_server)) for extension in extensions]
+        self._encoders = (*encoders, *own)
+        decoders = {
+            extension.rsv: extension.decoder(server=not is_server) for extension in extensions
+        }
+        self._decoders = {**self._decoders, **decoders} if encoders else decoders
+        if len({bit for bit, _ in self._encoders}) < len(self._encoders):
+            raise ValueError("extensions: two use the same RSV bit; negotiate one of them only")
+        return sum(decoders)
 
     @property
     def accepts_shared_compression(self) -> bool:
         """True if the peer understands frames compressed with `SHARED_COMPRESSOR`."""
-        return self._compressor is SHARED_COMPRESSOR
+        return self._encoders is _SHARED_ENCODERS
+
+    @property
+    def receive_chunks(self) -> bool:
+        """True to receive messages as `MessageChunk` events while they arrive.
+
+        A change holds for the message under way too. The limits hold for whole messages.
+
+        Raises:
+            RuntimeError: Set to False between two chunks of a message.
+
+        """
+        return self._assembler is not None and self._assembler.chunked
+
+    @receive_chunks.setter
+    def receive_chunks(self, value: bool) -> None:
+        if self._input == _READING:
+            assembler = self._get_assembler()
+            if assembler.in_chunks and not value:
+                raise RuntimeError("receive_chunks: a message is under way; wait for its end")
+            assembler.chunked = value
+
+    def set_limits(self, max_message_size: int | None, max_fragments: int | None = None) -> None:
+        """Change the limits for received messages, for the message under way too.
+
+        Args:
+            max_message_size: As for the class.
+            max_fragments: As for the class.
+
+        """
+        self._max_message_size = NO_LIMIT if max_message_size is None else max_message_size
+        self._max_fragments = max_fragments
+        if self._assembler is not None:
+            self._assembler.set_limits(max_message_size, max_fragments)
 
     @property
     def unfinished_size(self) -> int:
@@ -247,11 +356,19 @@ class Connection:
         try:
             while self._input == _READING:
                 decoder = self._decoder
+                assembler = self._assembler
+                chunked = False
+                if assembler is not None:
+                    chunked = assembler.chunked
+                    if assembler.has_more:
+                        chunk = assembler.next_chunk()
+                        if chunk is not None:
+                            return chunk
+                        continue
                 if not decoder.buffer:
                     break
-                assembler = self._assembler
                 frame = None
-                if self.role is _SERVER and not decoder.in_frame:
+                if self.role is _SERVER and not chunked and not decoder.in_frame:
                     if assembler is not None and not assembler.idle:
                         frame = join_fragments(decoder, assembler)
                     elif messages := read_short_messages(decoder, self._max_message_size):
@@ -272,20 +389,78 @@ class Connection:
             return self._report_close(Close(CloseCode.ABNORMAL_CLOSURE))
         return None
 
-    def send(self, message: str | bytes) -> None:
+    def send(self, message: str | bytes, *, text: bool = False, compress: bool = True) -> None:
         """Queue a message in one frame: `str` as text, `bytes` as binary.
+
+        Args:
+            message: The message.
+            text: Send `bytes` as text, after a check that they are UTF-8.
+            compress: False sends this message uncompressed, for example because it has secrets
+                beside text of other people, or is compressed already.
 
         Raises:
             ConnectionClosed: A Close frame was sent or received (section 5.5.1).
+            RuntimeError: A message in fragments is under way (section 5.4).
             TypeError: The message is neither `str` nor `bytes`.
+            ValueError: With `text`, the bytes are not UTF-8.
+
+        """
+        if self.state is not _OPEN or self._outgoing is not None:
+            self._require_open()
+            raise RuntimeError(_UNDER_WAY)
+        opcode, payload = encode_message(message, text)
+        if not self._encoders or not compress or len(payload) < self._min_encoded_size:
+            self._send_frame(opcode, payload)
+        else:
+            rsv, encoder = self._begin_encoding(opcode, len(payload))
+            if encoder is not None:
+                payload = encoder.encode(payload, last=True)
+            self._send_frame(opcode, payload, rsv=rsv)
+
+    def send_fragment(
+        self, data: str | bytes, *, last: bool = False, compress: bool = True
+    ) -> None:
+        """Queue the next fragment of a message (section 5.4).
+
+        The first fragment begins a text (`str`) or binary (`bytes`) message; all others have the
+        same type.
+
+        Args:
+            data: The fragment, possibly empty.
+            last: True if the message ends with this fragment.
+            compress: As for `send`; the value for the first fragment holds for the message.
+
+        Raises:
+            ConnectionClosed: A Close frame was sent or received (section 5.5.1).
+            TypeError: The fragment is neither `str` nor `bytes`, or not of the message's type.
 
         """
         self._require_open()
-        opcode, payload = encode_message(message)
-        if self._compressor is None or len(payload) < self._compression_threshold:
-            self._send_frame(opcode, payload)
+        opcode, payload = encode_message(data)
+        outgoing = self._outgoing
+        rsv = 0
+        if outgoing is None:
+            encoder = None
+            if self._encoders and compress and len(payload) >= self._min_encoded_size:
+                rsv, encoder = self._begin_encoding(opcode, len(payload))
+            outgoing = _OutgoingMessage(opcode, encoder)
+        elif opcode is outgoing.opcode:
+            opcode = Opcode.CONTINUATION
         else:
-            self._send_frame(opcode, self._compressor.compress(payload), rsv1=True)
+            kind, wrong = ("text", "bytes") if opcode is _BINARY else ("binary", "str")
+            raise TypeError(f"fragment: the message is {kind}, so it must not be {wrong}")
+        if outgoing.encoder is not None:
+            payload = outgoing.encoder.encode(payload, last=last)
+        self._outgoing = None if last else outgoing
+        self._send_frame(opcode, payload, fin=last, rsv=rsv)
+
+    def _begin_encoding(self, opcode: Opcode, size: int) -> tuple[int, MessageEncoder | None]:
+        """Return the RSV bit and the encoder for a message; (0, None) to leave it as it is."""
+        for bit, encoder in self._encoders:
+            message_encoder = encoder.begin(opcode, size)
+            if message_encoder is not None:
+                return bit, message_encoder
+        return 0, None
 
     def ping(self, payload: bytes = b"") -> None:
         """Queue a Ping. The peer's Pong repeats its payload (section 5.5.2).
@@ -349,13 +524,10 @@ class Connection:
     def _receive_frame(self, frame: Frame) -> Event | None:
         """Act on a frame; return the event that it completes, if any."""
         if not frame.opcode.is_control:
-            if self._assembler is None:
-                self._assembler = MessageAssembler(
-                    max_message_size=self._max_message_size,
-                    max_fragments=self._max_fragments,
-                    context_takeover=self._context_takeover,
-                )
-            return self._assembler.receive_frame(frame)
+            assembler = self._assembler or self._get_assembler()
+            if assembler.chunked:
+                return assembler.receive_chunk(frame)
+            return assembler.receive_frame(frame)
         if frame.opcode is _PING:
             # Section 5.5.2: "unless it already received a Close frame". A Close frame that was
             # sent forbids only data frames (section 5.5.1).
@@ -372,6 +544,16 @@ class Connection:
         if self.state < _FLUSHING:
             self.state = _FLUSHING
         return self._report_close(close)
+
+    def _get_assembler(self) -> MessageAssembler:
+        """Return the assembler; create it at the first call."""
+        if self._assembler is None:
+            self._assembler = MessageAssembler(
+                max_message_size=self._max_message_size,
+                max_fragments=self._max_fragments,
+                decoders=self._decoders,
+            )
+        return self._assembler
 
     def _report_close(self, close: Close) -> Close:
         self._input = _CLOSE_REPORTED
@@ -390,27 +572,41 @@ class Connection:
         if self.first_close is None:
             self.first_close = self.close_sent
 
-    def _send_frame(self, opcode: Opcode, payload: bytes, *, rsv1: bool = False) -> None:
+    def _send_frame(
+        self, opcode: Opcode, payload: bytes, *, fin: bool = True, rsv: int = 0
+    ) -> None:
         # Section 5.3: the masking key must be fresh for each frame and unpredictable.
         mask = os.urandom(4) if self.role is _CLIENT else None
-        data = encode_frame(opcode, payload, rsv1=rsv1, mask=mask)
+        data = encode_frame(opcode, payload, fin=fin, rsv=rsv, mask=mask)
         if self._unsent is None:
             self._unsent = [data]
         else:
             self._unsent.append(data)
 
 
-def encode_message(message: str | bytes) -> tuple[Opcode, bytes]:
+def encode_message(message: str | bytes, text: bool = False) -> tuple[Opcode, bytes]:
     """Return the opcode and the payload of a message: text for `str`, binary for `bytes`.
+
+    Args:
+        message: The message.
+        text: Treat `bytes` as text.
 
     Raises:
         TypeError: The message is neither. A mutable buffer could change before it is written.
+        ValueError: With `text`, the bytes are not UTF-8.
 
     """
     if isinstance(message, str):
         return _TEXT, message.encode()
     if isinstance(message, bytes):
-        return _BINARY, message
+        if not text:
+            return _BINARY, message
+        try:
+            message.decode()
+        except UnicodeDecodeError as error:
+            position = error.start
+            raise ValueError(f"text: not UTF-8 at byte {position}; send it as binary") from None
+        return _TEXT, message
     raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
 
 

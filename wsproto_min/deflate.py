@@ -1,8 +1,8 @@
 """The extension permessage-deflate (RFC 7692), apart from the frame codec.
 
 `DeflateParameters` are negotiated in the handshake. A `Compressor` compresses messages, a
-`Decompressor` decompresses one message within a limit. Modules `messages` and `connection`
-handle the bit RSV1, which marks a compressed message.
+`Decompressor` decompresses one message within a limit. They implement the interface of module
+`extensions`. The bit RSV1 marks a compressed message.
 
 Compression costs memory more than time. A context that is kept from message to message is a
 window of up to 32 KiB for each connection and direction. It makes the compressed frames of each
@@ -13,17 +13,18 @@ holds nothing, and one compressed frame serves all peers.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from wsproto_min import rules
+from wsproto_min.codes import Opcode
 from wsproto_min.errors import ProtocolError
+from wsproto_min.extensions import Parameters
+from wsproto_min.frames import RSV1
 
 NAME = "permessage-deflate"
-
-Parameters = Sequence[tuple[str, str | None]]
-"""Parameters of an extension as a header lists them: names, each with its value or None."""
 
 # Section 7.1.2: a window has 2^8 to 2^15 bytes.
 MIN_WINDOW_BITS = 8
@@ -69,6 +70,9 @@ class DeflateParameters:
     NO_CONTEXT_TAKEOVER: ClassVar[DeflateParameters]
     """Neither side keeps a context: a server's default."""
 
+    name: ClassVar[str] = NAME
+    rsv: ClassVar[int] = RSV1
+
     def __post_init__(self) -> None:
         """Check the window bits."""
         for bits in (self.server_max_window_bits, self.client_max_window_bits):
@@ -79,7 +83,7 @@ class DeflateParameters:
         """Return True if messages of that side may refer to its earlier messages."""
         return not (self.server_no_context_takeover if server else self.client_no_context_takeover)
 
-    def compressor(self, *, server: bool) -> Compressor:
+    def encoder(self, *, server: bool) -> Compressor:
         """Return a compressor for the messages of that side."""
         bits = self.server_max_window_bits if server else self.client_max_window_bits
         if self.context_takeover(server=server):
@@ -87,6 +91,10 @@ class DeflateParameters:
         if bits == MAX_WINDOW_BITS:
             return SHARED_COMPRESSOR
         return Compressor(window_bits=bits)
+
+    def decoder(self, *, server: bool) -> Callable[[], Decompressor]:
+        """Return the function that makes a decompressor for the messages of that side."""
+        return NEW_DECOMPRESSOR[self.context_takeover(server=server)]
 
     def to_offer(self) -> str:
         """Return a client's offer for the header Sec-WebSocket-Extensions."""
@@ -213,18 +221,45 @@ class Compressor:
             return zlib.compressobj(LEVEL, wbits=-9, strategy=zlib.Z_HUFFMAN_ONLY)
         return zlib.compressobj(LEVEL, wbits=-self._window_bits)
 
+    def begin(self, opcode: Opcode, size: int) -> MessageCompressor:
+        """Begin a message of any kind and size."""
+        return MessageCompressor(self._compressor or self._new())
+
     def compress(self, data: bytes) -> bytes:
         """Return the compressed payload of a message.
 
         >>> Compressor().compress(b"Hello").hex(" ")
         'f2 48 cd c9 c9 07 00'
         """
+        return MessageCompressor(self._compressor or self._new()).encode(data, last=True)
+
+
+class MessageCompressor:
+    """Compressor for one message, fragment by fragment (section 6.1).
+
+    Args:
+        compressor: A raw DEFLATE compressor, at the start of a byte.
+
+    """
+
+    __slots__ = ("_compressor",)
+
+    def __init__(self, compressor: zlib._Compress) -> None:
+        self._compressor = compressor
+
+    def encode(self, data: bytes, *, last: bool) -> bytes:
+        """Return the payload of the next frame; it can be decompressed at once.
+
+        Args:
+            data: The next part of the message, possibly empty.
+            last: True if the message ends with this part.
+
+        """
         if not data:
             # Section 7.2.3.6; a second flush in a row would give nothing.
-            return b"\x00"
-        compressor = self._compressor or self._new()
-        compressed = compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)
-        return compressed[: -len(TAIL)]
+            return b"\x00" if last else b""
+        compressed = self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
+        return compressed[: -len(TAIL)] if last else compressed
 
 
 SHARED_COMPRESSOR = Compressor()
@@ -238,36 +273,58 @@ be sent to all of them.
 class Decompressor:
     """Decompressor for the messages of one direction, chunk by chunk (section 7.2.2).
 
-    Without context takeover each message needs a fresh one.
+    Args:
+        context_takeover: True if a message may refer to earlier ones. Otherwise each message
+            needs a fresh decompressor.
+
+    Attributes:
+        keeps_context: The value of `context_takeover`.
+        has_more: True if the limit of the last call held output back.
+
     """
 
-    __slots__ = ("_decompressor", "_final_blocks", "_window")
+    __slots__ = (
+        "_decompressor",
+        "_final_blocks",
+        "_last",
+        "_unconsumed",
+        "_window",
+        "has_more",
+        "keeps_context",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, *, context_takeover: bool = False) -> None:
+        self.keeps_context: bool = context_takeover
+        self.has_more: bool = False
         # The largest window also fits data that was compressed with a smaller one. Some versions
         # of zlib use 2^9 bytes where 2^8 was negotiated.
         self._decompressor = zlib.decompressobj(-MAX_WINDOW_BITS)
         self._window = bytearray()  # the end of the output, at least one window of it
         self._final_blocks = 0
+        self._unconsumed = b""  # the input behind the output so far, if the limit ended it
+        self._last = False  # the message has no further input
 
-    def decompress(
-        self, data: bytes, limit: int, *, last: bool
-    ) -> tuple[bytes, ProtocolError | None]:
+    def decode(self, data: bytes, limit: int, *, last: bool) -> tuple[bytes, ProtocolError | None]:
         """Decompress the next chunk of a message.
 
         Args:
-            data: The chunk.
-            limit: The number of bytes that the message may still grow by.
+            data: The chunk. To continue after a limit that held output back, pass no data.
+            limit: The number of bytes that the caller accepts.
             last: True if the message ends with this chunk.
 
         Returns:
             The output and the error that follows it, or None. The output has at most `limit` + 1
-            bytes; if it has more than `limit`, the message is too big. Output before invalid
-            data may be missing, because zlib withholds it.
+            bytes; if it has more than `limit`, `has_more` is True. Output before invalid data
+            may be missing, because zlib withholds it.
 
         """
         if last:
             data += TAIL
+            self._last = True
+        if self.has_more:
+            data = self._unconsumed + data
+            self._unconsumed = b""
+            self.has_more = False
         result = b""
         while True:
             # zlib takes a max_length of 0 for "no limit"; this one is at least 1.
@@ -289,6 +346,17 @@ class Decompressor:
         self._window += result
         if len(self._window) > 2 * WINDOW_SIZE:  # rarely, because the deletion moves a window
             del self._window[:-WINDOW_SIZE]
-        if last:
+        if len(result) > limit:
+            self.has_more = True
+            self._unconsumed = self._decompressor.unconsumed_tail
+        elif self._last:
+            self._last = False
             self._final_blocks = 0
         return result, None
+
+
+# Functions that make a decompressor, without and with context takeover. Connections share them.
+NEW_DECOMPRESSOR: tuple[Callable[[], Decompressor], Callable[[], Decompressor]] = (
+    Decompressor,
+    partial(Decompressor, context_takeover=True),
+)

@@ -49,6 +49,7 @@ FIN = 0b1000_0000
 RSV1 = 0b0100_0000
 RSV2 = 0b0010_0000
 RSV3 = 0b0001_0000
+RSV_BITS = RSV1 | RSV2 | RSV3
 OPCODE_BITS = 0b0000_1111
 MASK = 0b1000_0000
 LENGTH_BITS = 0b0111_1111
@@ -114,7 +115,12 @@ class FrameHeader(NamedTuple):
 
 
 def parse_header(
-    data: bytes, start: int = 0, *, masked: bool | None = None, rsv1_allowed: bool = False
+    data: bytes,
+    start: int = 0,
+    *,
+    masked: bool | None = None,
+    rsv1_allowed: bool = False,
+    rsv_allowed: int = 0,
 ) -> FrameHeader | None:
     """Read and check the frame header that begins at `data[start]`.
 
@@ -126,7 +132,8 @@ def parse_header(
         start: Index of the header's first byte.
         masked: Section 5.1: True if the peer is a client and must mask, False if the peer is a
             server and must not, None to accept both.
-        rsv1_allowed: True if a negotiated extension uses the bit (RFC 7692).
+        rsv1_allowed: True if permessage-deflate is negotiated (RFC 7692).
+        rsv_allowed: The bits of further negotiated extensions: `RSV1`, `RSV2`, `RSV3`.
 
     Returns:
         The header, or None if more bytes are needed.
@@ -151,7 +158,8 @@ def parse_header(
         return None
     first = data[start]
     # "MUST be 0 unless an extension is negotiated that defines meanings for non-zero values."
-    if first & (RSV2 | RSV3) or (first & RSV1 and not rsv1_allowed):
+    rsv = first & RSV_BITS
+    if rsv and rsv & ~(rsv_allowed | RSV1 if rsv1_allowed else rsv_allowed):
         raise ProtocolError(rules.RESERVED_BIT)
     opcode = _OPCODES.get(first & OPCODE_BITS)
     if opcode is None:
@@ -162,8 +170,8 @@ def parse_header(
         if not fin:
             raise ProtocolError(rules.FRAGMENTED_CONTROL)
         # RFC 7692, section 6.1: RSV1 belongs to the first frame of a message.
-        if first & RSV1:
-            raise ProtocolError(rules.COMPRESSED_CONTROL)
+        if rsv:
+            raise ProtocolError(rules.COMPRESSED_CONTROL if rsv == RSV1 else rules.RESERVED_BIT)
 
     if available < 2:
         return None
@@ -215,6 +223,7 @@ class FrameDecoder:
     Args:
         masked: As for `parse_header`.
         rsv1_allowed: As for `parse_header`.
+        rsv_allowed: As for `parse_header`.
 
     A data frame that arrives in two reads is returned in two chunks:
 
@@ -235,14 +244,16 @@ class FrameDecoder:
 
     """
 
-    __slots__ = ("_header", "_masked", "_offset", "_rsv1_allowed", "buffer", "position")
+    __slots__ = ("_header", "_masked", "_offset", "_rsv_allowed", "buffer", "position")
 
     buffer: bytes
     position: int
 
-    def __init__(self, *, masked: bool | None = None, rsv1_allowed: bool = False) -> None:
+    def __init__(
+        self, *, masked: bool | None = None, rsv1_allowed: bool = False, rsv_allowed: int = 0
+    ) -> None:
         self._masked = masked
-        self._rsv1_allowed = rsv1_allowed
+        self._rsv_allowed = rsv_allowed | RSV1 if rsv1_allowed else rsv_allowed
         self.buffer = b""
         self.position = 0
         self._header: FrameHeader | None = None  # of a data frame that is not complete
@@ -284,7 +295,7 @@ class FrameDecoder:
         header = self._header
         if header is None:
             header = parse_header(
-                self.buffer, self.position, masked=self._masked, rsv1_allowed=self._rsv1_allowed
+                self.buffer, self.position, masked=self._masked, rsv_allowed=self._rsv_allowed
             )
             if header is None:
                 self._release_decoded()
@@ -331,6 +342,7 @@ def encode_frame(
     *,
     fin: bool = True,
     rsv1: bool = False,
+    rsv: int = 0,
     mask: bytes | None = None,
 ) -> bytes:
     """Encode a frame with its length in the shortest form (section 5.2).
@@ -343,6 +355,7 @@ def encode_frame(
         payload: The payload, not masked.
         fin: False if more frames of the message follow.
         rsv1: True for the first frame of a compressed message (RFC 7692, section 6.1).
+        rsv: The bit of another extension that changed the message: `RSV1`, `RSV2` or `RSV3`.
         mask: A client passes 4 fresh unpredictable bytes for each frame (section 5.3); a server
             passes None.
 
@@ -355,7 +368,7 @@ def encode_frame(
     [125, 126, 127]
 
     """
-    first = (FIN if fin else 0) | (RSV1 if rsv1 else 0) | opcode
+    first = (FIN if fin else 0) | (RSV1 if rsv1 else rsv) | opcode
     mask_bit = 0 if mask is None else MASK
     length = len(payload)
     if length < LENGTH_IN_2_BYTES:

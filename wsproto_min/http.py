@@ -1,28 +1,25 @@
-"""HTTP/1.1 as far as the opening handshake and a static page need it (RFC 9110, RFC 9112).
+"""HTTP/1.1 as far as the opening handshake and simple responses need it (RFC 9110).
 
-A `HeadReader` collects the head of a request or response. `parse_request` and `parse_response`
-parse it, `Response.encode` and `encode_head` write one. Request bodies are not read. No byte is
-scanned more than a fixed number of times, however a peer splits or repeats its headers.
+This module has the values: headers, requests and responses, and how a head is written. Module
+`http_reader` reads and checks the bytes.
 """
 
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from wsproto_min.errors import HandshakeError
 
-# Usual limits of HTTP servers: nginx allows 8 KiB a line, Apache 100 lines.
-MAX_HEAD_SIZE = 16384
-MAX_HEADERS = 100
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
+
+# Characters of a head that a `repr` shows.
+_REPR_SIZE = 100
 
 # RFC 9110, section 5.6.2.
-_TOKEN = re.compile("[-!#$%&'*+.^_`|~0-9A-Za-z]+")
-_TOKEN_CHARACTERS = frozenset(byte for byte in range(128) if _TOKEN.fullmatch(chr(byte)))
+TOKEN = re.compile("[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 # RFC 9112, section 3.2.2: the authority of an absolute target, and its path with its query.
-_ABSOLUTE_FORM = re.compile("(?:http|ws)s?://([^/?#]*)(.*)", re.IGNORECASE)
-# RFC 8446, section 5.1: content type of the record that carries a ClientHello.
-_TLS_HANDSHAKE_RECORD = 0x16
+ABSOLUTE_FORM = re.compile("(?:http|ws)s?://([^/?#]*)(.*)", re.IGNORECASE)
 
 
 class Headers:
@@ -49,6 +46,10 @@ class Headers:
             else:
                 self._values[name] = [value]
 
+    def __repr__(self) -> str:
+        """Return the names, because values may be secret."""
+        return f"<Headers {_shorten(', '.join(self._values))}>"
+
     def __contains__(self, name: str) -> bool:
         """Return True if there is a header of that name."""
         return name.lower() in self._values
@@ -74,7 +75,9 @@ class Headers:
 
     def tokens(self, name: str) -> list[str]:
         """Return the items of a comma-separated header, from all of its lines."""
-        lines = self._values.get(name.lower(), ())
+        lines = self._values.get(name.lower())
+        if lines is None:
+            return []
         items = [item.strip(" \t") for value in lines for item in value.split(",")]
         return [item for item in items if item]
 
@@ -83,6 +86,11 @@ class Headers:
 
         The comparison is case-insensitive; pass `token` in lower case.
         """
+        lines = self._values.get(name.lower())
+        if lines is None:
+            return False
+        if lines[0].lower() == token:  # usual, and saves the splitting
+            return True
         return token in [item.lower() for item in self.tokens(name)]
 
 
@@ -94,6 +102,7 @@ class Request(NamedTuple):
         target: The request target as it was sent, such as "/chat" or "http://example.com/chat".
         version: "HTTP/1.1" or "HTTP/1.0".
         headers: The header fields. `parse_request` takes Host from an absolute target.
+        body: The content; empty unless the server reads bodies (`max_body_size`).
 
     """
 
@@ -101,14 +110,25 @@ class Request(NamedTuple):
     target: str
     version: str
     headers: Headers
+    body: bytes = b""
 
     @property
     def path(self) -> str:
         """The target's path, percent-encoding untouched; "/" if an absolute target has none."""
-        absolute = _ABSOLUTE_FORM.fullmatch(self.target)
-        if absolute is not None:
-            return absolute[2].partition("?")[0] or "/"
-        return self.target.partition("?")[0]
+        return self._split_target()[0] or "/"
+
+    @property
+    def query(self) -> str:
+        """The target's part behind "?", percent-encoding untouched; may be empty.
+
+        `urllib.parse.parse_qs` decodes it.
+        """
+        return self._split_target()[1]
+
+    def _split_target(self) -> tuple[str, str]:
+        absolute = ABSOLUTE_FORM.fullmatch(self.target)
+        path, _, query = (self.target if absolute is None else absolute[2]).partition("?")
+        return path, query
 
     @property
     def wants_websocket(self) -> bool:
@@ -119,6 +139,12 @@ class Request(NamedTuple):
             or "sec-websocket-version" in headers
             or headers.has_token("Upgrade", "websocket")
         )
+
+    def __repr__(self) -> str:
+        """Return method, path and sizes, without values that may be secret."""
+        query = "?..." if self.query else ""
+        line = _shorten(f"{self.method} {self.path}{query} {self.version}")
+        return f"<Request {line}, {len(self.headers.fields)} headers, {len(self.body)} bytes>"
 
 
 class Response(NamedTuple):
@@ -135,6 +161,50 @@ class Response(NamedTuple):
     headers: Sequence[tuple[str, str]] = ()
     body: bytes = b""
 
+    @classmethod
+    def text(
+        cls, text: str, status: int = 200, headers: Sequence[tuple[str, str]] = ()
+    ) -> "Response":
+        r"""Return a response with plain text.
+
+        >>> Response.text("There is no such room.\n", 404)
+        <Response 404 content-type, 23 bytes>
+        """
+        return cls._of_type("text/plain; charset=utf-8", text, status, headers)
+
+    @classmethod
+    def html(
+        cls, text: str, status: int = 200, headers: Sequence[tuple[str, str]] = ()
+    ) -> "Response":
+        """Return a response with a page in HTML."""
+        return cls._of_type("text/html; charset=utf-8", text, status, headers)
+
+    @classmethod
+    def json(
+        cls, value: Any, status: int = 200, headers: Sequence[tuple[str, str]] = ()
+    ) -> "Response":
+        """Return a response with a value as JSON.
+
+        Raises:
+            TypeError: JSON cannot represent the value.
+            ValueError: The value contains NaN, an infinite number or itself.
+
+        """
+        from json import dumps  # few programs need this module, and it takes 2 ms to load
+
+        return cls._of_type("application/json", dumps(value, allow_nan=False), status, headers)
+
+    @classmethod
+    def _of_type(
+        cls, content_type: str, text: str, status: int, headers: Sequence[tuple[str, str]]
+    ) -> "Response":
+        return cls(status, [("Content-Type", content_type), *headers], text.encode())
+
+    def __repr__(self) -> str:
+        """Return status, names of headers and size, without values that may be secret."""
+        names = _shorten(", ".join(name.lower() for name, _ in self.headers) or "no headers")
+        return f"<Response {self.status} {names}, {len(self.body)} bytes>"
+
     def encode(self, *, head_only: bool = False) -> bytes:
         """Return the bytes to send, without body if `head_only` (for a HEAD request).
 
@@ -145,9 +215,17 @@ class Response(NamedTuple):
         fields = list(self.headers)
         if self.status != HTTPStatus.SWITCHING_PROTOCOLS:
             fields += [("Content-Length", str(len(self.body))), ("Connection", "close")]
-        phrase = HTTPStatus(self.status).phrase
-        head = encode_head(f"HTTP/1.1 {self.status} {phrase}", fields)
+        first = _STATUS_LINES.get(self.status)
+        if first is None:
+            raise ValueError(f"status: {self.status} is unknown; use a status of http.HTTPStatus")
+        head = encode_head(first, fields)
         return head if head_only else head + self.body
+
+
+def _shorten(text: str) -> str:
+    """Return text for a `repr`: bounded, and printable."""
+    shown = text if len(text) <= _REPR_SIZE else f"{text[:_REPR_SIZE]}..."
+    return shown.encode("unicode_escape").decode()
 
 
 def error_response(error: HandshakeError) -> Response:
@@ -159,128 +237,6 @@ def error_response(error: HandshakeError) -> Response:
     )
 
 
-class HeadReader:
-    """Reader for the head of one request or response, up to its empty line.
-
-    Args:
-        is_request: Expect a request: skip an empty line before it (RFC 9112, section 2.2), and
-            refuse other bytes than a method at its first byte.
-
-    """
-
-    __slots__ = ("_at_start", "_buffer", "_scanned", "_skips_empty_line")
-
-    def __init__(self, *, is_request: bool = False) -> None:
-        self._buffer = bytearray()
-        self._scanned = 0
-        self._at_start = is_request  # the first byte of a request is not checked yet
-        self._skips_empty_line = is_request
-
-    @property
-    def trailing_data(self) -> bytes:
-        """The bytes behind the head, once `next_head` has returned it."""
-        return bytes(self._buffer)
-
-    def receive_data(self, data: bytes) -> None:
-        """Store received bytes for `next_head`."""
-        self._buffer += data
-
-    def next_head(self) -> bytes | None:
-        """Return the head without its empty line, or None if more data is needed.
-
-        Raises:
-            HandshakeError: Status 431: the head is longer than 16 KiB. Status 400: the bytes
-                are not the start of a request.
-
-        """
-        if self._at_start and not self._check_start():
-            return None
-        # The last read may have ended within the four bytes of the separator.
-        end = self._buffer.find(b"\r\n\r\n", max(0, self._scanned - 3))
-        self._scanned = len(self._buffer)
-        if end > MAX_HEAD_SIZE or (end < 0 and len(self._buffer) >= MAX_HEAD_SIZE + 4):
-            raise HandshakeError(
-                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                f"the request's head is longer than {MAX_HEAD_SIZE} bytes",
-            )
-        if end < 0:
-            return None
-        head = bytes(self._buffer[:end])
-        del self._buffer[: end + 4]
-        return head
-
-    def _check_start(self) -> bool:
-        """Check the first byte of a request; return False if more data is needed."""
-        if self._skips_empty_line and self._buffer.startswith(b"\r"):
-            if len(self._buffer) == 1:
-                return False
-            if self._buffer.startswith(b"\r\n"):
-                del self._buffer[:2]
-                self._skips_empty_line = False
-        if not self._buffer:
-            return False
-        self._at_start = False
-        first = self._buffer[0]
-        if first == _TLS_HANDSHAKE_RECORD:
-            raise bad_request("the client began TLS on a port without TLS; use ws:// or http://")
-        if first not in _TOKEN_CHARACTERS:
-            raise bad_request("the first bytes are not an HTTP request")
-        return True
-
-
-def parse_request(head: bytes) -> Request:
-    """Parse the head of a request (RFC 9112, sections 3 and 5), without its empty line.
-
-    Raises:
-        HandshakeError: Status 400: the head is not HTTP/1.x. Status 431: it has more than 100
-            headers.
-
-    """
-    line, headers = _parse_head(head)
-    parts = line.split(" ")
-    if len(parts) != 3 or not is_token(parts[0]) or not parts[1]:
-        raise bad_request("the request line is not 'METHOD TARGET HTTP/1.1'")
-    method, target, version = parts
-    if version not in ("HTTP/1.1", "HTTP/1.0"):
-        raise bad_request("the request is not in HTTP/1.1")
-    absolute = _ABSOLUTE_FORM.fullmatch(target)
-    if absolute is not None:
-        headers = _with_host(headers, absolute[1])
-    return Request(method, target, version, headers)
-
-
-def _with_host(headers: Headers, authority: str) -> Headers:
-    """Return the headers with the host of an absolute target (RFC 9112, section 3.2.2).
-
-    A missing or repeated Host stays an error.
-    """
-    if not authority or "@" in authority:  # RFC 9110, sections 4.2.1 and 4.2.4
-        raise bad_request("the request target has no host, or a user name before its host")
-    if len(headers.values("Host")) != 1:
-        return headers
-    fields = headers.fields
-    return Headers([(name, authority if name == "host" else value) for name, value in fields])
-
-
-def parse_response(head: bytes) -> Response:
-    """Parse the head of a response, without its empty line.
-
-    Raises:
-        HandshakeError: Status 0: the head is not HTTP/1.1.
-
-    """
-    try:
-        line, headers = _parse_head(head)
-    except HandshakeError as error:
-        raise HandshakeError(0, error.reason) from None
-    version, _, rest = line.partition(" ")
-    status = rest[:3]
-    is_number = len(status) == 3 and status.isascii() and status.isdigit()
-    if version != "HTTP/1.1" or not is_number or rest[3:4].strip():
-        raise HandshakeError(0, "the server's response is not HTTP/1.1")
-    return Response(int(status), headers.fields)
-
-
 def bad_request(reason: str) -> HandshakeError:
     """Return the error with status 400 for a malformed request."""
     return HandshakeError(HTTPStatus.BAD_REQUEST, reason)
@@ -288,30 +244,10 @@ def bad_request(reason: str) -> HandshakeError:
 
 def is_token(text: str) -> bool:
     """Return True if `text` is a token (RFC 9110, section 5.6.2)."""
-    return _TOKEN.fullmatch(text) is not None
+    return TOKEN.fullmatch(text) is not None
 
 
-def _parse_head(head: bytes) -> tuple[str, Headers]:
-    """Split a head into its first line and its fields (RFC 9112, section 5)."""
-    first, *lines = head.decode("latin-1").split("\r\n")
-    if len(lines) > MAX_HEADERS:
-        raise HandshakeError(
-            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"there are over {MAX_HEADERS} headers"
-        )
-    fields = []
-    for line in lines:
-        name, colon, value = line.partition(":")
-        # RFC 9112, sections 5.1 and 5.2: a space before the colon or at the start of a line is
-        # a way to smuggle a request past a proxy.
-        if not colon or not is_token(name):
-            raise bad_request("a header line is not 'Name: value'")
-        fields.append((name, value.strip(" \t")))
-    if _has_control_character("".join([first, *[value for _, value in fields]])):
-        raise bad_request("the head contains a control character")  # RFC 9110, section 5.5
-    return first, Headers(fields)
-
-
-def _has_control_character(text: str) -> bool:
+def has_control_character(text: str) -> bool:
     """Return True if `text` has a control character other than TAB."""
     return not text.isprintable() and any((c < " " and c != "\t") or c == "\x7f" for c in text)
 
@@ -325,6 +261,6 @@ def encode_head(first: str, fields: Sequence[tuple[str, str]]) -> bytes:
 
     """
     lines = [first, *[f"{name}: {value}" for name, value in fields]]
-    if _has_control_character("".join(lines)):
+    if has_control_character("".join(lines)):
         raise ValueError("head: contains a control character; remove it from the header")
     return "\r\n".join([*lines, "", ""]).encode("latin-1")

@@ -26,7 +26,7 @@ class RecordingServer(Server):
         self.refused = refused
         self.calls: list[tuple[str, int]] = []
 
-    def listen(self, host: str, port: int, ssl_context: object = None) -> tuple[str, int]:
+    def listen(self, host: str, port: int, *_: object, **__: object) -> tuple[str, int]:
         if number := self.refused.get(host):
             raise OSError(number, os.strerror(number))
         self.calls.append((host, port))

@@ -22,7 +22,8 @@ from chatd.access.connection_limits import (
 from chatd.access.trusted_networks import parse_network
 from tests.chat import serve_chat
 from tests.support import Client, connect, exchange, handshake, read_to_end
-from wsproto_min.http import Response, parse_response
+from wsproto_min.http import Response
+from wsproto_min.http_reader import parse_response
 from wsproto_min.net.event_loop import EventLoop
 
 LOCAL = "127.0.0.1:{}"

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from tests.support import PATIENCE, ROOT, command
 from wsproto_min.__main__ import main
+from wsproto_min.client_handshake import upgrade_request
 from wsproto_min.explain.hex_input import parse_hex, parse_input, restore_line_ends
 from wsproto_min.explain.rule_list import options_for
-from wsproto_min.handshake import upgrade_request
 from wsproto_min.testing.violations import DEFLATE_VIOLATIONS, VIOLATIONS, Violation
 
 Output = pytest.CaptureFixture[str]

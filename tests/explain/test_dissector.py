@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wsproto_min import rules
+from wsproto_min.client_handshake import upgrade_request
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Close, Connection, Event, Ping, Role, State
 from wsproto_min.deflate import DeflateParameters
@@ -20,8 +21,8 @@ from wsproto_min.explain.handshake_lines import HandshakeContext, HandshakeLines
 from wsproto_min.explain.render_json import to_json
 from wsproto_min.explain.verdict import Verdict, broken
 from wsproto_min.frames import parse_header
-from wsproto_min.handshake import accept, upgrade_request
-from wsproto_min.http import parse_request
+from wsproto_min.http_reader import parse_request
+from wsproto_min.server_handshake import accept
 from wsproto_min.testing.raw_frame import parse_frame_notation
 from wsproto_min.testing.strategies import chunkings, nearly_valid, single_bytes
 from wsproto_min.testing.violations import (

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsproto_min.client_handshake import upgrade_request
 from wsproto_min.connection import Role
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.explain.dissector import Dissector, FrameReport
@@ -16,7 +17,6 @@ from wsproto_min.explain.handshake_lines import HandshakeContext, HandshakeLines
 from wsproto_min.explain.render_text import render, render_brief, render_verdict
 from wsproto_min.explain.style import coloured, hexadecimal, plain, printable, quoted, shortened
 from wsproto_min.explain.verdict import Verdict, status_name
-from wsproto_min.handshake import upgrade_request
 from wsproto_min.testing.raw_frame import RawFrame, parse_frame_notation
 
 HELLO = bytes.fromhex("8185 37fa213d 7f9f4d5158")  # RFC 6455, section 5.7

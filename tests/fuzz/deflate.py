@@ -15,8 +15,9 @@ from tests.fuzz.handshake import EXTENSIONS
 from tests.fuzz.splits import chunks_of, splits_may_violate
 from wsproto_min import rules
 from wsproto_min.codes import Opcode
-from wsproto_min.deflate import NAME, TAIL, Compressor, DeflateParameters, Parameters
+from wsproto_min.deflate import NAME, TAIL, Compressor, DeflateParameters
 from wsproto_min.errors import HandshakeError, ProtocolError
+from wsproto_min.extensions import Parameters
 from wsproto_min.frames import Frame
 from wsproto_min.handshake import parse_extensions
 from wsproto_min.http import Headers

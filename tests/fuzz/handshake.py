@@ -13,22 +13,13 @@ from chatd.access.trusted_networks import client_address, parse_network
 from chatd.model import is_room_name
 from chatd.page import room_of
 from tests.fuzz.splits import chunks_of
+from wsproto_min.client_handshake import validate_response
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import HandshakeError
-from wsproto_min.handshake import (
-    NegotiatedOptions,
-    accept,
-    accept_key,
-    validate_response,
-)
-from wsproto_min.http import (
-    HeadReader,
-    Request,
-    Response,
-    error_response,
-    parse_request,
-    parse_response,
-)
+from wsproto_min.handshake import NegotiatedOptions, accept_key
+from wsproto_min.http import Request, Response, error_response
+from wsproto_min.http_reader import HeadReader, parse_request, parse_response
+from wsproto_min.server_handshake import accept
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 SUBPROTOCOLS = ("chat.v1", "chat")

@@ -11,7 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -192,3 +192,19 @@ def drop_packets(sock: socket.socket) -> None:
     attach_filter = 26  # SO_ATTACH_FILTER; Python has no constant for it
     filters = struct.pack("HL", 1, ctypes.addressof(program))
     sock.setsockopt(socket.SOL_SOCKET, attach_filter, filters)
+
+
+def peak_growth(process: int | str, use: Callable[[], object]) -> int:
+    """Return by how many bytes the peak of a process's memory grows while `use` runs."""
+    Path(f"/proc/{process}/clear_refs").write_text("5")  # the peak begins at the present size
+    before = _status_bytes(process, "VmRSS")
+    use()
+    return _status_bytes(process, "VmHWM") - before
+
+
+def _status_bytes(process: int | str, field: str) -> int:
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) << 10
+    raise AssertionError(f"/proc/{process}/status: {field} is missing")

@@ -218,6 +218,26 @@ def test_group_sends_text_and_binary_messages() -> None:
     assert member.writes[0].hex(" ") == "81 02 c3 a9 82 01 ff"
 
 
+def test_group_sends_bytes_as_text() -> None:
+    write_coalescer = WriteCoalescer()
+    member = FakePeer()
+    group = group_of(write_coalescer, member)
+    group.send("é".encode(), text=True)
+    with pytest.raises(ValueError, match="text: not UTF-8 at byte 0"):
+        group.send(b"\xff", text=True)
+    write_coalescer.flush()
+    assert member.writes[0].hex(" ") == "81 02 c3 a9"
+
+
+def test_group_sends_a_message_uncompressed() -> None:
+    write_coalescer = WriteCoalescer()
+    member = FakePeer(accepts_shared_compression=True)
+    group = group_of(write_coalescer, member)
+    group.send("x" * 1000, compress=False)
+    write_coalescer.flush()
+    assert member.writes == [text("x" * 1000)]
+
+
 def test_group_iterates_members_in_the_order_of_joining() -> None:
     first, second, outsider = FakePeer("first"), FakePeer("second"), FakePeer("outsider")
     group = group_of(WriteCoalescer(), first, second)

@@ -22,8 +22,8 @@ from wsproto_min.connection import Connection, Ping, Role, State
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import ConnectionClosed, HandshakeError, ProtocolError
 from wsproto_min.frames import FrameDecoder, encode_close, encode_frame
-from wsproto_min.handshake import Acceptance, accept
-from wsproto_min.http import HeadReader, Request, parse_request, parse_response
+from wsproto_min.http import Request
+from wsproto_min.http_reader import HeadReader, parse_request, parse_response
 from wsproto_min.net.client import Client, connect
 from wsproto_min.net.connector import open_socket
 from wsproto_min.net.peer import Peer
@@ -31,6 +31,7 @@ from wsproto_min.net.proxy import Proxy
 from wsproto_min.net.server import Server
 from wsproto_min.net.tcp import alternate_families
 from wsproto_min.net.url import WebSocketURL, parse_url
+from wsproto_min.server_handshake import Acceptance, accept
 
 HELLO = encode_frame(Opcode.TEXT, b"Hello")  # 81 05 48 65 6c 6c 6f
 BYE = encode_frame(Opcode.CLOSE, encode_close(1000, "bye"))
@@ -692,11 +693,20 @@ def test_stream_end_without_close_frame_is_1006(end: Callable[[socket.socket], N
 
 def test_send_of_a_wrong_type_raises_and_keeps_the_client_open() -> None:
     with serving() as running, connect(url(running.address)) as client:
-        wrong: Any = [104, 105]
-        with pytest.raises(TypeError, match="a message is str or bytes, not list"):
-            client.send(wrong)
+        wrong: Any
+        for wrong, kind in ((bytearray(b"hi"), "bytearray"), ([104, 105], "int"), (5, "int")):
+            with pytest.raises(TypeError, match=f"a message is str or bytes, not {kind}"):
+                client.send(wrong)
         client.send("hi")
         assert client.recv(timeout=PATIENCE) == "hi"
+
+
+def test_send_bytes_as_text_is_checked_and_arrives_as_text() -> None:
+    with serving() as running, connect(url(running.address)) as client:
+        with pytest.raises(ValueError, match="text: not UTF-8 at byte 0; send it as binary"):
+            client.send(b"\xff", text=True)
+        client.send("Hé".encode(), text=True, compress=False)
+        assert client.recv(timeout=PATIENCE) == "Hé"
 
 
 def send_often(client: Client) -> None:

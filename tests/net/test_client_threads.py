@@ -314,7 +314,7 @@ def test_ping_keeps_a_bounded_size_of_messages() -> None:
         client = connect(address, read_buffer_limit=1_000_000, close_timeout=0.1)
         with pytest.raises(TimeoutError, match="received messages fill read_buffer_limit"):
             client.ping()
-        assert 1_000_000 <= client._messages_size < 1_020_000
+        assert 1_000_000 <= client._inbox.size < 1_020_000
         assert client.recv() == bytes(10_000)
         with pytest.raises(TimeoutError, match="received messages fill read_buffer_limit"):
             client.ping(timeout=None)
@@ -327,8 +327,8 @@ def test_close_keeps_a_bounded_size_of_messages() -> None:
         started = time.monotonic()
         client.close()
         assert time.monotonic() - started < 5, "close waits although its buffer is full"
-        assert 1_000_000 <= client._messages_size < 1_020_000
-        for _ in range(client._messages_size // 10_100):
+        assert 1_000_000 <= client._inbox.size < 1_020_000
+        for _ in range(client._inbox.size // 10_100):
             assert client.recv() == bytes(10_000)
         assert client.close_code == 1006
 
@@ -342,7 +342,7 @@ def test_close_drops_inflated_messages_over_the_limit() -> None:
         client = connect(url(running.address), read_buffer_limit=1_000_000)
         client.send("go")
         client.close()
-        assert client._messages_size < 1_200_000
+        assert client._inbox.size < 1_200_000
 
 
 def test_recv_after_a_full_buffer_gets_all_messages() -> None:
@@ -401,9 +401,9 @@ def test_background_reads_stop_at_the_limit_and_go_on() -> None:
         client = connect(
             address, background_reads=True, read_buffer_limit=1_000_000, close_timeout=0.1
         )
-        poll(lambda: client._is_full, "the background thread fills the buffer")
+        poll(lambda: client._inbox.is_full, "the background thread fills the buffer")
         time.sleep(0.05)
-        assert client._messages_size < 1_020_000
+        assert client._inbox.size < 1_020_000
         for _ in range(500):
             assert client.recv(PATIENCE) == bytes(10_000)
         client.close()

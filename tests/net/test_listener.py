@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.needs import need
 from tests.net.workbench import Workbench
 from tests.support import (
     PATIENCE,
@@ -435,3 +436,30 @@ def test_listen_unix_without_unix_sockets_says_so(
     monkeypatch.delattr(socket, "AF_UNIX")
     with pytest.raises(OSError, match="Unix socket: this system has none; listen on a TCP port"):
         listener_module.open_unix_listener(str(tmp_path / "socket"))
+
+
+# Sharing a port.
+
+
+def test_servers_with_reuse_port_share_a_port() -> None:
+    need(hasattr(socket, "SO_REUSEPORT"), "SO_REUSEPORT", "use Linux or BSD")
+    served: list[str] = []
+    servers = [
+        Server(on_open=lambda peer, name=name: served.append(name), on_message=send_back)  # type: ignore[misc]
+        for name in ("first", "second")
+    ]
+    address = servers[0].listen("127.0.0.1", 0, reuse_port=True)
+    with pytest.raises(OSError, match="in use") as raised:
+        servers[1].listen(*address)
+    assert raised.value.errno == errno.EADDRINUSE
+    assert servers[1].listen(*address, reuse_port=True) == address
+    other = [socket.create_server(("127.0.0.1", 0)) for _ in servers]
+    with (
+        serving(server=servers[0], listener=other[0]),
+        serving(server=servers[1], listener=other[1]),
+    ):
+        for _ in range(1000):  # the kernel chooses the server by the client's port
+            assert is_served(address)
+            if len(set(served)) == 2:
+                break
+    assert set(served) == {"first", "second"}

@@ -12,10 +12,10 @@ from tests.support import handshake
 from wsproto_min.codes import CloseCode
 from wsproto_min.connection import Close, State
 from wsproto_min.errors import HandshakeError
-from wsproto_min.handshake import Acceptance, accept
 from wsproto_min.http import Request, Response
 from wsproto_min.net.broadcast import Group
 from wsproto_min.net.peer import Peer
+from wsproto_min.server_handshake import Acceptance, accept
 
 
 def test_calls_before_and_after_the_connection_do_nothing(bench: Workbench) -> None:
@@ -57,6 +57,18 @@ def test_send_of_a_wrong_type_raises_and_sends_nothing(bench: Workbench) -> None
     assert remote.events == []
 
 
+def test_send_passes_its_options_on(bench: Workbench) -> None:
+    bench.context.compression_threshold = 0
+    peer, remote = bench.open()
+    peer.send("Hé".encode(), text=True)
+    peer.send("plain", compress=False)
+    with pytest.raises(ValueError, match="text: not UTF-8 at byte 0; send it as binary"):
+        peer.send(b"\xff", text=True)
+    bench.iterate()
+    remote.read()
+    assert remote.events == ["Hé", "plain"]
+
+
 def test_invalid_close_code_raises_and_changes_nothing(bench: Workbench) -> None:
     peer, remote = bench.open()
     for call in (peer.close, peer.fail):
@@ -94,6 +106,19 @@ def test_state_follows_the_connection(bench: Workbench) -> None:
     peer.abort()
     seen.append(peer.state)
     assert seen == list(State)
+
+
+def test_repr_has_address_state_subprotocol_and_code(bench: Workbench) -> None:
+    bench.context.on_request = lambda peer, request: accept(request, subprotocols=["chat"])
+    peer, theirs = bench.accept()
+    assert repr(peer) == "<Peer 192.0.2.1:1 CONNECTING>"
+    theirs.sendall(handshake().replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: chat\r\n\r\n"))
+    bench.iterate()
+    assert repr(peer) == "<Peer 192.0.2.1:1 OPEN 'chat'>"
+    peer.close(4000)
+    assert repr(peer) == "<Peer 192.0.2.1:1 CLOSING 'chat' close_code=4000>"
+    peer.abort()
+    assert repr(peer) == "<Peer 192.0.2.1:1 CLOSED 'chat' close_code=4000>"
 
 
 def test_request_is_known_until_on_open_has_returned(bench: Workbench) -> None:

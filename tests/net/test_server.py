@@ -32,12 +32,12 @@ from tests.support import (
     serving,
     tight_listener,
 )
+from wsproto_min.client_handshake import upgrade_request
 from wsproto_min.codes import CloseCode, Opcode
 from wsproto_min.connection import Close, Event, Ping, Pong, Role
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import HandshakeError
-from wsproto_min.frames import encode_close, encode_frame
-from wsproto_min.handshake import Acceptance, accept, upgrade_request
+from wsproto_min.frames import RSV1, encode_close, encode_frame
 from wsproto_min.http import Request, Response
 from wsproto_min.net import server as server_module
 from wsproto_min.net.broadcast import Group
@@ -45,6 +45,7 @@ from wsproto_min.net.client import connect as connect_url
 from wsproto_min.net.event_loop import EventLoop
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.server import Server
+from wsproto_min.server_handshake import Acceptance, accept
 
 MASK = bytes.fromhex("37fa213d")
 
@@ -446,7 +447,7 @@ def test_server_without_on_request_negotiates_its_options() -> None:
         offer: dict[str, Any] = {"subprotocols": ["a", "b"], "origin": "https://example.org"}
         with connect_url(url, **offer) as client:
             assert client.subprotocol == "b"
-            assert client.connection._context_takeover
+            assert client.connection._decoders[RSV1]().keeps_context
         with pytest.raises(HandshakeError, match=r"pages of .* may not connect") as raised:
             connect_url(url, origin="https://evil.example")
         assert raised.value.status == 403

@@ -12,12 +12,12 @@ import pytest
 
 from tests.net.workbench import MASK, PING, UNMASKED, Remote, Workbench, close, text
 from tests.support import exchange, handshake, new_key, read_to_end, serving
+from wsproto_min.client_handshake import upgrade_request
 from wsproto_min.codes import CloseCode, Opcode
 from wsproto_min.connection import Close, Event, Pong, State
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import HandshakeError
 from wsproto_min.frames import encode_frame
-from wsproto_min.handshake import accept, upgrade_request
 from wsproto_min.http import Request, Response
 from wsproto_min.net import session as session_module
 from wsproto_min.net.broadcast import Group
@@ -25,6 +25,7 @@ from wsproto_min.net.message_budget import MessageBudget
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.session import Session
 from wsproto_min.net.transport import Transport
+from wsproto_min.server_handshake import accept
 
 # The opening handshake.
 

@@ -54,12 +54,15 @@ def client_context(certificate: Path) -> ssl.SSLContext:
 
 
 @contextmanager
-def secure(certificate: Path, **options: Any) -> Iterator[RunningServer]:
+def secure(
+    certificate: Path, *, ssl_context: ssl.SSLContext | None = None, **options: Any
+) -> Iterator[RunningServer]:
     """Run a server with TLS at `address`, by default an echo server."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
+    if ssl_context is None:
+        ssl_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        ssl_context.load_cert_chain(certificate)
     server = Server(**{"on_message": Peer.send, **options})
-    address = server.listen("127.0.0.1", 0, context)
+    address = server.listen("127.0.0.1", 0, ssl_context)
     with serving(server=server) as running:
         running.address = address
         yield running
@@ -139,7 +142,7 @@ def test_messages_are_echoed_unchanged(
     certificate: Path, client_context: ssl.SSLContext, version: ssl.TLSVersion, message: str | bytes
 ) -> None:
     client_context.minimum_version = client_context.maximum_version = version
-    limits = {"max_message_size": 8 << 20, "write_buffer_limit": 16 << 20}
+    limits: dict[str, Any] = {"max_message_size": 8 << 20, "write_buffer_limit": 16 << 20}
     with (
         secure(certificate, **limits) as running,
         connect_url(
@@ -601,3 +604,52 @@ def test_session_continues_when_the_awaited_event_comes() -> None:
         other.close()
         running.wait_for_peers(0)
     assert (sending, fake.errors["recv"]) == ([], [])
+
+
+# Certificates that change, and several names.
+
+
+def common_name(address: tuple[str, int], name: str) -> str:
+    """Return the common name of the certificate that the server presents to a client."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with connect(address) as sock, context.wrap_socket(sock, server_hostname=name) as secured:
+        certificate = secured.getpeercert(binary_form=True)
+    assert certificate is not None
+    return next(name for name in ("localhost", "other.example") if name.encode() in certificate)
+
+
+def test_load_cert_chain_holds_for_later_connections(
+    certificate: Path, client_context: ssl.SSLContext, tmp_path: Path
+) -> None:
+    other = make_certificate(tmp_path, "other.example")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    with (
+        secure(certificate, ssl_context=context) as running,
+        connect_url(url(running), ssl_context=client_context) as before,
+    ):
+        running.ask(lambda: context.load_cert_chain(other))
+        assert common_name(running.address, "localhost") == "other.example"
+        before.send("still open")
+        assert before.recv(PATIENCE) == "still open"
+
+
+def test_sni_callback_chooses_the_certificate(certificate: Path, tmp_path: Path) -> None:
+    contexts = {}
+    for name, path in (
+        ("localhost", certificate),
+        ("other.example", make_certificate(tmp_path, "other.example")),
+    ):
+        contexts[name] = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        contexts[name].load_cert_chain(path)
+
+    def choose(sock: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        sock.context = contexts.get(name or "", context)
+
+    contexts["localhost"].sni_callback = choose
+    with secure(certificate, ssl_context=contexts["localhost"]) as running:
+        for name in (*contexts, "localhost"):
+            assert common_name(running.address, name) == name
+        assert common_name(running.address, "unknown.example") == "localhost"

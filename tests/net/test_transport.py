@@ -17,12 +17,12 @@ from tests.support import handshake
 from wsproto_min.codes import CloseCode, Opcode
 from wsproto_min.connection import Close, Pong, State
 from wsproto_min.frames import encode_frame
-from wsproto_min.handshake import accept
 from wsproto_min.http import Response
 from wsproto_min.net.broadcast import Group
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.transport import Transport
 from wsproto_min.net.write_coalescer import WriteCoalescer
+from wsproto_min.server_handshake import accept
 
 
 def failing_later(sock: socket.socket) -> FaultySocket:

@@ -11,10 +11,10 @@ from tests.support import PATIENCE, handshake
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Close, Connection, Event, Ping, Role
 from wsproto_min.frames import encode_close, encode_frame
-from wsproto_min.handshake import accept
 from wsproto_min.net.context import ServerContext
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.session import Session
+from wsproto_min.server_handshake import accept
 
 MASK = bytes.fromhex("37fa213d")
 MAX_ITERATIONS = 200_000

@@ -6,10 +6,10 @@ import socket
 import sys
 from urllib.parse import urlsplit
 
+from wsproto_min.client_handshake import upgrade_request
 from wsproto_min.codes import Opcode
 from wsproto_min.frames import FrameDecoder, encode_frame
-from wsproto_min.handshake import upgrade_request
-from wsproto_min.http import HeadReader
+from wsproto_min.http_reader import HeadReader
 
 url = urlsplit(sys.argv[1])
 key = base64.b64encode(os.urandom(16)).decode()

@@ -11,7 +11,7 @@ import sys
 from contextlib import closing, suppress
 
 from wsproto_min import State
-from wsproto_min.handshake import ServerHandshake
+from wsproto_min.server_handshake import ServerHandshake
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

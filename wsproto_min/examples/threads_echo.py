@@ -14,7 +14,7 @@ from contextlib import suppress
 from threading import Thread
 
 from wsproto_min import State
-from wsproto_min.handshake import ServerHandshake
+from wsproto_min.server_handshake import ServerHandshake
 
 
 def echo(sock: socket.socket) -> None:

@@ -17,7 +17,7 @@ from wsproto_min.explain.frame_fields import FrameFields
 from wsproto_min.explain.handshake_lines import HandshakeContext, HandshakeLines
 from wsproto_min.explain.verdict import Counts, Verdict, broken, incomplete, refused, valid
 from wsproto_min.frames import Frame
-from wsproto_min.http import HeadReader
+from wsproto_min.http_reader import HeadReader
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 
 # First bytes of a head. A frame that begins with one of these bytes breaks a rule.

@@ -11,19 +11,15 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from wsproto_min.client_handshake import is_interim, validate_response
 from wsproto_min.connection import Role
 from wsproto_min.deflate import NAME, DeflateParameters
 from wsproto_min.errors import HandshakeError
 from wsproto_min.explain.verdict import Verdict, refused
-from wsproto_min.handshake import (
-    GUID,
-    accept,
-    accept_key,
-    is_interim,
-    parse_extensions,
-    validate_response,
-)
-from wsproto_min.http import Headers, Request, Response, parse_request, parse_response
+from wsproto_min.handshake import GUID, accept_key, parse_extensions
+from wsproto_min.http import Headers, Request, Response
+from wsproto_min.http_reader import parse_request, parse_response
+from wsproto_min.server_handshake import accept
 
 _REQUEST_LINE = "method, target and version: GET and HTTP/1.1 (4.1, items 1 to 3)"
 _STATUS_LINE = "101 accepts the handshake, any other status refuses it (4.2.2, item 5.1)"

@@ -7,7 +7,7 @@ import re
 from wsproto_min.explain.hex_dump import parse_dump
 from wsproto_min.explain.hex_words import check_words
 from wsproto_min.explain.literals import parse_literals
-from wsproto_min.http import MAX_HEAD_SIZE
+from wsproto_min.http_reader import MAX_HEAD_SIZE
 
 _WORD = re.compile(r"\S+")
 _COMMENT = "#"

@@ -10,6 +10,7 @@ from wsproto_min.explain.conversation_dissector import CaptureEvent, MessageRepo
 from wsproto_min.explain.dissector import FrameReport
 from wsproto_min.explain.handshake_lines import HandshakeLines
 from wsproto_min.explain.verdict import Verdict
+from wsproto_min.messages import MessageChunk
 
 
 def to_json(event: CaptureEvent) -> dict[str, Any]:
@@ -91,4 +92,5 @@ def _event_to_json(event: Event) -> dict[str, Any]:
         return {"type": "binary", "data": event.hex()}
     if isinstance(event, Close):
         return {"type": "close", "code": event.code, "reason": event.reason}
+    assert not isinstance(event, MessageChunk)  # the dissector assembles whole messages
     return {"type": type(event).__name__.lower(), "data": event.payload.hex()}

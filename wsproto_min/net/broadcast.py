@@ -14,7 +14,8 @@ from typing import Protocol
 from wsproto_min.connection import encode_message
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, SHARED_COMPRESSOR
 from wsproto_min.frames import encode_frame
-from wsproto_min.net.write_coalescer import NumberedFrames, Recipient, WriteCoalescer
+from wsproto_min.net.message_order import NumberedFrames
+from wsproto_min.net.write_coalescer import Recipient, WriteCoalescer
 
 
 class GroupMember(Recipient, Protocol):
@@ -119,21 +120,37 @@ class Group:
         self._joined_at.pop(member, None)
         del self._members[member]
 
-    def send(self, message: str | bytes, *, sender: GroupMember | None = None) -> None:
+    def send(
+        self,
+        message: str | bytes,
+        *,
+        sender: GroupMember | None = None,
+        text: bool = False,
+        compress: bool = True,
+    ) -> None:
         """Send a text (`str`) or binary (`bytes`) message to every member except `sender`.
+
+        Args:
+            message: The message.
+            sender: Member that does not receive the message, or None.
+            text: Send `bytes` as text, after a check that they are UTF-8.
+            compress: False sends this message uncompressed.
 
         Raises:
             RuntimeError: The call comes from another thread than that of `Server.run`.
             TypeError: The message is neither `str` nor `bytes`.
+            ValueError: With `text`, the bytes are not UTF-8.
 
         """
         write_coalescer = self._write_coalescer
         if get_ident() != write_coalescer.thread:  # saves a call on the hot path
             write_coalescer.check_thread()
-        opcode, payload = encode_message(message)
+        opcode, payload = encode_message(message, text)
         plain = compressed = encode_frame(opcode, payload)
-        if len(payload) >= self._compression_threshold and any(
-            member._accepts_shared_compression for member in self._members
+        if (
+            compress
+            and len(payload) >= self._compression_threshold
+            and any(member._accepts_shared_compression for member in self._members)
         ):
             compressed = encode_frame(opcode, SHARED_COMPRESSOR.compress(payload), rsv1=True)
         self._frames.append((write_coalescer.mark_group(self), plain, compressed, sender))

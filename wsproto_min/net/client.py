@@ -15,29 +15,32 @@ threads that need input wait until this thread has read.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import select
 import selectors
 import socket
 import ssl
-import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from selectors import EVENT_READ, EVENT_WRITE
 from types import TracebackType
 from typing import Self
 
+from wsproto_min.client_handshake import ClientHandshake
 from wsproto_min.codes import CloseCode
 from wsproto_min.connection import Close, Connection, Event, Pong, Role, State
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, DeflateParameters
 from wsproto_min.errors import ConnectionClosed, WebSocketError
-from wsproto_min.handshake import ClientHandshake
-from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
+from wsproto_min.extensions import Extension
+from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE, MessageChunk
+from wsproto_min.net.client_streams import ReceiveStream, SendStream
 from wsproto_min.net.connector import Trace, open_connection
+from wsproto_min.net.frame_trace import as_trace
+from wsproto_min.net.inbox import Inbox
 from wsproto_min.net.keepalive import Keepalive
 from wsproto_min.net.redirects import DEFAULT_MAX_REDIRECTS
 from wsproto_min.net.tcp import RECEIVE_SIZE
@@ -48,6 +51,9 @@ _NO_DATA = "no data arrived within the time limit"
 _NOT_READ = "the server did not read within the time limit"
 _NO_PONG = "the server did not answer a Ping within ping_timeout"
 _UNREAD = "received messages fill read_buffer_limit; call recv() before ping()"
+
+# Iterable, but not as fragments of a message.
+_NOT_FRAGMENTS = (str, bytes, bytearray, memoryview, Mapping)
 
 _MAX_WAIT = 3600.0  # seconds; poll() fails above 24 days
 
@@ -60,18 +66,19 @@ def connect(
     origin: str | None = None,
     compression: DeflateParameters | None = DeflateParameters.DEFAULT,
     compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD,
+    extensions: Sequence[Extension] = (),
     ssl_context: ssl.SSLContext | None = None,
     proxy: str | bool | None = True,
     max_redirects: int = DEFAULT_MAX_REDIRECTS,
     open_timeout: float = 10.0,
     close_timeout: float = 10.0,
-    max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+    max_message_size: int | None = DEFAULT_MAX_MESSAGE_SIZE,
     max_fragments: int | None = None,
     ping_interval: float | None = 20.0,
     ping_timeout: float = 20.0,
     read_buffer_limit: int = 4 << 20,
     background_reads: bool = False,
-    trace: Trace | None = None,
+    trace: Trace | bool | logging.Logger | None = None,
 ) -> Client:
     """Open a connection to a WebSocket server.
 
@@ -83,6 +90,7 @@ def connect(
         origin: Value of the Origin header.
         compression: Parameters of permessage-deflate to offer; None offers no compression.
         compression_threshold: Minimum size of a message that is compressed, in bytes.
+        extensions: Further extensions to offer, beside permessage-deflate.
         ssl_context: TLS configuration for `wss`. By default, the client verifies the
             certificate by the system's CAs.
         proxy: URL of a proxy: `http://[USER:PASSWORD@]HOST:PORT` (CONNECT), or the same with
@@ -93,7 +101,8 @@ def connect(
             go to another origin (scheme, host, port). A redirect from `wss` to `ws` is an error.
         open_timeout: Time limit for everything until the connection is open, in seconds.
         close_timeout: Time limit for the closing handshake, in seconds.
-        max_message_size: Maximum size of a received message, in bytes.
+        max_message_size: Maximum size of a received message, in bytes; None for no limit, if
+            all large messages are read by `recv_streaming`.
         max_fragments: Maximum number of fragments of a received message.
         ping_interval: Seconds from one Ping of the client to the next; None sends no Pings.
         ping_timeout: Seconds after a Ping without received bytes, until the connection is lost.
@@ -101,8 +110,9 @@ def connect(
             client reads no more. One message can exceed the limit.
         background_reads: Start a daemon thread that reads and answers Pings at any time, until
             `read_buffer_limit` is reached. Then do not wait for `Client.fileno`.
-        trace: Function to call with the sender of bytes and the bytes, for each read and
-            write. Each head of the handshake comes in a call of its own.
+        trace: True or a logger to log each head and frame at DEBUG, as for `Server`. Or a function
+            to call with the sender of bytes and the bytes, for each read and write. Each head of
+            the handshake comes in a call of its own.
 
     Raises:
         ValueError: The URL or an argument is invalid.
@@ -110,6 +120,8 @@ def connect(
             proxy refused. Then the reason begins with "proxy".
         OSError: The server or the proxy cannot be reached; `TimeoutError` after `open_timeout`.
     """
+    address = parse_url(url)
+    trace = as_trace(trace, address.host_header)
 
     def begin(address: WebSocketURL, fields: Sequence[tuple[str, str]]) -> ClientHandshake:
         return ClientHandshake(
@@ -121,10 +133,11 @@ def connect(
             max_message_size=max_message_size,
             max_fragments=max_fragments,
             compression_threshold=compression_threshold,
+            extensions=extensions,
         )
 
     sock, result = open_connection(
-        parse_url(url),
+        address,
         begin,
         [*([] if origin is None else [("Origin", origin)]), *headers],
         deadline=time.monotonic() + open_timeout,
@@ -194,9 +207,9 @@ class Client:
         self._socket = sock
         self._close_timeout = close_timeout
         self._trace = trace
-        self._messages: deque[str | bytes] = deque()  # received, for `recv`
-        self._messages_size = 0  # bytes of memory
-        self._read_buffer_limit = read_buffer_limit
+        self._inbox = Inbox(connection, read_buffer_limit)
+        self._stream: SendStream | None = None  # the fragmented message under way
+        self._stream_thread = 0  # its thread
         self._write_buffer = b""
         self._awaited_pongs: set[bytes] = set()
         self._close: Close | None = None
@@ -263,16 +276,82 @@ class Client:
         """
         return self._socket.fileno()
 
-    def send(self, message: str | bytes) -> None:
+    def send(
+        self,
+        message: str | bytes | Iterable[str] | Iterable[bytes],
+        *,
+        text: bool = False,
+        compress: bool = True,
+        timeout: float | None = None,
+    ) -> None:
         """Send a text (`str`) or binary (`bytes`) message; wait while the server does not read.
+
+        Waits too while another thread sends a stream.
+
+        Args:
+            message: The message, or an iterable of its fragments, which are all `str` or all
+                `bytes`. An exception of the iterable closes the connection as in `send_stream`.
+            text: Send `bytes` as text, after a check that they are UTF-8.
+            compress: False sends this message uncompressed.
+            timeout: Time limit in seconds for the message or for each fragment; None for no
+                limit. After a `TimeoutError` the message leaves with the next calls.
 
         Raises:
             ConnectionClosed: The connection is closing, closed or lost.
+            RuntimeError: A stream of the same thread is open.
+            TimeoutError: The server did not read in time.
             TypeError: The message is neither `str` nor `bytes`.
+            ValueError: With `text`, the bytes are not UTF-8.
         """
+        if isinstance(message, Iterable) and not isinstance(message, _NOT_FRAGMENTS):
+            with self.send_stream(compress=compress) as stream:
+                for fragment in message:
+                    stream.send(fragment, timeout=timeout)
+            return
+        deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
-            self.connection.send(message)
-            self._flush_or_raise(None)
+            self._await_stream(deadline)
+            # The connection checks the type of a message that is no iterable of fragments.
+            self.connection.send(message, text=text, compress=compress)  # type: ignore[arg-type]
+            self._flush_or_raise(deadline)
+
+    def send_stream(self, *, compress: bool = True) -> SendStream:
+        """Begin a message in fragments; see `SendStream`.
+
+            with client.send_stream() as stream:
+                stream.send("part 1, ")
+                stream.send("part 2")
+
+        The first fragment waits while another thread sends a stream.
+
+        Args:
+            compress: False sends the message uncompressed.
+        """
+        return SendStream(self, compress=compress)
+
+    def _send_fragment(
+        self, stream: SendStream, data: str | bytes, timeout: float | None, *, last: bool
+    ) -> None:
+        """See `SendStream`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            if self._stream is not stream:
+                self._await_stream(deadline)
+            self.connection.send_fragment(data, last=last, compress=stream.compress)
+            self._stream = None if last else stream
+            self._stream_thread = threading.get_ident()
+            self._changed.notify_all()
+            self._flush_or_raise(deadline)
+
+    def _await_stream(self, deadline: float | None) -> None:
+        """Wait until no other stream is open, unless the connection is not open either."""
+        while self._stream is not None and self.connection.state is State.OPEN:
+            if self._stream_thread == threading.get_ident():
+                raise RuntimeError("send: a stream of this thread is open; finish it first")
+            if not self._changed.wait(
+                None if deadline is None else max(0.0, deadline - time.monotonic())
+            ):
+                raise TimeoutError("another thread did not finish its stream in time")
 
     def recv(self, timeout: float | None = None) -> str | bytes:
         """Return the next message.
@@ -288,12 +367,38 @@ class Client:
         deadline = None if timeout is None else time.monotonic() + timeout
         has_read = False
         with self._changed:
-            while not self._messages:
+            while (message := self._inbox.next_message()) is None:
                 has_read = self._advance(deadline, has_read=has_read)
-            message = self._messages.popleft()
-            self._messages_size -= sys.getsizeof(message)
             self._changed.notify_all()  # a background thread may wait for free space
             return message
+
+    def recv_streaming(self, timeout: float | None = None) -> ReceiveStream:
+        """Iterate over the chunks of the next message while it arrives; see `ReceiveStream`.
+
+            for chunk in client.recv_streaming():
+                file.write(chunk)
+
+        The chunks are not kept, so pass `max_message_size=None` to `connect` for a message of
+        any size. If the program leaves the iteration, the next `recv` or `recv_streaming` skips
+        the rest of the message.
+
+        Args:
+            timeout: Time limit for each chunk in seconds; None for no limit.
+        """
+        stream = ReceiveStream(self, timeout)
+        with self._changed:
+            self._inbox.begin(stream)
+        return stream
+
+    def _next_chunk(self, stream: ReceiveStream, timeout: float | None) -> MessageChunk:
+        """See `ReceiveStream`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        has_read = False
+        with self._changed:
+            while (chunk := self._inbox.next_chunk(stream)) is None:
+                has_read = self._advance(deadline, has_read=has_read)
+            self._changed.notify_all()
+            return chunk
 
     def ping(self, timeout: float | None = 10.0) -> float:
         """Send a Ping; return the round-trip time in seconds once its Pong has arrived.
@@ -311,7 +416,7 @@ class Client:
                 self.connection.ping(payload)
                 self._flush_or_raise(deadline)
                 while payload in self._awaited_pongs:
-                    if self._is_full:
+                    if self._inbox.is_full:
                         raise TimeoutError(_UNREAD)
                     has_read = self._advance(deadline, has_read=has_read)
             finally:
@@ -340,22 +445,19 @@ class Client:
                     # too: bytes of a server that sends without a pause arrive after the
                     # deadline as well.
                     while (
-                        not self._is_full and time.monotonic() < deadline and self._read(deadline)
+                        not self._inbox.is_full
+                        and time.monotonic() < deadline
+                        and self._read(deadline)
                     ):
                         self._handle_received(deadline)
             finally:
                 self._disconnect()
 
-    @property
-    def _is_full(self) -> bool:
-        """True if the messages that wait for `recv` have reached their limit."""
-        return self._messages_size >= self._read_buffer_limit
-
     def _read_in_background(self) -> None:
         """Read and handle events until the connection ends."""
         with self._changed, suppress(WebSocketError):
             while True:
-                if self._is_full and self.connection.state is not State.CLOSED:
+                if self._inbox.is_full and self.connection.state is not State.CLOSED:
                     self._changed.wait()
                 else:
                     self._advance(None, has_read=False)
@@ -395,15 +497,13 @@ class Client:
 
     def _handle_received(self, deadline: float) -> None:
         """Handle the events that have arrived, up to the limit, and send the replies."""
-        while not self._is_full and (event := self.connection.next_event()) is not None:
+        while not self._inbox.is_full and (event := self.connection.next_event()) is not None:
             self._handle_event(event)
             self._flush(deadline)
 
     def _handle_event(self, event: Event) -> None:
-        if isinstance(event, (str, bytes)):
-            if not self._is_full:  # a closed client drops the rest
-                self._messages.append(event)
-                self._messages_size += sys.getsizeof(event)
+        if isinstance(event, (str, bytes, MessageChunk)):
+            self._inbox.add(event)
         elif isinstance(event, Close):
             self._close = event
         elif isinstance(event, Pong):

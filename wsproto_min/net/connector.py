@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from http import HTTPStatus
 
+from wsproto_min.client_handshake import ClientHandshake
 from wsproto_min.connection import Role
 from wsproto_min.errors import HandshakeError
-from wsproto_min.handshake import ClientHandshake, HandshakeResult
+from wsproto_min.handshake import HandshakeResult
 from wsproto_min.http import Headers, Response
 from wsproto_min.net.proxy import Proxy, find_proxy, naming, open_tunnel
 from wsproto_min.net.redirects import headers_after, next_url

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD
-from wsproto_min.handshake import Acceptance
 from wsproto_min.http import Request, Response
+from wsproto_min.messages import MessageChunk
+from wsproto_min.net.connection_age import ConnectionAge
 from wsproto_min.net.event_loop import EventLoop
 from wsproto_min.net.message_budget import MessageBudget
 from wsproto_min.net.peer import Peer
+from wsproto_min.net.pings import PendingPings
 from wsproto_min.net.timers import CoarseTimers
-from wsproto_min.net.write_buffer import WriteBudget
+from wsproto_min.net.write_buffer import (
+    DEFAULT_HIGH_MARK,
+    DEFAULT_LOW_MARK,
+    WriteBudget,
+    check_marks,
+)
 from wsproto_min.net.write_coalescer import WriteCoalescer
+from wsproto_min.server_handshake import Acceptance, Deferred
 
 
 def _ignore(peer: Peer) -> None:
@@ -28,7 +37,7 @@ class PendingHandshake(Protocol):
         """End the connection, and leave `pending_handshakes`."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class ServerContext:
     """Options of a server (see `Server`), its event loop, and its peers.
 
@@ -41,7 +50,7 @@ class ServerContext:
 
     """
 
-    on_request: Callable[[Peer, Request], Response | Acceptance]
+    on_request: Callable[[Peer, Request], Response | Acceptance | Deferred]
     on_open: Callable[[Peer], None]
     on_message: Callable[[Peer, str | bytes], None]
     max_message_size: int
@@ -57,11 +66,20 @@ class ServerContext:
     write_timeout: float = 60.0
     total_unfinished_limit: int = 128 << 20
     max_pending_handshakes: int = 1024
+    max_body_size: int = 0
+    max_connection_age: float | None = None
+    trace: logging.Logger | None = None
     on_accept: Callable[[Peer], None] = _ignore
+    on_chunk: Callable[[Peer, MessageChunk], None] | None = None
+    on_drained: Callable[[Peer], None] | None = None
+    write_high_mark: int = DEFAULT_HIGH_MARK
+    write_low_mark: int = DEFAULT_LOW_MARK
     loop: EventLoop = field(default_factory=EventLoop)
     timers: CoarseTimers = field(init=False)
     write_budget: WriteBudget = field(init=False)
     message_budget: MessageBudget = field(init=False)
+    pings: PendingPings = field(init=False)
+    connection_age: ConnectionAge | None = None
     pending_handshakes: dict[PendingHandshake, None] = field(default_factory=dict)
     write_coalescer: WriteCoalescer = field(default_factory=WriteCoalescer)
     peers: set[Peer] = field(default_factory=set)
@@ -73,6 +91,10 @@ class ServerContext:
         """Create the timers and the limits for all peers."""
         self.timers = CoarseTimers(self.loop)
         self.message_budget = MessageBudget(self.total_unfinished_limit)
+        marks = check_marks(self.write_high_mark, self.write_low_mark, self.write_buffer_limit)
         self.write_budget = WriteBudget(
-            self.total_write_buffer_limit, self.write_timeout, self.timers
+            self.total_write_buffer_limit, self.write_timeout, self.timers, marks
         )
+        self.pings = PendingPings(self.timers)
+        if self.max_connection_age is not None:
+            self.connection_age = ConnectionAge(self.timers, self.max_connection_age)

@@ -6,16 +6,19 @@ import errno
 import logging
 import os
 import socket
-import ssl
 import stat
 import weakref
 from contextlib import suppress
 from selectors import EVENT_READ
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from wsproto_min.net.context import ServerContext
+from wsproto_min.net.frame_trace import FrameTrace, TracedSocket
 from wsproto_min.net.session import Session
 from wsproto_min.net.tls import TLSSocket
+
+if TYPE_CHECKING:
+    import ssl
 
 # Length of the kernel's queue of new connections; the kernel limits it to net.core.somaxconn.
 BACKLOG = 1024
@@ -37,7 +40,7 @@ _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 logger: logging.Logger = logging.getLogger("wsproto_min")
 
 
-def open_tcp_listeners(host: str, port: int) -> list[socket.socket]:
+def open_tcp_listeners(host: str, port: int, *, reuse_port: bool = False) -> list[socket.socket]:
     """Return a listening TCP socket for each address of `host`, all with the same port.
 
     Args:
@@ -45,9 +48,11 @@ def open_tcp_listeners(host: str, port: int) -> list[socket.socket]:
             all interfaces. A name may have addresses that this machine does not have, for
             example without IPv6, but not all of them.
         port: Port from 0 to 65535; 0 picks a free one.
+        reuse_port: Share the port with other sockets that have SO_REUSEPORT.
 
     Raises:
         OSError: An address is invalid or in use, or none is an address of this machine.
+        ValueError: The system does not have SO_REUSEPORT.
 
     """
     if not 0 <= port < 1 << 16:  # getaddrinfo() would take a larger port modulo 65536
@@ -60,7 +65,7 @@ def open_tcp_listeners(host: str, port: int) -> list[socket.socket]:
     addresses = list(dict.fromkeys((info[0], info[4]) for info in infos))  # without repetitions
     for _ in range(PORT_ATTEMPTS if port == 0 else 1):
         try:
-            return _listen_on_all(addresses, port)
+            return _listen_on_all(addresses, port, reuse_port=reuse_port)
         except OSError as error:  # another address may have the free port in use
             failure = error
             if error.errno != errno.EADDRINUSE:
@@ -68,14 +73,17 @@ def open_tcp_listeners(host: str, port: int) -> list[socket.socket]:
     raise failure
 
 
-def _listen_on_all(addresses: list[tuple[Any, Any]], port: int) -> list[socket.socket]:
+def _listen_on_all(
+    addresses: list[tuple[Any, Any]], port: int, *, reuse_port: bool
+) -> list[socket.socket]:
     """Listen on all addresses that this machine has, with the port of the first if it is 0."""
     sockets: list[socket.socket] = []
     failure: OSError | None = None
     try:
         for family, (address, _, *rest) in addresses:
             try:
-                sock = _listen(family, (address, port, *rest), alone=len(addresses) == 1)
+                alone = len(addresses) == 1
+                sock = _listen(family, (address, port, *rest), alone=alone, reuse_port=reuse_port)
             except OSError as error:
                 if error.errno not in _NO_SUCH_ADDRESS:
                     raise
@@ -92,10 +100,14 @@ def _listen_on_all(addresses: list[tuple[Any, Any]], port: int) -> list[socket.s
     return sockets
 
 
-def _listen(family: int, address: tuple[Any, ...], *, alone: bool) -> socket.socket:
+def _listen(
+    family: int, address: tuple[Any, ...], *, alone: bool, reuse_port: bool
+) -> socket.socket:
     is_any = family == socket.AF_INET6 and address[0] == "::"
     dual = is_any and alone and socket.has_dualstack_ipv6()
-    sock = socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=dual)
+    sock = socket.create_server(
+        address, family=family, backlog=BACKLOG, reuse_port=reuse_port, dualstack_ipv6=dual
+    )
     # Accepted sockets inherit the option. Each iteration writes once for each peer, so
     # Nagle's algorithm would only add delay.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -191,11 +203,16 @@ class Listener:
 
     def _start_session(self, sock: socket.socket, address: tuple[str, int] | str | bytes) -> None:
         stream: socket.socket | TLSSocket = sock
+        name = _format_address(address)
+        to = self._context.trace
+        trace = FrameTrace(name, to) if to is not None and to.isEnabledFor(logging.DEBUG) else None
         try:
             sock.setblocking(False)
             if self._ssl_context is not None:
-                stream = TLSSocket(sock, self._ssl_context)
-            session = Session(self._context, stream, _format_address(address))
+                stream = TLSSocket(sock, self._ssl_context, trace)
+            elif trace is not None:
+                stream = cast(socket.socket, TracedSocket(sock, trace))
+            session = Session(self._context, stream, name)
         except OSError:  # the client has gone, or the loop cannot watch one more socket
             stream.close()
             return
@@ -247,7 +264,7 @@ def _identify_socket_file(sock: socket.socket) -> tuple[int, int] | None:
 
 def _format_address(address: tuple[str, int] | str | bytes) -> str:
     """Return "host:port", with an IPv6 host in brackets, or "unix"."""
-    if isinstance(address, str | bytes):  # bytes: the abstract name of a Unix client
+    if not isinstance(address, tuple):  # bytes: the abstract name of a Unix client
         return "unix"
     host, port = address[:2]
     if host.startswith("::ffff:") and "." in host:  # an IPv4 client of a dual-stack socket

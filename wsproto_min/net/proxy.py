@@ -18,7 +18,8 @@ from ipaddress import ip_address
 from urllib.parse import unquote, urlsplit
 
 from wsproto_min.errors import HandshakeError
-from wsproto_min.http import HeadReader, Response, encode_head, parse_response
+from wsproto_min.http import Response, encode_head
+from wsproto_min.http_reader import HeadReader, parse_response
 from wsproto_min.net.tcp import receive, time_left
 from wsproto_min.net.url import WebSocketURL, bracketed, to_a_labels
 

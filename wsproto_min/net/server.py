@@ -16,22 +16,27 @@ groups and timers raise `RuntimeError` there.
 from __future__ import annotations
 
 import logging
+import math
 import socket
-import ssl
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING
 
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, DeflateParameters
-from wsproto_min.handshake import Acceptance, accept
+from wsproto_min.extensions import Extension
 from wsproto_min.http import Request, Response
-from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
+from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE, MessageChunk
 from wsproto_min.net.broadcast import Group
 from wsproto_min.net.context import ServerContext
 from wsproto_min.net.listener import Listener, open_tcp_listeners, open_unix_listener
 from wsproto_min.net.peer import Peer
+from wsproto_min.net.write_buffer import DEFAULT_HIGH_MARK, DEFAULT_LOW_MARK
+from wsproto_min.server_handshake import Acceptance, Deferred, accept
+
+if TYPE_CHECKING:
+    import ssl
 
 # Seconds for HTTP clients to receive their responses after the last WebSocket peer has gone.
 FINAL_RESPONSE_TIMEOUT = 1.0
@@ -39,10 +44,6 @@ FINAL_RESPONSE_TIMEOUT = 1.0
 _COMPRESSION = DeflateParameters.NO_CONTEXT_TAKEOVER
 
 logger: logging.Logger = logging.getLogger("wsproto_min")
-
-
-def _accept(peer: Peer, request: Request, **options: Any) -> Acceptance:
-    return accept(request, **options)
 
 
 def _ignore(*arguments: object) -> None:
@@ -60,13 +61,19 @@ class Server:
         on_message: `on_message(peer, message)` receives a text (`str`) or binary (`bytes`)
             message.
         on_request: `on_request(peer, request)` returns an `Acceptance` (from `accept`) to open
-            the connection, or a `Response` to answer and close. It may raise
-            `HandshakeError`. The default accepts every valid handshake with the arguments
-            `subprotocols`, `origins` and `compression`.
+            the connection, a `Response` to answer and close, or a `Deferred` to call
+            `Peer.respond` later. It may raise `HandshakeError`. The default accepts every valid
+            handshake with the arguments `subprotocols`, `origins` and `compression`.
         subprotocols: Subprotocols of the server, the preferred one first.
         origins: Sites whose pages may connect, such as "https://example.org"; None for all.
             A client without an Origin header, which is no browser, may always connect.
         compression: Configuration of permessage-deflate; None declines all offers.
+        extensions: Further extensions of the server, beside permessage-deflate.
+        on_chunk: `on_chunk(peer, chunk)` receives a `MessageChunk` from a peer that was told
+            `receive_chunks`.
+        on_drained: `on_drained(peer)` comes when a write buffer has come down to its low mark
+            after it was above its high mark, or after `OutgoingStream.send` has returned False.
+            It comes in the next iteration, so that a quick peer does not keep others waiting.
         on_open: `on_open(peer)` comes once the handshake is complete.
         on_close: `on_close(peer)` comes once for each opened peer, when closing has begun.
         on_accept: `on_accept(peer)` comes before anything is read. `peer.abort()` refuses
@@ -82,6 +89,9 @@ class Server:
             the default.
         write_buffer_limit: Bytes that may wait for a slow reader. A peer beyond the limit is
             closed with 1008.
+        write_high_mark: Bytes in a peer's write buffer above which `OutgoingStream.send` returns
+            False; at most `write_buffer_limit`. `Peer.set_write_marks` changes both marks.
+        write_low_mark: Bytes in a peer's write buffer at which `on_drained` comes.
         total_write_buffer_limit: Bytes of memory for the write buffers of all peers. Beyond the
             limit the server closes the sockets of the slowest peers first: the peers whose
             write buffer was empty the longest time ago.
@@ -91,7 +101,12 @@ class Server:
             the limit the server closes the peers with the oldest messages with 1013.
         max_pending_handshakes: Number of connections with an incomplete handshake. Beyond the
             limit the server closes the socket of the oldest one.
-        open_timeout: Seconds for the whole opening handshake, TLS included.
+        max_body_size: Largest body in bytes of a plain HTTP request, `Request.body`. A larger one
+            is refused with 413, a POST, PUT or PATCH without Content-Length with 411. 0 reads no
+            bodies and checks none of their headers. Bodies count as unfinished messages for
+            `total_unfinished_limit`.
+        open_timeout: Seconds for the whole opening handshake, TLS included. A deferred response
+            has as many seconds from its request on.
         close_timeout: Seconds from the first Close frame, or from a refusal, to the closed
             socket. The limit includes the write buffer, the peer's reply and the end of its
             stream.
@@ -101,13 +116,19 @@ class Server:
             next Ping to the end of the timeout. None disables Pings.
         ping_timeout: Seconds that the server waits after a Ping for received bytes or write
             progress.
+        max_connection_age: Seconds after which the server closes a connection with 1001, so that
+            clients reconnect, for example to a newer server. Each connection ends at 90% to
+            100% of this age, so not all end at once. None for no limit.
         control_rate_limit: Pings and unsolicited Pongs that a peer may send per second, and
             twice as many at once. The server reads nothing for 1 s from a peer beyond the limit.
             `math.inf` disables the limit.
+        trace: Log each head and frame of each connection at DEBUG, for debugging: True for the
+            logger "wsproto_min", or another logger. The lines show the start of each payload.
+            A connection that is accepted while the logger is not at DEBUG is not traced.
 
     Raises:
-        ValueError: `control_rate_limit` is not above 0, or `on_request` comes with options that
-            belong to `accept`.
+        ValueError: `control_rate_limit` or `max_connection_age` is not above 0, the write marks
+            are not 0 <= low <= high, or `on_request` comes with options that belong to `accept`.
 
     """
 
@@ -115,10 +136,13 @@ class Server:
         self,
         *,
         on_message: Callable[[Peer, str | bytes], None],
-        on_request: Callable[[Peer, Request], Response | Acceptance] | None = None,
+        on_request: Callable[[Peer, Request], Response | Acceptance | Deferred] | None = None,
         subprotocols: Sequence[str] = (),
         origins: Collection[str] | None = None,
         compression: DeflateParameters | None = _COMPRESSION,
+        extensions: Sequence[Extension] = (),
+        on_chunk: Callable[[Peer, MessageChunk], None] | None = None,
+        on_drained: Callable[[Peer], None] | None = None,
         on_open: Callable[[Peer], None] = _ignore,
         on_close: Callable[[Peer], None] = _ignore,
         on_accept: Callable[[Peer], None] = _ignore,
@@ -128,6 +152,8 @@ class Server:
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         max_fragments: int | None = None,
         write_buffer_limit: int = 4 << 20,
+        write_high_mark: int = DEFAULT_HIGH_MARK,
+        write_low_mark: int = DEFAULT_LOW_MARK,
         open_timeout: float = 10.0,
         close_timeout: float = 10.0,
         compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD,
@@ -138,26 +164,42 @@ class Server:
         write_timeout: float = 60.0,
         total_unfinished_limit: int = 128 << 20,
         max_pending_handshakes: int = 1024,
+        max_body_size: int = 0,
+        max_connection_age: float | None = None,
+        trace: bool | logging.Logger = False,
     ) -> None:
         if on_request is None:
-            on_request = partial(
-                _accept, subprotocols=subprotocols, origins=origins, compression=compression
-            )
-        elif subprotocols or origins is not None or compression != _COMPRESSION:
+
+            def on_request(peer: Peer, request: Request) -> Acceptance:
+                return accept(
+                    request,
+                    subprotocols=subprotocols,
+                    origins=origins,
+                    compression=compression,
+                    extensions=extensions,
+                )
+
+        elif subprotocols or extensions or origins is not None or compression != _COMPRESSION:
             raise ValueError(
-                "on_request: decides about subprotocols, origins and compression;"
+                "on_request: decides about subprotocols, origins, compression and extensions;"
                 " pass these arguments to accept() instead"
             )
         if not control_rate_limit > 0:
             raise ValueError("control_rate_limit: must be above 0; use math.inf for no limit")
+        if max_connection_age is not None and not 0 < max_connection_age < math.inf:
+            raise ValueError("max_connection_age: must be above 0; use None for no limit")
         self._context = ServerContext(
             on_request=on_request,
             on_open=on_open,
             on_accept=on_accept,
             on_message=on_message,
+            on_chunk=on_chunk,
+            on_drained=on_drained,
             max_message_size=max_message_size,
             max_fragments=max_fragments,
             write_buffer_limit=write_buffer_limit,
+            write_high_mark=write_high_mark,
+            write_low_mark=write_low_mark,
             open_timeout=open_timeout,
             close_timeout=close_timeout,
             compression_threshold=compression_threshold,
@@ -168,6 +210,9 @@ class Server:
             write_timeout=write_timeout,
             total_unfinished_limit=total_unfinished_limit,
             max_pending_handshakes=max_pending_handshakes,
+            max_body_size=max_body_size,
+            max_connection_age=max_connection_age,
+            trace=(logger if trace else None) if isinstance(trace, bool) else trace,
         )
         self._loop = self._context.loop
         self._on_close = on_close
@@ -200,7 +245,12 @@ class Server:
         return Group(self._context.write_coalescer, self._context.compression_threshold)
 
     def listen(
-        self, host: str, port: int, ssl_context: ssl.SSLContext | None = None
+        self,
+        host: str,
+        port: int,
+        ssl_context: ssl.SSLContext | None = None,
+        *,
+        reuse_port: bool = False,
     ) -> tuple[str, int]:
         """Listen on every address of a host; call this again for further hosts and ports.
 
@@ -208,17 +258,21 @@ class Server:
             host: Name or address of a local interface. "::" accepts IPv6 and IPv4, "" listens
                 on all interfaces. Of a name the addresses are used that this machine has.
             port: Port from 0 to 65535; 0 picks a free one, the same for all addresses.
-            ssl_context: TLS configuration, which makes the server's URL `wss`.
+            ssl_context: TLS configuration, which makes the server's URL `wss`. Changes of the
+                context, such as `load_cert_chain`, hold for later connections.
+            reuse_port: Share the port with other processes of the same user that use this
+                option (SO_REUSEPORT). The kernel distributes new connections among them.
 
         Returns:
             First address, and the port.
 
         Raises:
             OSError: An address is invalid or in use, or none is an address of this machine.
+            ValueError: The system does not have SO_REUSEPORT.
 
         """
         self._context.write_coalescer.check_thread()
-        sockets = open_tcp_listeners(host, port)
+        sockets = open_tcp_listeners(host, port, reuse_port=reuse_port)
         for sock in sockets:
             self.listen_on(sock, ssl_context)
         address: tuple[str, int] = sockets[0].getsockname()[:2]
@@ -284,6 +338,7 @@ class Server:
             disconnected, context.disconnected = context.disconnected, []
             closed, context.closed = context.closed, []
             for peer in closed:
+                context.pings.close(peer)
                 self._call("on_close", self._on_close, peer)
             self._call("on_before_flush", self._on_before_flush)
             context.write_coalescer.flush()

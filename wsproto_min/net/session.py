@@ -1,8 +1,8 @@
 """The session of a peer: the protocol between its transport and the application.
 
-The path of received bytes: the transport calls `on_data`. `ServerHandshake`, and after it
-`Connection`, turn the bytes into a request and into events. The session passes messages to
-the application's callbacks. Bytes to send, from the application or from the protocol, go to
+The path of received bytes: the transport calls `on_data`. `Opening`, and after it `Connection`,
+turn the bytes into a request and into events. The session passes messages to the application's
+callbacks. Bytes to send, from the application or from the protocol, go to
 the write coalescer. It writes them at the end of the loop iteration, except a Close frame to a
 slow or lost peer, which it writes at once.
 
@@ -20,17 +20,23 @@ from http import HTTPStatus
 from threading import get_ident
 
 from wsproto_min.codes import CloseCode
-from wsproto_min.connection import Close, Connection, Ping, Pong, State
+from wsproto_min.connection import Connection, Ping, Pong, State
 from wsproto_min.errors import HandshakeError
-from wsproto_min.handshake import Acceptance, HandshakeResult, ServerHandshake
+from wsproto_min.handshake import HandshakeResult
 from wsproto_min.http import Request, Response
+from wsproto_min.messages import MessageChunk
 from wsproto_min.net.broadcast import leave_groups
 from wsproto_min.net.context import ServerContext
 from wsproto_min.net.keepalive import Keepalive
+from wsproto_min.net.message_order import MessageOrder
+from wsproto_min.net.opening import Opening
+from wsproto_min.net.outgoing_stream import OutgoingStream
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.timers import TimerSlot
-from wsproto_min.net.tls import TLSSocket, describe_failure
+from wsproto_min.net.tls import TLSSocket
 from wsproto_min.net.transport import Transport
+from wsproto_min.net.write_buffer import check_marks
+from wsproto_min.server_handshake import Acceptance
 
 logger: logging.Logger = logging.getLogger("wsproto_min")
 
@@ -62,7 +68,9 @@ class Session:
             cycle would keep closed peers in memory.
         state: See `State`; CLOSED means that the socket is closed.
         connection, keepalive: None before the handshake is complete.
-        request, refusal, subprotocol: See `Peer`.
+        stream: The message in fragments that is under way to the peer, or None.
+        opening: The opening handshake. None once `on_open` has returned.
+        subprotocol: See `Peer`.
 
     Raises:
         OSError: The event loop cannot watch the socket.
@@ -72,15 +80,14 @@ class Session:
     __slots__ = (
         "_context",
         "_control_frames_due",
-        "_handshake",
         "_paused_until",
         "_timer",
         "connection",
         "keepalive",
+        "opening",
         "peer",
-        "refusal",
-        "request",
         "state",
+        "stream",
         "subprotocol",
         "transport",
     )
@@ -89,11 +96,10 @@ class Session:
         self, context: ServerContext, sock: socket.socket | TLSSocket, address: str
     ) -> None:
         self.state: State = _CONNECTING
-        self.request: Request | None = None
-        self.refusal: HandshakeError | None = None
         self.subprotocol: str | None = None
         self.connection: Connection | None = None
         self.keepalive: Keepalive | None = None
+        self.stream: OutgoingStream | None = None
         self._context = context
         self._paused_until = 0.0  # 0 while reading is not paused
         # Time by which the limit allows all control frames so far. An idle peer keeps the shared
@@ -103,18 +109,32 @@ class Session:
             sock, self, context.loop, context.write_buffer_limit, context.write_budget
         )
         self.peer: Peer = Peer(self, self.transport, address)
-        self._handshake: ServerHandshake | None = ServerHandshake(
-            self._respond,
-            max_message_size=context.max_message_size,
-            max_fragments=context.max_fragments,
-            compression_threshold=context.compression_threshold,
-        )
+        self.opening: Opening | None = Opening(context, self)
         self._timer: TimerSlot = context.timers.start(self, context.open_timeout)
         context.peers.add(self.peer)
-        context.pending_handshakes[self] = None
         self._call("on_accept", context.on_accept)
         if len(context.pending_handshakes) > context.max_pending_handshakes:
             next(iter(context.pending_handshakes)).on_too_many_handshakes()
+
+    @property
+    def request(self) -> Request | None:
+        """See `Peer.request`."""
+        return None if self.opening is None else self.opening.request
+
+    @property
+    def refusal(self) -> HandshakeError | None:
+        """See `Peer.refusal`."""
+        return None if self.opening is None else self.opening.refusal
+
+    @property
+    def is_deferred(self) -> bool:
+        """True while a request waits for `respond`."""
+        return self.opening is not None and self.opening.is_deferred
+
+    @property
+    def is_paused(self) -> bool:
+        """True while reading is paused."""
+        return self._paused_until > 0
 
     # Receiving.
 
@@ -128,57 +148,36 @@ class Session:
             if self.state is not _FLUSHING:
                 connection.receive_data(data)
                 self._process_events(connection)
-        elif self._handshake is not None:
-            self._handshake.receive_data(data)
-            self._process_handshake(self._handshake)
+        else:
+            assert self.opening is not None
+            self.opening.receive_data(data)
 
     def on_message_budget_exceeded(self) -> None:
-        """Fail the connection: all unfinished messages together are too large."""
-        self.fail(CloseCode.TRY_AGAIN_LATER, "too many unfinished messages")
-
-    def on_too_many_handshakes(self) -> None:
-        """Close the socket: too many handshakes are pending, and this one is the oldest."""
-        reason = "too many pending handshakes; try again"
-        self.refusal = HandshakeError(HTTPStatus.SERVICE_UNAVAILABLE, reason)
-        self.transport.close()
+        """Fail the connection: all unfinished messages and bodies together are too large."""
+        if self.connection is not None:
+            self.fail(CloseCode.TRY_AGAIN_LATER, "too many unfinished messages")
+        else:
+            assert self.opening is not None
+            reason = "too many unfinished requests; try again"
+            self.opening.refuse(HTTPStatus.SERVICE_UNAVAILABLE, reason)
 
     def on_read_error(self, error: OSError) -> None:
-        """Keep the reason of a failed TLS handshake as `refusal`."""
-        reason = describe_failure(error)
-        if self._handshake is not None and reason is not None:
-            self.refusal = HandshakeError(HTTPStatus.BAD_REQUEST, reason)
+        """Keep the reason of a failed TLS handshake."""
+        if self.opening is not None:
+            self.opening.on_read_error(error)
 
-    def _process_handshake(self, handshake: ServerHandshake) -> None:
-        """Answer the opening request once it is complete."""
-        peer = self.peer
-        try:
-            result = handshake.next_result()
-        except Exception:
-            logger.exception(_CALLBACK_RAISED, "on_request", peer.address)
-            result = handshake.refuse(HandshakeError(500, _INTERNAL_ERROR), self.request)
-        if result is not None and self.state is not _CLOSED:  # on_request may abort
-            self._finish_handshake(handshake, result)
+    def respond(self, response: Response | Acceptance | HandshakeError) -> None:
+        """See `Peer.respond`."""
+        self._context.write_coalescer.check_thread()
+        if self.opening is not None:
+            self.opening.respond(response)
 
-    def _respond(self, request: Request) -> Response | Acceptance:
-        self.request = request
-        return self._context.on_request(self.peer, request)
+    def end_unopened(self) -> None:
+        """End the stream after the response, because no connection opens."""
+        self._enter(_FLUSHING)
+        self.transport.end_after_next_write(half_close=True)
 
-    def _finish_handshake(self, handshake: ServerHandshake, result: HandshakeResult) -> None:
-        """Send the response; open the connection if there is one."""
-        peer = self.peer
-        self._handshake = None
-        del self._context.pending_handshakes[self]
-        self._context.write_coalescer.enqueue(peer, handshake.data_to_send())
-        if result.connection is None:
-            self.refusal = result.error
-            self._enter(_FLUSHING)
-            self.transport.end_after_next_write(half_close=True)
-        else:
-            self._open(result.connection, result)
-        # Nothing else is pending for this peer. An early write shortens the next peer's wait.
-        self._context.write_coalescer.flush_member(peer)
-
-    def _open(self, connection: Connection, result: HandshakeResult) -> None:
+    def open(self, connection: Connection, result: HandshakeResult) -> None:
         """Open the connection, and process the frames that came with the request."""
         self.connection = connection
         self.subprotocol = result.subprotocol
@@ -187,9 +186,11 @@ class Session:
             self._timer.pop(self, None)
         else:
             self.keepalive = Keepalive()
-            self._start_timer(self._context.ping_interval)
+            self.start_timer(self._context.ping_interval)
+        if self._context.connection_age is not None:
+            self._context.connection_age.start(self.peer)
         self._call("on_open", self._context.on_open)
-        self.request = None
+        self.opening = None
         connection.receive_data(result.trailing_data)
         if not self._paused_until:
             self._process_events(connection)
@@ -203,9 +204,12 @@ class Session:
             if isinstance(event, _MESSAGE):
                 if self.state is _OPEN:  # after close() the application wants no messages
                     self._call("on_message", self._context.on_message, event)
+            elif isinstance(event, MessageChunk):
+                if self.state is _OPEN and self._context.on_chunk is not None:
+                    self._call("on_chunk", self._context.on_chunk, event)
             else:
                 self._enqueue(connection)  # the reply precedes later messages
-                if not isinstance(event, Close) and self._limits_control_frame(event):
+                if isinstance(event, (Ping, Pong)) and self._limits_control_frame(event):
                     break
             if self._paused_until and self.state is _OPEN:
                 break
@@ -223,11 +227,7 @@ class Session:
         The limit holds during the closing too, so it cannot use `Peer.pause_reading`.
         """
         now = time.monotonic()
-        if (
-            isinstance(event, Pong)
-            and self.keepalive is not None
-            and self.keepalive.on_pong(event.payload, now)
-        ):
+        if isinstance(event, Pong) and self._answers_ping(event, now):
             return False
         due = max(self._control_frames_due, now) + 1 / self._context.control_rate_limit
         self._control_frames_due = due
@@ -236,6 +236,16 @@ class Session:
         self.transport.pause_reading()
         self._resume_later(_CONTROL_PAUSE)
         return True
+
+    def _answers_ping(self, pong: Pong, now: float) -> bool:
+        """Pass a Pong to the keepalive and to the application's Pings."""
+        pings, keepalive = self._context.pings, self.keepalive
+        if keepalive is not None:
+            sent_at = keepalive.ping_sent_at
+            if keepalive.on_pong(pong.payload, now):
+                pings.acknowledge(self.peer, sent_at, now)
+                return True
+        return pings.on_pong(self.peer, pong.payload, now)
 
     def _call(self, name: str, callback: Callable[..., None], *arguments: object) -> None:
         """Call the application. An exception fails an open connection with 1011.
@@ -273,12 +283,12 @@ class Session:
                 self.keepalive.alive_since_ping = True
             if self.connection is not None:
                 self._process_events(self.connection)
-            if not self._paused_until:  # a message may have paused reading again
+            if not self._paused_until and not self.is_deferred:  # on_message may pause again
                 self.transport.resume_reading()
 
     # Sending.
 
-    def send(self, message: str | bytes) -> None:
+    def send(self, message: str | bytes, text: bool, compress: bool) -> None:
         """See `Peer.send`."""
         # This is the hot path, so few calls and attributes.
         write_coalescer = self._context.write_coalescer
@@ -286,8 +296,81 @@ class Session:
             write_coalescer.check_thread()
         connection = self.connection
         if connection is not None and self.state is _OPEN:
-            connection.send(message)
+            if self.stream is not None:
+                self.stream.defer(message, text=text, compress=compress)
+                return
+            connection.send(message, text=text, compress=compress)
             write_coalescer.enqueue(self.peer, connection.data_to_send())
+
+    def send_stream(self, *, compress: bool) -> OutgoingStream:
+        """See `Peer.send_stream`."""
+        context = self._context
+        context.write_coalescer.check_thread()
+        if self.stream is not None:
+            raise RuntimeError("send_stream: another stream is open; finish it first")
+        coalescer, budget = context.write_coalescer, context.write_budget
+        order = MessageOrder(self, budget)
+        if self.state is _OPEN:
+            order = coalescer.begin_message(self.peer, order)
+        stream = OutgoingStream(self, order, coalescer, budget, compress=compress)
+        if self.state is _OPEN:
+            self.stream = stream
+        return stream
+
+    def receive_chunks(self, max_message_size: int | None) -> None:
+        """See `Peer.receive_chunks`."""
+        self._context.write_coalescer.check_thread()
+        if self._context.on_chunk is None:
+            raise RuntimeError("receive_chunks: the server has no on_chunk; pass it to Server")
+        if self.connection is not None:
+            self.connection.set_limits(max_message_size)
+            self.connection.receive_chunks = True
+
+    @property
+    def write_buffer_size(self) -> int:
+        """See `Peer.write_buffer_size`."""
+        size = self.transport.write_buffer_size
+        return size if self.stream is None else size + self.stream.size
+
+    def set_write_marks(self, high: int, low: int) -> None:
+        """See `Peer.set_write_marks`."""
+        self._context.write_coalescer.check_thread()
+        marks = check_marks(high, low, self._context.write_buffer_limit)
+        if self.state is not _CLOSED:
+            self._context.write_budget.set_marks(self.transport, marks)
+
+    def on_order_flushed(self, order: MessageOrder) -> None:
+        """Check the size of the messages that wait for a stream, and wait for its drain."""
+        if self.state is not _OPEN:
+            return
+        size = order.held_size + self.transport.write_buffer_size
+        if size > self._context.write_buffer_limit:
+            self.on_write_buffer_full()
+        elif order.awaits_drain:
+            order.awaits_drain = False
+            self.transport.await_drain()
+        self._context.write_budget.enforce_limit()
+
+    def on_drained(self) -> None:
+        """Call the application in the next iteration, so that all peers get their turn."""
+        if self._context.on_drained is not None:
+            self._context.loop.call_later(0, self._report_drained)
+
+    def _report_drained(self) -> None:
+        if self.state is _OPEN and self._context.on_drained is not None:
+            self._call("on_drained", self._context.on_drained)
+
+    def ping(
+        self, peer: Peer, on_pong: Callable[[Peer, float | None], None], timeout: float
+    ) -> None:
+        """See `Peer.ping`."""
+        self._context.write_coalescer.check_thread()
+        if self.connection is None or self.state is not _OPEN:
+            on_pong(peer, None)
+            return
+        payload = self._context.pings.add(peer, on_pong, time.monotonic(), timeout)
+        self.connection.ping(payload)
+        self._enqueue(self.connection)
 
     def _enqueue(self, connection: Connection) -> None:
         """Put the connection's bytes into their place among this iteration's writes."""
@@ -352,8 +435,8 @@ class Session:
         self._enter(_CLOSED)
         if self.connection is not None:
             self.connection.receive_eof()
-        self._handshake = None
-        self._context.pending_handshakes.pop(self, None)
+        if self.opening is not None:
+            self.opening.release()
         self._timer.pop(self, None)
         self._context.peers.discard(self.peer)
         self._context.write_coalescer.discard(self.peer)
@@ -364,28 +447,30 @@ class Session:
         """Enter a later state; an open peer leaves its groups, and `on_close` follows."""
         if self.state is _OPEN:
             leave_groups(self.peer, keep_pending=state is not _CLOSED)
+            if self.stream is not None:
+                self.stream.cancel()
             self._context.closed.append(self.peer)
+            if self._context.connection_age is not None:
+                self._context.connection_age.stop(self.peer)
         if self.state < _CLOSING and state is not _CLOSED:  # one limit for the whole closing
-            self._start_timer(self._context.close_timeout)
+            self.start_timer(self._context.close_timeout)
             if self._paused_until:
                 self._resume_later(0)  # the session must read the peer's Close frame
         self.state = state
-        if state >= _FLUSHING:
+        if state >= _FLUSHING and self._context.message_budget.total:
             self._context.message_budget.update(self, 0)
 
     # Timers.
 
-    def _start_timer(self, seconds: float) -> None:
+    def start_timer(self, seconds: float) -> None:
         """Call `on_timer` in `seconds` instead of at the earlier deadline."""
         self._timer.pop(self, None)
         self._timer = self._context.timers.start(self, seconds)
 
     def on_timer(self) -> None:
         """Act on the deadline of the current state."""
-        if self._handshake is not None and self.transport.can_write:
-            reason = f"the request did not arrive within {self._context.open_timeout:g} s"
-            error = HandshakeError(HTTPStatus.REQUEST_TIMEOUT, reason)
-            self._finish_handshake(self._handshake, self._handshake.refuse(error))
+        if self.opening is not None and self.opening.is_pending and self.transport.can_write:
+            self.opening.on_timeout()
         elif self.state is _OPEN:
             self._keep_alive()
         else:
@@ -409,4 +494,4 @@ class Session:
             self.transport.close()
         else:
             self._enqueue(connection)
-            self._start_timer(seconds)
+            self.start_timer(seconds)

@@ -4,14 +4,22 @@ A TLS stream may have to write before it can read, or read before it can write. 
 holds decrypted bytes that no selector sees. `TLSSocket` hides both, and otherwise behaves
 like a plain non-blocking socket. After a `BlockingIOError` its attributes `read_waits_for`
 and `write_waits_for` name the event to wait for.
+
+Module `ssl` takes about 10 ms to load. So this module loads it inside functions: a server without
+TLS never does, and a caller with an `SSLContext` has done so already.
 """
 
 from __future__ import annotations
 
 import socket
-import ssl
 from contextlib import suppress
 from selectors import EVENT_READ, EVENT_WRITE
+from typing import TYPE_CHECKING, cast
+
+from wsproto_min.net.frame_trace import Trace, TracedSocket
+
+if TYPE_CHECKING:
+    import ssl
 
 # Reasons of OpenSSL for bytes that are not TLS.
 _NOT_TLS = {"HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER"}
@@ -19,11 +27,12 @@ _NOT_TLS = {"HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER"}
 
 def describe_failure(error: OSError) -> str | None:
     """Return a sentence about a failed TLS handshake, or None if the connection broke."""
-    if not isinstance(error, ssl.SSLError) or not error.reason:
+    reason = getattr(error, "reason", None)  # only an ssl.SSLError has one, possibly None
+    if not reason:
         return None
-    if error.reason in _NOT_TLS:
+    if reason in _NOT_TLS:
         return "the client did not begin TLS on a port with TLS; use wss:// or https://"
-    return f"the TLS handshake failed: {error.reason.lower().replace('_', ' ')}"
+    return f"the TLS handshake failed: {reason.lower().replace('_', ' ')}"
 
 
 class TLSSocket:
@@ -35,10 +44,14 @@ class TLSSocket:
 
     __slots__ = ("_ssl", "read_waits_for", "write_waits_for")
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+    def __init__(
+        self, sock: socket.socket, context: ssl.SSLContext, trace: Trace | None = None
+    ) -> None:
         # For a client that has gone, wrap_socket() raises and leaves its socket open. Raise first.
         sock.getpeername()
         self._ssl = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        if trace is not None:  # between TLS and this class, where bytes are not encrypted
+            self._ssl = cast("ssl.SSLSocket", TracedSocket(self._ssl, trace))
         self.read_waits_for: int = EVENT_READ
         self.write_waits_for: int = EVENT_WRITE
 
@@ -60,6 +73,8 @@ class TLSSocket:
             BlockingIOError: No bytes are available; wait for `read_waits_for`.
             OSError: The TLS handshake or the connection failed.
         """
+        from ssl import SSLWantReadError, SSLWantWriteError
+
         chunks: list[bytes] = []
         received = 0
         self.read_waits_for = EVENT_READ
@@ -70,9 +85,9 @@ class TLSSocket:
                     return b"".join(chunks)  # after some bytes, the next call reports the end
                 chunks.append(chunk)
                 received += len(chunk)
-        except ssl.SSLWantReadError:
+        except SSLWantReadError:
             pass
-        except ssl.SSLWantWriteError:
+        except SSLWantWriteError:
             self.read_waits_for = EVENT_WRITE
         if not chunks:
             raise BlockingIOError
@@ -86,12 +101,14 @@ class TLSSocket:
                 same data again.
             OSError: The connection failed.
         """
+        from ssl import SSLWantReadError, SSLWantWriteError
+
         self.write_waits_for = EVENT_WRITE
         try:
             return self._ssl.send(data)
-        except ssl.SSLWantWriteError:
+        except SSLWantWriteError:
             raise BlockingIOError from None
-        except ssl.SSLWantReadError:
+        except SSLWantReadError:
             self.write_waits_for = EVENT_READ
             raise BlockingIOError from None
 

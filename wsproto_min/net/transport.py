@@ -39,6 +39,9 @@ class Owner(Protocol):
     def on_write_buffer_full(self) -> None:
         """End the connection: the write buffer has outgrown its limit."""
 
+    def on_drained(self) -> None:
+        """Record that the write buffer has come down to its low mark."""
+
     def on_too_slow(self, reason: str) -> None:
         """End the connection at once: the peer takes too few bytes."""
 
@@ -195,6 +198,15 @@ class Transport:
         """End the connection, because the socket has taken nothing for `write_timeout`."""
         self._owner.on_too_slow("too slow: no bytes were taken within the write timeout")
 
+    def await_drain(self) -> None:
+        """Call `on_drained` of the owner once the write buffer is at its low mark."""
+        if self._write_buffer is None:
+            self._owner.on_drained()
+            return
+        self._write_buffer.awaits_drain = True
+        if self._write_buffer.take_drain():
+            self._owner.on_drained()
+
     def end_after_next_write(self, *, half_close: bool) -> None:
         """Make the next write the last one.
 
@@ -217,6 +229,8 @@ class Transport:
             return
         if sent:
             self._owner.on_write_progress()
+            if self._write_buffer.take_drain():
+                self._owner.on_drained()
         if self._write_buffer.size:
             return
         self._close_write_buffer()
@@ -242,6 +256,7 @@ class Transport:
         try:
             self.closed = True
             self._close_write_buffer()
+            self._write_budget.set_marks(self, None)
             if self._watched_events:
                 self._loop.unregister(self._socket)
             owner = self._owner
