@@ -31,6 +31,7 @@ from tests.explain.packets import (
     section,
     tcp_packet,
 )
+from wsproto_min.client_handshake import upgrade_request
 from wsproto_min.connection import Connection, Role
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.explain.captures.conversation import Conversation
@@ -41,7 +42,7 @@ from wsproto_min.explain.conversation_dissector import ConversationDissector
 from wsproto_min.explain.dissector import Dissector, FrameReport
 from wsproto_min.explain.handshake_lines import HandshakeContext
 from wsproto_min.explain.verdict import Verdict
-from wsproto_min.handshake import accept_key, upgrade_request
+from wsproto_min.handshake import accept_key
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 from wsproto_min.testing.raw_frame import parse_frame_notation
 from wsproto_min.testing.strategies import chunkings
