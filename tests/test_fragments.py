@@ -327,3 +327,10 @@ def test_receive_chunks_after_the_end_has_no_effect() -> None:
     receiver.receive_chunks = True
     assert not receiver.receive_chunks
     assert events(receiver, masked(TEXT, b"a")) == []
+
+
+def test_chunk_repr_shows_bounded_data() -> None:
+    assert repr(MessageChunk("a", True, False)) == (
+        "MessageChunk(data='a', frame_finished=True, message_finished=False)"
+    )
+    assert "'... (5,000 characters), frame" in repr(MessageChunk("a" * 5000))

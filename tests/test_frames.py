@@ -546,3 +546,13 @@ def test_encode_close_reason_always_fits_a_control_frame(reason: str) -> None:
     assert len(payload) <= 125
     assert reason.startswith(payload[2:].decode())
     assert len(payload) > 121 or payload[2:].decode() == reason
+
+
+def test_frame_repr_shows_fields_and_bounded_payload() -> None:
+    assert repr(Frame(TEXT, b"Hello")) == "<Frame TEXT b'Hello'>"
+    frame = Frame(BINARY, bytes(5000), fin=False, rsv1=True, mask=b"1234", remaining=7)
+    zeros = "\\x00" * 64
+    shown = (
+        f"<Frame BINARY b'{zeros}'... (5,000 bytes) fin=False rsv1=True mask=31323334 remaining=7>"
+    )
+    assert repr(frame) == shown

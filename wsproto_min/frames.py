@@ -64,6 +64,18 @@ MAX_CONTROL_PAYLOAD = 125
 _OPCODES = {int(opcode): opcode for opcode in Opcode}
 
 
+# Characters or bytes of data in a repr().
+_SHOWN = 64
+
+
+def shorten(data: str | bytes) -> str:
+    """Return the repr of data; of long data, its beginning and its length."""
+    if len(data) <= _SHOWN:
+        return repr(data)
+    unit = "bytes" if isinstance(data, bytes) else "characters"
+    return f"{data[:_SHOWN]!r}... ({len(data):,} {unit})"
+
+
 class Frame(NamedTuple):
     """A frame, or the chunk of a data frame that has arrived (section 5.2).
 
@@ -99,6 +111,15 @@ class Frame(NamedTuple):
     def length(self) -> int:
         """The payload length of the whole frame in bytes, as its header announces it."""
         return self.offset + len(self.payload) + self.remaining
+
+    def __repr__(self) -> str:
+        """Return opcode, payload and the fields that differ from their defaults."""
+        fields = [f"{self.opcode.name}", shorten(self.payload)]
+        for name, default in self._field_defaults.items():
+            value = getattr(self, name)
+            if value != default:
+                fields.append(f"{name}={value.hex() if name == 'mask' else value}")
+        return f"<Frame {' '.join(fields)}>"
 
 
 class FrameHeader(NamedTuple):

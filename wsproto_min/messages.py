@@ -39,7 +39,7 @@ from wsproto_min.codes import Opcode
 from wsproto_min.deflate import NEW_DECOMPRESSOR
 from wsproto_min.errors import ProtocolError
 from wsproto_min.extensions import MessageDecoder
-from wsproto_min.frames import RSV1, RSV2, RSV3, Frame
+from wsproto_min.frames import RSV1, RSV2, RSV3, Frame, shorten
 
 DEFAULT_MAX_MESSAGE_SIZE = 1 << 20
 
@@ -89,6 +89,11 @@ class MessageChunk:
     data: str | bytes
     frame_finished: bool = True
     message_finished: bool = True
+
+    def __repr__(self) -> str:
+        """Return the fields, with the beginning of long data."""
+        flags = f"frame_finished={self.frame_finished}, message_finished={self.message_finished}"
+        return f"MessageChunk(data={shorten(self.data)}, {flags})"
 
 
 class MessageAssembler:

@@ -61,7 +61,7 @@ class MessageOrder:
     )
 
     def __init__(self, owner: OrderOwner, budget: WriteBudget) -> None:
-        self.owner = owner
+        self.owner: OrderOwner = owner
         self.is_open: bool = False
         self.is_cancelled: bool = False
         self.held_size: int = 0
