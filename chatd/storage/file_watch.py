@@ -22,9 +22,11 @@ _HEADER, _PAGES = 100, slice(28, 32)
 # Bytes of the -shm file that each checkpoint changes (https://sqlite.org/walformat.html#walidxfmt):
 # the salt of the log, the number of copied frames, and the number that a checkpoint will copy.
 _INDEX, _SALT, _COPIED, _COPYING = 132, slice(32, 40), slice(96, 100), slice(128, 132)
-# Nanoseconds within which a second change may leave the change time of a directory as it
-# is. The coarsest file system in use counts 2 seconds.
-COARSEST_CLOCK = 3_000_000_000
+# Nanoseconds within which a second change may leave the change time of a directory as it is.
+# Some file systems count whole seconds, or two. The others use the clock of the kernel, which
+# advances every 1 to 10 ms.
+COARSE_CLOCK, FINE_CLOCK = 3_000_000_000, 100_000_000
+_SECOND = 1_000_000_000
 
 
 class FileWatch:
@@ -133,8 +135,11 @@ class FileWatch:
             if _identity(status) != file:
                 return f"{path} was replaced by another file"
         self._check_content()
-        if directory is not None and directory.st_ctime_ns < now - COARSEST_CLOCK:
-            self._directory_state = _directory_state(directory)
+        if directory is not None:
+            changed = directory.st_ctime_ns
+            clock = FINE_CLOCK if changed % _SECOND else COARSE_CLOCK
+            if changed < now - clock:
+                self._directory_state = _directory_state(directory)
         return None
 
     def _check_content(self) -> None:

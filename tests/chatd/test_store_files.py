@@ -237,9 +237,8 @@ def wait_for_fast_checks(store: SQLiteStore) -> None:
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
 @pytest.mark.parametrize("change", [remove, replace])
 def test_missing_file_is_noticed_by_its_directory(
-    path: str, suffix: str, change: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    path: str, suffix: str, change: Callable[[str], None]
 ) -> None:
-    monkeypatch.setattr(file_watch, "COARSEST_CLOCK", 20_000_000)
     with closing(SQLiteStore(path)) as store:
         for _ in range(2):
             wait_for_fast_checks(store)
@@ -252,17 +251,21 @@ def test_missing_file_is_noticed_by_its_directory(
     assert texts(path) == ["a", "b"] * 2
 
 
-def test_recent_change_of_the_directory_is_not_trusted(path: str) -> None:
+@pytest.mark.parametrize("is_coarse", [False, True])
+def test_recent_change_of_the_directory_is_not_trusted(
+    path: str, is_coarse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_watch, "COARSE_CLOCK" if is_coarse else "FINE_CLOCK", 10**12)
+    if is_coarse:
+        monkeypatch.setattr(file_watch, "_SECOND", 1)  # each time counts as whole seconds
+        monkeypatch.setattr(file_watch, "FINE_CLOCK", 0)
     with closing(SQLiteStore(path)) as store:  # has just created its files
         assert append(store, "a") == ""
         assert store._watch is not None
         assert not store._watch._has_same_names()
 
 
-def test_renamed_directory_is_noticed_by_a_fast_check(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(file_watch, "COARSEST_CLOCK", 20_000_000)
+def test_renamed_directory_is_noticed_by_a_fast_check(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     with closing(SQLiteStore(str(tmp_path / "state" / "chat.db"))) as store:
         wait_for_fast_checks(store)
