@@ -349,7 +349,7 @@ def test_python_blocks_all_have_a_test() -> None:
         (ROOT / path).read_text()
         for path in ("tests/test_readme.py", "tests/explain/test_lessons.py")
     )
-    for before, code in re.findall(r"(.*)\n```python\n(.*?)```", ALL, re.DOTALL):
+    for before, code in re.findall(r"([^\n]*)\n```python\n(.*?)```", ALL, re.DOTALL):
         name = re.search(r"<!-- ([\w ]+) -->$", before)
         if not code.startswith(">>> "):
             assert name, f"no name before:\n{code}"
