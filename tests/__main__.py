@@ -1,6 +1,7 @@
 """Run the plain tests in three processes side by side: `python -m tests [pytest option ...]`.
 
-`python -m pytest` runs the same tests in one process.
+`--coverage` as the first option measures the coverage; `coverage combine` joins the files of the
+three processes. `python -m pytest` runs the same tests in one process.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ def main(options: list[str]) -> int:
 
 def run(options: list[str], number: int) -> subprocess.CompletedProcess[str]:
     """Run one part; each has a cache of its own."""
-    command = [sys.executable, "-m", "pytest", "-q", "-o", f"cache_dir=.pytest_cache/{number}"]
+    pytest = ["-m", "pytest", "-q", "-o", f"cache_dir=.pytest_cache/{number}"]
+    if options[:1] == ["--coverage"]:
+        options = options[1:]
+        pytest = ["-m", "coverage", "run", "--parallel-mode", *pytest]
+    command = [sys.executable, *pytest]
     return subprocess.run(
         [*command, *options, *PARTS[number]],
         cwd=ROOT,

@@ -366,6 +366,21 @@ def test_recv_after_a_full_buffer_gets_all_messages() -> None:
 # Reading in the background
 
 
+def test_connect_without_a_thread_for_reads_closes_the_socket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed: list[Peer] = []
+    with serving(on_close=closed.append) as running:
+
+        def start(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            connect(url(running.address), background_reads=True)
+        poll(lambda: closed, "the server notices the end of the connection")
+
+
 def test_background_reads_answer_pings_of_a_busy_program() -> None:
     answered = threading.Event()
 

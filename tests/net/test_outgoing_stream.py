@@ -332,6 +332,19 @@ def test_drained_comes_in_the_next_iteration_if_all_is_taken(bench: Workbench) -
     assert drained == [peer]
 
 
+def test_drained_comes_at_once_below_a_raised_low_mark(bench: Workbench) -> None:
+    drained: list[Peer] = []
+    bench.context.on_drained = drained.append
+    peer, _ = bench.open()
+    peer.set_write_marks(high=0, low=0)
+    assert not peer.send_stream().send(bytes(500 * KIB))  # more than the socket takes
+    peer.set_write_marks(high=600 * KIB, low=600 * KIB)
+    bench.iterate()
+    assert peer.write_buffer_size > 0
+    bench.iterate()
+    assert drained == [peer]
+
+
 def test_drained_comes_for_other_messages_too(bench: Workbench) -> None:
     drained: list[Peer] = []
     bench.context.on_drained = drained.append
