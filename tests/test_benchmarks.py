@@ -21,6 +21,7 @@ from tests.benchmarks.measure import (
     measure,
 )
 from tests.benchmarks.servers import Program, chatd, run, serving
+from tests.support import poll
 
 needs_linux = pytest.mark.skipif(
     not hasattr(select, "epoll") or not Path("/proc/self/schedstat").exists(),
@@ -42,7 +43,8 @@ def test_codec_benchmark_detects_a_lost_message() -> None:
 
 @needs_linux
 def test_run_starts_a_server_and_the_load_client() -> None:
-    assert run(chatd(), "handshakes", seconds=0.1).value > 0
+    # On a busy machine 0.1 s may end before the first handshake.
+    poll(lambda: run(chatd(), "handshakes", seconds=0.1).value > 0, "a handshake is measured")
 
 
 def test_benchmarks_and_contenders_have_unique_names() -> None:

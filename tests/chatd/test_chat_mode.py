@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from chatd import announcements, registry, rooms
+from chatd import announcements, registry, rooms, work_queue
 from chatd.model import NAMED_MEMBERS
 from chatd.registry import RoomRegistry
 from chatd.rooms import Room
@@ -557,7 +557,10 @@ def test_readers_in_both_modes_see_one_order(chat: RunningServer, seed: int) -> 
 # Presence.
 
 
-def test_presence_of_one_iteration_is_one_message(chat: RunningServer) -> None:
+def test_presence_of_one_iteration_is_one_message(
+    chat: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work_queue, "STEP", PATIENCE)  # all joins in one iteration
     with ExitStack() as stack:
         ann, *others = (stack.enter_context(ChatClient(chat.address)) for _ in range(6))
         ann.join("lobby", "Ann")
