@@ -107,9 +107,9 @@ class RoomRegistry:
         session = request.session
         if former_member is not None and name_key(former_member.name) == name_key(name):
             session = former_member.session  # the same name, perhaps in another spelling
-        room = self.open(request.room)
         if self._leaving:
-            self._leave_early(room, name)
+            self._leave_early(request.room, name)
+        room = self.open(request.room)  # after the leaving, which may close the room
         now = time.monotonic()
         try:
             member, former_peer = room.join(name, session, peer, now, proven=invitation is not None)
@@ -135,7 +135,7 @@ class RoomRegistry:
         self._announcer.on_change(room)
         if mode.name is not None:
             if self._leaving:
-                self._leave_early(room, mode.name)
+                self._leave_early(room.name, mode.name)
             with suppress(NameTaken):  # the invited person is in the room already
                 mode.member, _ = room.join(mode.name, None, peer, now, proven=True)
                 return mode.member
@@ -226,9 +226,10 @@ class RoomRegistry:
                 self.leave(mode.member)
             self._close_if_empty(mode.room)
 
-    def _leave_early(self, room: Room, name: str) -> None:
+    def _leave_early(self, room_name: str, name: str) -> None:
         """Let the closed connection with a name leave before the name is given again."""
-        holder = room.holder(name)
+        room = self._rooms.get(room_name)
+        holder = None if room is None else room.holder(name)
         if holder is not None and holder.user_data in self._leaving:
             del self._leaving[holder.user_data]
             self._leave_now(holder.user_data)

@@ -594,6 +594,25 @@ def test_closing_burst_is_spread_and_announced_once(monkeypatch: pytest.MonkeyPa
         assert reader.receive_pending() == []
 
 
+def test_join_after_the_last_peer_has_closed_is_in_the_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serve_chat() as chat, ExitStack() as stack:
+        plain = stack.enter_context(open_client(chat.address, "/r/solo"))
+        plain.send("My name is guest-1.")
+        [peer] = chat.server.peers
+        poll(lambda: peer.user_data.member, "the peer is a member")
+        with monkeypatch.context() as patched:
+            patched.setattr(RoomRegistry, "end_iteration", lambda registry: None)  # nobody leaves
+            chat.ask(peer.abort)
+            ann = stack.enter_context(ChatClient(chat.address))
+            ann.join("solo", "guest-1")
+        ben = stack.enter_context(ChatClient(chat.address))
+        assert ben.join("solo", "Ben")["members"] == ["guest-1", "Ben"]
+        ben.say("solo", "Hello")
+        assert ann.receive_type("message")["text"] == "Hello"
+
+
 def test_presence_of_many_rooms_is_spread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(announcements, "PRESENCE_RECEIVERS", 1)
     with (
