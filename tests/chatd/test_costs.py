@@ -138,9 +138,10 @@ def test_number_of_address_budgets_is_bounded(monkeypatch: pytest.MonkeyPatch, u
 
 
 class FakeLoop:
-    """Timers that a test calls; `call_later` is that of a loop."""
+    """Timers and a clock that a test controls; `call_later` is that of a loop."""
 
     def __init__(self) -> None:
+        self.now = 0.0
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.queue = WorkQueue(lambda seconds, call: self.timers.append((seconds, call)))
         self.log: list[str] = []
@@ -152,6 +153,9 @@ class FakeLoop:
 
         self.queue.submit(peer, address, job)
 
+    def monotonic(self) -> float:
+        return self.now
+
     def iterate(self) -> None:
         self.queue.end_iteration()
         timers, self.timers = self.timers, []
@@ -159,16 +163,24 @@ class FakeLoop:
             call()
 
 
-def test_queue_starts_a_request_at_once_if_it_is_idle() -> None:
-    loop = FakeLoop()
+@pytest.fixture
+def loop(monkeypatch: pytest.MonkeyPatch) -> FakeLoop:
+    """Return a loop whose clock is that of the queue."""
+    fake = FakeLoop()
+    monkeypatch.setattr(work_queue, "time", fake)
+    return fake
+
+
+def test_queue_starts_a_request_at_once_if_it_is_idle(loop: FakeLoop) -> None:
     loop.submit("a", bare_peer())
     assert (loop.log, loop.timers) == (["a"], [])
 
 
-def test_queue_alternates_addresses_and_peers_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = FakeLoop()
+def test_queue_alternates_addresses_and_peers_in_order(
+    loop: FakeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(work_queue, "STEP", -1.0)
-    one, two = (TokenBucket(1, 1, time.monotonic()) for _ in range(2))
+    one, two = (TokenBucket(1, 1, loop.now) for _ in range(2))
     ann, ben, cem = bare_peer(), bare_peer(), bare_peer()
     for name, peer, address in (
         ("ann 1", ann, one),
@@ -185,34 +197,30 @@ def test_queue_alternates_addresses_and_peers_in_order(monkeypatch: pytest.Monke
     assert loop.log == ["ann 1", "cem 1", "ben 1", "cem 2", "ann 2", "cem 3"]
 
 
-def test_queue_waits_while_the_address_is_in_debt() -> None:
-    loop = FakeLoop()
-    now = time.monotonic()
-    poor, rich = TokenBucket(20, 1, now, level=-1), TokenBucket(20, 1, now)
+def test_queue_waits_while_the_address_is_in_debt(loop: FakeLoop) -> None:
+    poor, rich = TokenBucket(20, 1, loop.now, level=-1), TokenBucket(20, 1, loop.now)
     loop.submit("poor", bare_peer(), poor)
     loop.submit("rich", bare_peer(), rich)
     assert loop.log == ["rich"]
     [(seconds, _)] = loop.timers
-    assert seconds == pytest.approx(0.05, abs=0.01)
-    time.sleep(0.06)
+    assert seconds == pytest.approx(0.05)
+    loop.now += 0.06
     loop.iterate()
     assert loop.log == ["rich", "poor"]
 
 
-def test_queue_forgets_the_requests_of_closed_peers() -> None:
-    loop = FakeLoop()
-    poor = TokenBucket(20, 1, time.monotonic(), level=-1)
+def test_queue_forgets_the_requests_of_closed_peers(loop: FakeLoop) -> None:
+    poor = TokenBucket(20, 1, loop.now, level=-1)
     peer = bare_peer()
     loop.submit("x", peer, poor)
     loop.queue.discard(peer, poor)
     assert loop.queue._in_debt == {}
-    time.sleep(0.06)
+    loop.now += 0.06
     loop.iterate()
     assert loop.log == []
 
 
-def test_queue_bounds_the_requests_that_wait_for_the_store() -> None:
-    loop = FakeLoop()
+def test_queue_bounds_the_requests_that_wait_for_the_store(loop: FakeLoop) -> None:
     started: list[None] = []
     for _ in range(10):
         loop.queue.submit(bare_peer(), None, partial(started.append, None))
