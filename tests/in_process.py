@@ -17,6 +17,8 @@ from tests.support import PATIENCE
 
 T = TypeVar("T")
 
+WAKE = signal.SIGWINCH  # ignored by default
+
 
 class Lines:
     """A standard output; `lines` passes complete lines to another thread."""
@@ -37,7 +39,7 @@ class Lines:
 
 @contextmanager
 def handlers_restored() -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, WAKE)
     handlers = [signal.getsignal(number) for number in numbers]
     try:
         yield
@@ -62,6 +64,7 @@ def run_until_signal(
     """
     output = Lines()
     errors: list[BaseException] = []
+    ended = threading.Event()
 
     def use_and_stop() -> None:
         try:
@@ -75,12 +78,22 @@ def run_until_signal(
             errors.append(error)
         finally:
             os.kill(os.getpid(), number)
+            # A signal between the interpreter's last check and a system call that blocks does
+            # not end this call.
+            main = threading.main_thread().ident
+            assert main is not None
+            while not ended.wait(0.1):
+                signal.pthread_kill(main, WAKE)
 
     monkeypatch.setattr(sys, "stdout", output)
     thread = threading.Thread(target=use_and_stop, daemon=True)
     with handlers_restored():
+        signal.signal(WAKE, lambda *_: None)
         thread.start()
-        result = program()
+        try:
+            result = program()
+        finally:
+            ended.set()
     thread.join(PATIENCE)
     for error in errors:
         raise error
