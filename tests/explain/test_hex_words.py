@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsproto_min.explain.hex_input import parse_input, parse_text
@@ -20,6 +20,7 @@ HELLO = b"\x81\x05Hello"
         "810548656c6c6f",
         "81 0548 65 6c6c6f",
         "81 05 48 65  6c 6c 6f",
+        "  81 05 48 65 6c 6c\n  6f",
     ],
 )
 def test_words_with_one_reading_are_hex(text: str) -> None:
@@ -45,6 +46,7 @@ def test_words_of_one_size_are_hex_without_another_reading() -> None:
         pytest.param("8102 6869", "words of 4 digits", id="two readings"),
         pytest.param("8305 4865", "words of 4 digits", id="both readings broken"),
         pytest.param("  72  84  84  80", "decimal numbers", id="od -t u1"),
+        pytest.param("  10", "decimal numbers", id="od -t u1 of a byte"),
         pytest.param(" 129   5  72", "odd number|decimal", id="od -t u1 from 100 on"),
         pytest.param(" 201 005 110", "odd number", id="od -b"),
         pytest.param("-127    5   72", "characters other", id="od -t d1"),
@@ -81,6 +83,11 @@ def dump(data: bytes, size: int, base: int, order: str, address: str) -> str:
     st.sampled_from(["little", "big"]),
     st.sampled_from("nodx"),
 )
+@example(b"\n", 1, 10, "little", "n")
+@example(b"\n\x0b", 1, 10, "little", "n")
+@example(b"\n\x0b", 1, 10, "little", "o")
+@example(b"\n", 1, 10, "little", "x")
+@example(b"\x05", 1, 10, "little", "n")
 def test_dump_of_any_words_is_read_right_or_refused(
     data: bytes, size: int, base: int, order: str, address: str
 ) -> None:

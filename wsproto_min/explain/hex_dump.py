@@ -18,6 +18,8 @@ _TEXT_COLUMN = re.compile(r"(?:\|.*\||>.*<)$")
 _AMBIGUOUS = re.compile(r"\s*(?:0[0-9a-fA-F]{3,}\s{2,}|00[0-9a-fA-F]{4,}\s+)[0-9a-fA-F]{2}(?:\s|$)")
 _WORDS = re.compile(r"\s*(?:0{4,}\s{2,}|0{6,}\s+)[0-9a-fA-F]{4,}(?:\s|$)")
 _REVERSED = re.compile(r"\s*[0-9a-fA-F]{4,}:\s+(?:(?<=\s\s)[0-9a-fA-F]{4}|[0-9a-fA-F]{8}\b)")
+# `od -t u1` prints an offset of 6 or 7 digits, and columns that are 4 characters wide.
+_DECIMAL = re.compile(r"\s*[0-9a-fA-F]{6,7}(?:\s{2,}\d{1,3})+\s*")
 _TCPDUMP = re.compile(r"\s*0x[0-9a-fA-F]{4}:")
 _LONGEST_LINE = 4096  # characters
 _COLUMN_NUMBERS = [f"{number:02x}" for number in range(16)]  # the head of PowerShell's Format-Hex
@@ -83,6 +85,8 @@ def _parse_lines(lines: list[tuple[int, str]]) -> Iterator[tuple[int, str, bytes
             raise ValueError(f"line {number} of the dump has no offset; copy each line whole")
         if _REVERSED.match(line):
             raise ValueError(f"line {number} may have reversed words, as of xxd -e; use plain xxd")
+        if _DECIMAL.fullmatch(line):
+            raise ValueError(f"line {number} may have decimal numbers; use od -t x1")
         data = b"" if found[3] is None else _parse_columns(found[3], grouped=bool(found[2]))
         if data is None:
             raise ValueError(f"line {number}: the text column is not that of the bytes")

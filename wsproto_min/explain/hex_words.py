@@ -21,6 +21,7 @@ _JUDGED_WORDS = 4096  # the beginning shows a wrong reading
 _BASES = (8, 10, 16)
 _ORDERS: tuple[Literal["little"], Literal["big"]] = ("little", "big")
 _COLUMNS = re.compile(r"\s*\d{1,3}(?:\s{2,}\d{1,3}){2,}\s*")
+_FEW_COLUMNS = re.compile(r"(?:\s{2,}\d{1,3}){1,2}\s*")
 
 
 def check_words(text: str) -> None:
@@ -33,11 +34,12 @@ def check_words(text: str) -> None:
         ValueError: The words may be swapped, octal or decimal.
 
     """
-    if any(_COLUMNS.fullmatch(line) for line in text.split("\n")):
+    lines = [line for line in text.split("\n") if line.strip()]
+    has_few_columns = bool(lines) and all(map(_FEW_COLUMNS.fullmatch, lines))
+    if has_few_columns or any(map(_COLUMNS.fullmatch, lines)):
         raise ValueError("columns of digits may be decimal numbers, as of od -t u1; use od -t x1")
     words = text.split()
     widths = {len(word) for word in words}
-    lines = [line for line in text.split("\n") if line.strip()]
     is_indented = all(line[0].isspace() for line in lines)
     if len(widths) != 1 or len(words[0]) <= 2 or (len(words) == 1 and not is_indented):
         return
