@@ -153,7 +153,7 @@ SEND = {"type": "send", "opcode": 2, "data": "AQ=="}
     [
         (b'{"log": {"entries": [', r"HAR: .* line 1 column 22"),
         (b'{"log": {"entries": ["\xff"]}}', "HAR: .* position 22"),
-        (b'{"log": ' + b"[" * 100_000, "HAR: .*recursion"),
+        (b'{"log": ' + b"[" * 100_000, "HAR: too many nested brackets"),
         (b'{"log": []}', "log.entries is not a list"),
         (har(entry(_webSocketMessages={})), r"entries\[0\]._webSocketMessages is not a list"),
         (har({}, entry(**messages({}))), r"entries\[1\]._webSocketMessages\[0\] has no valid type"),

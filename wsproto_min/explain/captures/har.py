@@ -38,7 +38,9 @@ def read_har(data: bytes) -> list[HarConversation]:
     """
     try:
         har = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+    except RecursionError:  # its text differs between versions of Python
+        raise ValueError("HAR: too many nested brackets; export the file again") from None
+    except ValueError as error:
         raise ValueError(f"HAR: {error}; export the file again") from None
     entries = _get(har, "log", "entries")
     if not isinstance(entries, list):
