@@ -42,6 +42,7 @@ class ReconnectingClient:
         self.session: str | None = None
         self.connection: Client | None = None
         self.joined = False
+        self.can_say = False  # a new message would follow every earlier one
         self.sent_count = 0
         self.unacknowledged: dict[str, str] = {}  # texts by key
         self.acknowledged: dict[str, tuple[int, str]] = {}  # ids and texts by key
@@ -60,7 +61,7 @@ class ReconnectingClient:
             )
         except (OSError, HandshakeError):  # chatd is restarting
             return False
-        self.joined = False
+        self.joined = self.can_say = False
         self.send(
             type="join", room=self.room, name=self.name, after=self.last_id, session=self.session
         )
@@ -74,13 +75,14 @@ class ReconnectingClient:
             self.connection.send(json.dumps(fields))
 
     def say(self) -> None:
-        """Send the next message."""
+        """Send the next message; `can_say` must be true."""
         key = self.random.randbytes(9).hex()
         self.unacknowledged[key] = f"{self.number} says {self.sent_count}"
         self.sent_count += 1
         self.send(type="say", room=self.room, text=self.unacknowledged[key], key=key)
 
     def resend(self) -> None:
+        self.can_say = True
         for key, text in self.unacknowledged.items():
             self.send(type="say", room=self.room, text=text, key=key)
 
@@ -93,7 +95,8 @@ class ReconnectingClient:
         Returns:
             The connection if the server cannot notice the loss ("silent"), else None.
         """
-        connection, self.connection, self.joined = self.connection, None, False
+        connection, self.connection = self.connection, None
+        self.joined = self.can_say = False
         assert connection is not None
         if how == "silent":
             return connection

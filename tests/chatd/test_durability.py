@@ -110,7 +110,7 @@ class Scenario:
         sent = 0
         while sent < MESSAGES:
             client = self.random.choice(self.clients)
-            if client.connection is not None and len(client.unacknowledged) < MAX_UNACKNOWLEDGED:
+            if client.can_say and len(client.unacknowledged) < MAX_UNACKNOWLEDGED:
                 for _ in range(min(self.random.randint(1, 9), MESSAGES - sent)):
                     client.say()
                     sent += 1
@@ -143,7 +143,7 @@ class Scenario:
             except ConnectionClosed:
                 self.lost_connections += 1
                 self.selector.unregister(key.fileobj)
-                client.connection, client.joined = None, False
+                client.connection, client.joined, client.can_say = None, False, False
 
     def break_connection(self, client: ReconnectingClient) -> None:
         if client.connection is None:
