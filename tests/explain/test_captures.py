@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -433,8 +434,9 @@ def test_capture_with_segments_in_any_order_equals_plain_bytes(
     link_type = data.draw(st.sampled_from(LINK_TYPES))
     is_pcap = data.draw(st.booleans())
     capture = (pcap if is_pcap else pcapng)(sent, link_type, order=order)
-    ((events, verdict),) = explain(capture)
-    expected = plain_reports(client, server)
+    with patch("os.urandom", bytes):  # one masking key for the replies of both readings
+        ((events, verdict),) = explain(capture)
+        expected = plain_reports(client, server)
     numbers = [event.number for event in events if isinstance(event, FrameReport)]
     assert numbers == list(range(1, len(numbers) + 1))
     for role, (reports, plain) in expected.items():

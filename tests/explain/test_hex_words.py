@@ -47,6 +47,7 @@ def test_words_of_one_size_are_hex_without_another_reading() -> None:
         pytest.param("8305 4865", "words of 4 digits", id="both readings broken"),
         pytest.param("  72  84  84  80", "decimal numbers", id="od -t u1"),
         pytest.param("  10", "decimal numbers", id="od -t u1 of a byte"),
+        pytest.param("   16777216 1006632960", "decimal numbers", id="od -t u4 of two widths"),
         pytest.param(" 129   5  72", "odd number|decimal", id="od -t u1 from 100 on"),
         pytest.param(" 201 005 110", "odd number", id="od -b"),
         pytest.param("-127    5   72", "characters other", id="od -t d1"),
@@ -88,6 +89,7 @@ def dump(data: bytes, size: int, base: int, order: str, address: str) -> str:
 @example(b"\n\x0b", 1, 10, "little", "o")
 @example(b"\n", 1, 10, "little", "x")
 @example(b"\x05", 1, 10, "little", "n")
+@example(b"\x01\0\0\0<", 4, 10, "big", "n")
 def test_dump_of_any_words_is_read_right_or_refused(
     data: bytes, size: int, base: int, order: str, address: str
 ) -> None:

@@ -35,12 +35,16 @@ def check_words(text: str) -> None:
 
     """
     lines = [line for line in text.split("\n") if line.strip()]
-    has_few_columns = bool(lines) and all(map(_FEW_COLUMNS.fullmatch, lines))
-    if has_few_columns or any(map(_COLUMNS.fullmatch, lines)):
-        raise ValueError("columns of digits may be decimal numbers, as of od -t u1; use od -t x1")
     words = text.split()
     widths = {len(word) for word in words}
     is_indented = all(line[0].isspace() for line in lines)
+    has_few_columns = bool(lines) and all(map(_FEW_COLUMNS.fullmatch, lines))
+    # Decimal numbers have several widths, and od aligns them on the right.
+    has_aligned_numbers = (
+        is_indented and len(widths) > 1 and max(widths) > 2 and all(map(str.isdigit, words))
+    )
+    if has_few_columns or has_aligned_numbers or any(map(_COLUMNS.fullmatch, lines)):
+        raise ValueError("columns of digits may be decimal numbers, as of od -t u1; use od -t x1")
     if len(widths) != 1 or len(words[0]) <= 2 or (len(words) == 1 and not is_indented):
         return
     try:
