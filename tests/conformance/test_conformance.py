@@ -26,8 +26,9 @@ MAX_MESSAGE_SIZE = 16 << 20
 TIMEOUT = 900
 # Concurrent cases of the client: one computes while the other waits.
 AT_ONCE = 2
-# Up to this many failed cases run again, alone, because the suite has a time limit per case.
-MAX_RETRIED = 4
+# Up to this many failed cases run again, alone, because the suite has a time limit per case. A
+# busy machine exceeds the limit in the compression cases.
+MAX_RETRIED = 12
 
 
 def wrong_verdicts(report: Path) -> dict[str, set[str]]:
@@ -58,7 +59,6 @@ def test_echo_server_passes_every_case(tmp_path: Path) -> None:
             subprocess.run(suite, capture_output=True, timeout=TIMEOUT)
             wrong = wrong_verdicts(tmp_path)
             if 0 < len(wrong) <= MAX_RETRIED:
-                # A busy machine may exceed the suite's limit of 20 s for case 12.2.15.
                 suite += [word for case in wrong for word in ("-i", case)]
                 subprocess.run(suite, capture_output=True, timeout=TIMEOUT)
                 again = wrong_verdicts(tmp_path)
@@ -71,7 +71,19 @@ def test_echo_server_passes_every_case(tmp_path: Path) -> None:
 
 def test_echoing_client_passes_every_case(tmp_path: Path) -> None:
     need(KOSOKU.exists(), "kosoku", INSTALL)
-    command = [str(KOSOKU), "-m", "fuzzingserver", "-o", str(tmp_path), "127.0.0.1:0"]
+    run_client_cases(tmp_path, AT_ONCE)
+    wrong = wrong_verdicts(tmp_path)
+    if 0 < len(wrong) <= MAX_RETRIED:
+        run_client_cases(tmp_path, 1, *wrong)
+        again = wrong_verdicts(tmp_path)
+        wrong = {case: again[case] for case in wrong if case in again}
+    assert wrong == {}
+
+
+def run_client_cases(report: Path, at_once: int, *cases: str) -> None:
+    """Run cases of the suite, all without `cases`, with the client of this package."""
+    command = [str(KOSOKU), "-m", "fuzzingserver", "-o", str(report), "127.0.0.1:0"]
+    command += [word for case in cases for word in ("-i", case)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as suite:
         try:
             assert suite.stderr is not None
@@ -81,13 +93,12 @@ def test_echoing_client_passes_every_case(tmp_path: Path) -> None:
             with connect(f"{url[0]}/getCaseCount") as asking:
                 count = int(asking.recv(timeout=10))
             urls = [f"{url[0]}/runCase?case={n}&agent=wsproto_min" for n in range(1, count + 1)]
-            with ThreadPoolExecutor(AT_ONCE) as threads:
+            with ThreadPoolExecutor(at_once) as threads:
                 list(threads.map(echo_one_case, urls))
             connect(f"{url[0]}/updateReports?agent=wsproto_min").close()
             suite.wait(60)
         finally:
             suite.terminate()
-    assert wrong_verdicts(tmp_path) == {}
 
 
 def echo_one_case(url: str) -> None:
