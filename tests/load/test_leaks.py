@@ -18,9 +18,9 @@ from tests.load.support import (
 from tests.support import poll
 
 CONNECTIONS = 24_000
-# Connections that fill the bounded log queue and the cache of SQLite. The daemon's memory
+# Connections that fill the bounded log queue and the caches of SQLite. The daemon's memory
 # is constant from then on. The log queue fills because the test does not read the log.
-WARM_UP = 16_000
+WARM_UP = 32_000
 
 
 def test_short_connections_leave_no_sockets_or_memory(tmp_path: Path) -> None:
