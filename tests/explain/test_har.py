@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.explain.test_captures import KEY
@@ -186,6 +186,7 @@ JSON = st.recursive(
 )
 
 
+@example({"url": ""}, None, [])
 @given(JSON, JSON, st.one_of(JSON, st.lists(JSON)))
 def test_har_of_any_values_raises_only_value_error(
     request_: Any, response: Any, values: Any

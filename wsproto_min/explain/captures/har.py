@@ -69,12 +69,11 @@ def _read_entry(entry: dict[str, Any]) -> HarConversation:
     method, target = _get(entry, "request", "method"), _target(str(url))
     status = _get(entry, "response", "status")
     phrase = _get(entry, "response", "statusText") or ""
-    return HarConversation(
-        str(url),
-        _head(entry, "request", f"{method} {target} HTTP/1.1"),
-        _head(entry, "response", f"HTTP/1.1 {status} {phrase}") if status == 101 else None,
-        tuple(_read_messages(messages)),
-    )
+    request = _head(entry, "request", f"{method} {target} HTTP/1.1")
+    response = _head(entry, "response", f"HTTP/1.1 {status} {phrase}") if status == 101 else None
+    if not isinstance(url, str) or not url:
+        raise ValueError("request.url is missing or not a text")
+    return HarConversation(url, request, response, tuple(_read_messages(messages)))
 
 
 def _target(url: str) -> str:
