@@ -3,17 +3,27 @@
 `protocol` and `storage` build on this module. It imports nothing of chatd.
 """
 
+import base64
+import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable
 from datetime import datetime
+from enum import IntEnum
 from typing import NamedTuple
 
 MAX_TEXT = 4000  # characters
 MAX_NAME = 32  # characters, after normalisation
 MAX_KEY = 64  # characters
 MAX_ROOM_NAME = 64  # characters
+MAX_TOPIC = 200  # characters
+MAX_EMOJI = 16  # characters; a family emoji has 7, a flag of a region 7
+# Different reactions to one message, and members that one message names for them.
+MAX_REACTION_KINDS = 20
+MAX_REACTIONS = 200
 MAX_ID = (1 << 63) - 1  # the largest integer in SQLite
+
+ALL_ROOMS = ""  # place of a sanction in every room
 
 # Rooms in use at the same time. A room takes about 2 KiB.
 DEFAULT_MAX_ROOMS = 20_000
@@ -23,6 +33,15 @@ RESERVED_FOR = 30.0
 NAMED_MEMBERS = 200
 
 _ROOM_NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_ROOM_NAME}}}")
+# Authors have a fixed length, so the name of a direct room can join two of them.
+_AUTHOR = "[sn][A-Za-z0-9_-]{11}"
+_DIRECT_ROOM = re.compile(f"@({_AUTHOR})({_AUTHOR})")
+# Characters that an emoji consists of: symbols, and the marks that join and modify them. Digits,
+# "#" and "*" begin keycaps.
+_EMOJI_PARTS = re.compile(
+    "(?:[#*0-9]\ufe0f?\u20e3|[\u00a9\u00ae\u203c-\u3299\U0001f000-\U0001faff]"
+    "[\ufe0f\u200d\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]*)+"
+)
 
 # Invisible characters that Unicode classifies as letters, marks or symbols.
 _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0]")
@@ -56,13 +75,51 @@ _JOINS_NEXT = re.compile(f"[{_DUAL_JOINING}{_LEFT_JOINING}]")
 _JOINS_PREVIOUS = re.compile(f"[{_DUAL_JOINING}{_RIGHT_JOINING}]")
 
 
+class Kind(IntEnum):
+    """Kind of an entry in a room. All kinds except MESSAGE and TOPIC refer to a message."""
+
+    MESSAGE = 0
+    EDIT = 1
+    DELETE = 2
+    REACT = 3
+    TOPIC = 4
+
+
 class Message(NamedTuple):
-    """A stored message; `time` is RFC 3339 in UTC."""
+    """A stored entry of a room: a message, or a change that refers to a message.
+
+    `time` is RFC 3339 in UTC, `author` the public id of the sender (empty in a message that an
+    earlier version has stored). `ref` is the id of the message that this entry changes, or to
+    which this message replies.
+
+    `text` is the current text of a message, and empty once the message is deleted. In a change
+    it is the new text, the topic, or the reaction after "+" or "-". `edited` is the id of the
+    last edit, and `reactions` a JSON object with the authors of each emoji, or "".
+    """
 
     id: int
     time: str
     name: str
     text: str
+    author: str = ""
+    kind: Kind = Kind.MESSAGE
+    ref: int | None = None
+    edited: int | None = None
+    reactions: str = ""
+
+
+class Sanction(NamedTuple):
+    """A ban or a mute of a person.
+
+    `room` is ALL_ROOMS for all rooms, `action` "ban" or "mute", `name` the person's name at
+    that time, and `until` a Unix time in seconds, or None for no end.
+    """
+
+    author: str
+    room: str
+    action: str
+    name: str
+    until: float | None
 
 
 class InvalidName(ValueError):
@@ -74,9 +131,44 @@ def format_time(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def session_author(session: str) -> str:
+    """Return the public id of a session: "s" and 66 bits of its hash."""
+    return "s" + _digest("session", session)
+
+
+def name_author(name: str) -> str:
+    """Return the public id of a name that an invitation or a proxy proves."""
+    return "n" + _digest("name", name_key(name))
+
+
+def _digest(kind: str, value: str) -> str:
+    digest = hashlib.sha256(f"chatd author {kind}\0{value}".encode()).digest()
+    return base64.urlsafe_b64encode(digest[:9]).decode()[:11]
+
+
 def is_room_name(name: str) -> bool:
     """Return True for 1 to 64 ASCII letters, digits, dots, underscores and dashes."""
     return _ROOM_NAME.fullmatch(name) is not None
+
+
+def is_author(text: str) -> bool:
+    """Return True for the form of a public id."""
+    return re.fullmatch(_AUTHOR, text) is not None
+
+
+def direct_authors(room: str) -> tuple[str, str] | None:
+    """Return the authors of a direct room, None for another name.
+
+    The name of a direct room is "@" and both authors in ascending order. So nobody else can
+    join the room, and two members always find the same one.
+    """
+    match = _DIRECT_ROOM.fullmatch(room)
+    return (match[1], match[2]) if match and match[1] < match[2] else None
+
+
+def is_emoji(text: str) -> bool:
+    """Return True for one emoji, or a short sequence of emoji."""
+    return len(text) <= MAX_EMOJI and _EMOJI_PARTS.fullmatch(text) is not None
 
 
 def _is_too_long(name: str) -> bool:

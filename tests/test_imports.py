@@ -26,7 +26,7 @@ RULES = [
     (r"wsproto_min/", r"(chatd|tests)\b"),
     (r"chatd/", rf"(tests\b|wsproto_min\b(?!\.({PUBLIC})$))"),
     (r"chatd/model\.py", r"chatd\b"),
-    (r"chatd/protocol\.py", r"chatd\.(?!model\b)"),
+    (r"chatd/protocol/", r"chatd\.(?!(model|protocol)\b)"),
     (r"chatd/storage/", r"chatd\.(?!model\b|storage\b)"),
     (r"chatd/(access|ops)/", r"chatd\.app\b"),
     (rf"(?!{ASYNCIO_EXAMPLE})", r"asyncio\b"),

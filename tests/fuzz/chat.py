@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from chatd import protocol
-from chatd.model import Message, normalize_name
+from chatd.model import Message, normalize_name, session_author
 from chatd.rooms import Member, NameTaken, Room
 from tests.chat import bare_peer, bare_room
 
@@ -74,8 +74,13 @@ class Chat:
             assert decoded(protocol.pong(received.t))["t"] == received.t
         elif isinstance(received, protocol.History):
             messages = [SAMPLE] * (received.limit > 9)
-            decoded(protocol.history(received.room, messages, more=received.before is None))
-        else:
+            more = received.before is None
+            decoded(protocol.history(received.room, messages, more=more, more_after=False))
+        elif isinstance(received, protocol.Change):
+            changed = SAMPLE._replace(kind=received.kind, text=received.text, ref=received.ref)
+            reply = decoded(protocol.message(received.room, changed))
+            assert reply["type"] == received.kind.name.lower()
+        elif isinstance(received, protocol.Typing):
             decoded(protocol.typing(received.room, "Ann"))
 
     def join(self, client: int, join: protocol.Join) -> None:
@@ -88,26 +93,31 @@ class Chat:
         room = self.rooms.setdefault(join.room, bare_room(join.room))
         place = (join.room, client)
         before = self.members.get(place)
-        if before is not None and before.name.casefold() == join.name.casefold():
-            session = before.session
+        if session is None:
+            session = f"session {len(self.sessions)}"
+        author = session_author(session) if before is None else before.author
         try:
-            member, former = room.join(join.name, session, self.peers[client], self.now)
+            member = room.join(join.name, author, self.peers[client], self.now).member
         except NameTaken:
             return
-        if before is not None and before is not member:
-            room.leave(before)
-        if former is not None and former is not self.peers[client]:
-            evicted = (join.room, self.peers.index(former))
-            del self.members[evicted]
-            del self.known_names[evicted]
         self.members[place] = member
-        self.sessions.append(member.session)
-        names = room.names_to_send()
-        self.known_names[place] = set(names)
+        self.sessions.append(session)
+        members = room.names_to_send()
+        self.known_names[place] = {name for name, _ in members}
         reply = protocol.joined(
-            join.room, member.name, member.session, names, room.count, [SAMPLE], gap=False
+            join.room,
+            member.name,
+            author,
+            session,
+            members,
+            room.count,
+            [SAMPLE],
+            [],
+            topic="",
+            moderator=False,
+            gap=False,
         )
-        assert decoded(reply)["members"] == names
+        assert decoded(reply)["members"] == [name for name, _ in members]
         assert member.name == join.name
 
     def leave(self, client: int, room: str) -> None:
@@ -115,12 +125,13 @@ class Chat:
         member = self.members.pop((room, client), None)
         if member is not None:
             del self.known_names[room, client]
-            self.rooms[room].leave(member)
+            self.rooms[room].leave(member, self.peers[client])
 
     def disconnect(self, client: int) -> None:
         """Remove a client from all rooms and reserve its names."""
         for place in [place for place in self.members if place[1] == client]:
-            self.rooms[place[0]].leave(self.members.pop(place), reserve_at=self.now)
+            member = self.members.pop(place)
+            self.rooms[place[0]].leave(member, self.peers[client], reserve_at=self.now)
             del self.known_names[place]
 
     def end_iteration(self) -> None:
@@ -128,7 +139,7 @@ class Chat:
         for room in self.rooms.values():
             joined, left = room.take_changes() or ([], [])
             presence = decoded(protocol.presence(room.name, joined, left, room.count))
-            members = [each for place, each in self.members.items() if place[0] == room.name]
+            members = {each for place, each in self.members.items() if place[0] == room.name}
             names = {member.name for member in members}
             assert len({name.casefold() for name in names}) == len(members) == room.count
             for place, known in self.known_names.items():
@@ -159,6 +170,10 @@ SAMPLES: tuple[dict[str, object], ...] = (
     {"type": "say", "room": "tea", "text": "Hello", "key": "k1"},
     {"type": "say", "room": "tea", "text": '\u2028"\\\n\x7f\U0001f600', "key": None},
     {"type": "history", "room": "tea", "before": 9223372036854775807, "limit": 200},
+    {"type": "edit", "room": "tea", "text": "Hello", "ref": 1, "key": "k2"},
+    {"type": "react", "room": "tea", "emoji": "\U0001f44d", "on": False, "ref": 1},
+    {"type": "search", "room": None, "text": "hello"},
+    {"type": "ban", "room": "tea", "author": "sabcdefghijk", "seconds": 60},
     {"type": "leave", "room": "tea"},
     {"type": "typing", "room": "tea"},
     {"type": "ping", "t": 1.5},
