@@ -1,4 +1,8 @@
-"""The message writer: stores a batch in one transaction, each sender's key once."""
+"""The message writer: stores a batch in one transaction, each sender's key once.
+
+Most batches have only new messages, and one statement stores them all. Changes of messages,
+replies and repeated keys need the stored entries, so such a batch is stored one by one.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +10,31 @@ import sqlite3
 from collections.abc import Sequence
 from time import gmtime, strftime, time_ns
 
-from chatd.model import Message
+from chatd.model import Kind, Message, direct_authors
+from chatd.storage.changes import apply_change
 from chatd.storage.ids import IdAllocator
-from chatd.storage.store import NewMessage, StoredMessage
+from chatd.storage.rows import SELECT_ENTRY, to_message
+from chatd.storage.store import Appended, NewMessage, StoredMessage
 
 # Characters of a key that is certainly random: two senders never choose the same one.
 RANDOM_KEY = 16
 
-_INSERT = "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)"
+_COLUMNS = "(room, id, time, name, text, key, author, kind, ref)"
+_INSERT = f"INSERT INTO messages {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 # Fails with NOT NULL if the room has or had the key under any name. The condition is not in a
 # WHERE clause, because SQLite would then copy each row to a temporary table.
-_INSERT_NEW_KEY = """
-INSERT INTO messages VALUES (
+_INSERT_NEW_KEY = f"""
+INSERT INTO messages {_COLUMNS} VALUES (
     CASE WHEN EXISTS (SELECT 1 FROM messages WHERE room = ?1 AND key = ?6)
         OR EXISTS (SELECT 1 FROM removed_keys WHERE room = ?1 AND key = ?6)
     THEN NULL ELSE ?1 END,
-    ?2, ?3, ?4, ?5, ?6
+    ?2, ?3, ?4, ?5, ?6, ?7, 0, NULL
 )
 """
 
 
-_Row = tuple[str, int, str, str, str, str | None]
-"""Room, id, time, name, text, key."""
+_Row = tuple[str, int, str, str, str, str | None, str]
+"""Room, id, time, name, text, key, author."""
 
 
 class MessageWriter:
@@ -43,8 +50,8 @@ class MessageWriter:
         self._ids = ids
         self._second, self._prefix = -1, ""
 
-    def append(self, messages: Sequence[NewMessage]) -> list[StoredMessage]:
-        """Store messages, all or none.
+    def append(self, messages: Sequence[NewMessage]) -> list[Appended]:
+        """Store entries, all or none; an invalid change is refused alone.
 
         Raises:
             sqlite3.Error: The database failed; it has none of the messages.
@@ -53,20 +60,25 @@ class MessageWriter:
         last = self._ids.last + len(messages)
         self._ids.reserve(last)
         now = self._format_now()
-        rows = [
-            (room, number, now, name, text, key)
-            for number, (room, name, text, key) in enumerate(messages, first)
-        ]
+        rows: list[_Row] = []
+        is_plain = True
+        for number, (room, name, text, key, author, kind, ref, _) in enumerate(messages, first):
+            rows.append((room, number, now, name, text, key, author))
+            if kind or ref is not None or room[0] == "@":
+                is_plain = False
+        stored: list[Appended]
         try:
-            self._insert(rows)
+            if is_plain:
+                self._insert(rows)
+                stored = [
+                    StoredMessage(Message(number, now, name, text, author), False)
+                    for _, number, _, name, text, _, author in rows
+                ]
+            else:
+                stored = self._append_one_by_one(messages, rows)
         except sqlite3.IntegrityError:
             # At least one message repeats a key. This is rare, so look up each message.
             stored = self._append_one_by_one(messages, rows)
-        else:
-            stored = [
-                StoredMessage(Message(number, now, name, text), False)
-                for _, number, _, name, text, _ in rows
-            ]
         self._ids.last = last
         return stored
 
@@ -80,42 +92,57 @@ class MessageWriter:
 
     def _append_one_by_one(
         self, messages: Sequence[NewMessage], rows: Sequence[_Row]
-    ) -> list[StoredMessage]:
-        """Store messages, except repetitions of stored, removed or earlier ones."""
-        stored = []
+    ) -> list[Appended]:
+        """Store entries, except repetitions of stored, removed or earlier ones."""
         with self._database:
             self._database.execute("BEGIN IMMEDIATE")
-            for new, row in zip(messages, rows, strict=True):
-                message = None if new.key is None else self._find_key(new)
-                repeated = message is not None
-                if message is None:
-                    self._database.execute(_INSERT, row)
-                    _, number, now, name, text, _ = row
-                    message = Message(number, now, name, text)
-                stored.append(StoredMessage(message, repeated))
-        return stored
+            return [self._append_one(new, row) for new, row in zip(messages, rows, strict=True)]
+
+    def _append_one(self, new: NewMessage, row: _Row) -> Appended:
+        earlier = None if new.key is None else self._find_key(new)
+        if earlier is not None:
+            return StoredMessage(earlier, True)
+        room, number, now, name, text, _, author = row
+        if new.kind is not Kind.MESSAGE or new.ref is not None:
+            refused = apply_change(self._database, new, number)
+            if refused is not None:
+                return refused
+        # The message has the text of an edit, so that an entry never keeps a deleted text.
+        kept = "" if new.kind is Kind.EDIT else text
+        self._database.execute(_INSERT, (*row[:4], kept, *row[5:], new.kind, new.ref))
+        for each in direct_authors(room) or ():
+            self._database.execute("INSERT OR IGNORE INTO direct_rooms VALUES (?, ?)", (each, room))
+        return StoredMessage(Message(number, now, name, text, author, new.kind, new.ref), False)
 
     def _find_key(self, new: NewMessage) -> Message | None:
-        """Return the message that the sender has stored with this key, also a removed one.
+        """Return the entry that the sender has stored with this key, also a removed one.
 
-        A sender may have lost its name with its connection. So a message with the same text
-        and the same random key is a repetition under any name.
+        A sender may have lost its session with its connection. So an entry with the same text
+        and the same name is a repetition, and with a random key under any name. Entries of an
+        earlier version have no author, so their name decides.
         """
         rows = self._database.execute(
-            "SELECT id, time, name, text FROM messages WHERE room = ? AND key = ?"
-            " ORDER BY name = ? DESC",
-            (new.room, new.key, new.name),
+            f"{SELECT_ENTRY} WHERE room = ? AND key = ? ORDER BY author = ? DESC",
+            (new.room, new.key, new.author),
         )
+        is_random = len(new.key or "") >= RANDOM_KEY
         for row in rows:
-            message = Message(*row)
-            is_random = len(new.key or "") >= RANDOM_KEY
-            if message.name == new.name or (is_random and message.text == new.text):
+            message = to_message(row)
+            if message.author and message.author == new.author:
                 return message
-        row = self._database.execute(
-            "SELECT id, time FROM removed_keys WHERE room = ? AND key = ? AND name = ?",
-            (new.room, new.key, new.name),
+            has_name = message.name == new.name
+            if has_name and not message.author:
+                return message
+            if (has_name or is_random) and message.text == new.text:
+                return message
+        found = self._database.execute(
+            "SELECT id, time FROM removed_keys WHERE room = ? AND key = ?"
+            " AND ((author = ? AND author <> '') OR (author = '' AND name = ?))",
+            (new.room, new.key, new.author, new.name),
         ).fetchone()
-        return None if row is None else Message(row[0], row[1], new.name, new.text)
+        if found is None:
+            return None
+        return Message(found[0], found[1], new.name, new.text, new.author, new.kind, new.ref)
 
     def _format_now(self) -> str:
         """Return the present as `model.format_time` does; formats each second once."""

@@ -1,4 +1,4 @@
-"""Reads of pages, and the thread that makes them.
+"""The thread that reads pages.
 
 A page can take long: its rows may be on a slow disk, and a page has up to MAX_PAGE_TEXT
 characters. So the event loop must not read it.
@@ -12,82 +12,24 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import closing
 from functools import partial
+from typing import Any
 
-from chatd.model import Message
+from chatd.storage.pages import Read
 from chatd.storage.sqlite_file import connect
-from chatd.storage.store import CallSoon, Page, ReadCallback, StoreError
+from chatd.storage.store import CallSoon, StoreError
 
 logger = logging.getLogger("chatd")
 
-# Characters of text in one page, so that the chat can encode it in milliseconds.
-MAX_PAGE_TEXT = 1 << 19
-_SELECT = "SELECT id, time, name, text FROM messages"
-_MAX_ID = (1 << 63) - 1
-
-Read = Callable[[sqlite3.Connection], Page]
-"""Reads a page, in one transaction."""
+Callback = Callable[[Any], None]
+"""Receives the result of a read, or a `StoreError`."""
 
 
-def read_after(room: str, after: int, limit: int, database: sqlite3.Connection) -> Page:
-    """Read the messages of a room after an id, the newest `limit` of them."""
-    # Another version of this store has assigned an unknown id, so the client has none of
-    # this store's messages.
-    is_unknown = not _has_assigned(database, room, after)
-    if is_unknown:
-        after = 0
-    rows = database.execute(
-        f"{_SELECT} WHERE room = ? AND id > ? ORDER BY id DESC LIMIT ?", (room, after, limit + 1)
-    )
-    page = _read_page(rows, limit)
-    removed = database.execute(
-        "SELECT 1 FROM trimmed WHERE room = ? AND id > ?", (room, after)
-    ).fetchone()
-    return page._replace(gap=is_unknown or removed is not None)
-
-
-def read_before(room: str, before: int | None, limit: int, database: sqlite3.Connection) -> Page:
-    """Read the newest `limit` messages of a room before an id, None for no bound."""
-    rows = database.execute(
-        f"{_SELECT} WHERE room = ? AND id < ? ORDER BY id DESC LIMIT ?",
-        (room, _MAX_ID if before is None else before, limit + 1),
-    )
-    return _read_page(rows, limit)
-
-
-def _has_assigned(database: sqlite3.Connection, room: str, number: int) -> bool:
-    """Return True for 0, and for the id of a message of a room, also of a removed one."""
-    row = database.execute(
-        "SELECT ? = 0 OR EXISTS (SELECT 1 FROM messages WHERE room = ? AND id = ?)"
-        " OR EXISTS (SELECT 1 FROM trimmed WHERE room = ? AND id >= ?)",
-        (number, room, number, room, number),
-    ).fetchone()
-    return bool(row[0])
-
-
-def _read_page(cursor: sqlite3.Cursor, limit: int) -> Page:
-    """Read up to `limit` rows, the newest first, within MAX_PAGE_TEXT characters."""
-    messages: list[Message] = []
-    size = 0
-    more = False
-    with closing(cursor):  # an open query would keep the log from its new start
-        for row in cursor:
-            message = Message(*row)
-            size += len(message.text)
-            more = len(messages) == limit or (bool(messages) and size > MAX_PAGE_TEXT)
-            if more:
-                break
-            messages.append(message)
-    messages.reverse()
-    return Page(messages, more=more, gap=False)
-
-
-def try_read(path: str, database: sqlite3.Connection, read: Read) -> Page | StoreError:
+def try_read(path: str, database: sqlite3.Connection, read: Read) -> object:
     """Read from one snapshot of the database.
 
     Returns:
-        The page, or the error; an unexpected exception is logged, too.
+        The result, or a `StoreError`; an unexpected exception is logged, too.
     """
     try:
         with database:
@@ -125,8 +67,8 @@ class Reader:
         except sqlite3.Error:
             self._database.close()
             raise
-        self._waiting: deque[tuple[Read, ReadCallback]] = deque()
-        self._callback: ReadCallback | None = None  # of the read in progress
+        self._waiting: deque[tuple[Read, Callback]] = deque()
+        self._callback: Callback | None = None  # of the read in progress
         self._reads: queue.SimpleQueue[Read | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._call_soon: CallSoon | None = None
@@ -137,7 +79,7 @@ class Reader:
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
         self._thread.start()
 
-    def submit(self, read: Read, callback: ReadCallback) -> None:
+    def submit(self, read: Read, callback: Callback) -> None:
         """Read when the earlier reads are complete; without a thread, at once."""
         if self._thread is None:
             callback(try_read(self._path, self._database, read))
@@ -160,7 +102,7 @@ class Reader:
             read, self._callback = self._waiting.popleft()
             self._reads.put(read)
 
-    def _finish(self, result: Page | StoreError) -> None:
+    def _finish(self, result: object) -> None:
         callback, self._callback = self._callback, None
         if callback is None:  # stopped
             return

@@ -45,6 +45,9 @@ class Retention:
         database: Connection to the database.
         keep_messages: Number of messages to keep in each room, None for all.
         keep_days: Age in days up to which to keep messages, None for any.
+
+    Attributes:
+        has_deleted: True if the last step has deleted messages.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Retention:
         self._changed_rooms: set[str] | None = None
         self._run: Iterator[None] | None = None  # the run in progress
         self._remaining = 0  # deletions that the present step may still make
+        self.has_deleted = False
 
     def add_rooms_of(self, messages: Sequence[NewMessage]) -> None:
         """Include the rooms of new messages in the next run."""
@@ -76,6 +80,7 @@ class Retention:
         """
         end = time.perf_counter() + STEP_SECONDS
         self._remaining = DELETE_LIMIT
+        self.has_deleted = False
         if self._run is None:
             rooms, self._changed_rooms = self._changed_rooms, set()
             self._run = self._visit(rooms)
@@ -184,8 +189,8 @@ class Retention:
             ).fetchone()
             end: int = last if row is None else row[0]
             self._database.execute(
-                "INSERT OR REPLACE INTO removed_keys (removed, room, name, key, id, time)"
-                " SELECT ?, room, name, key, id, time FROM messages"
+                "INSERT INTO removed_keys (removed, room, name, key, id, time, author)"
+                " SELECT ?, room, name, key, id, time, author FROM messages"
                 " WHERE room = ? AND id <= ? AND key IS NOT NULL",
                 (format_time(datetime.now(UTC)), room, end),
             )
@@ -193,6 +198,7 @@ class Retention:
                 "DELETE FROM messages WHERE room = ? AND id <= ?", (room, end)
             ).rowcount
             self._database.execute("INSERT OR REPLACE INTO trimmed VALUES (?, ?)", (room, end))
+            self.has_deleted = True
             if end == last:
                 return
             yield

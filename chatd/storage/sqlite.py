@@ -18,31 +18,44 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
+from chatd.model import Kind, Sanction
+from chatd.storage import pages
 from chatd.storage.file_watch import FileWatch
 from chatd.storage.ids import IdAllocator, first_id
 from chatd.storage.message_writer import MessageWriter
-from chatd.storage.reader import Read, Reader, read_after, read_before, try_read
+from chatd.storage.moderation import read_sanctions, write_act
+from chatd.storage.reader import Callback, Reader, try_read
 from chatd.storage.retention import Retention
+from chatd.storage.search import SearchIndex
 from chatd.storage.sqlite_file import MEMORY as MEMORY  # part of this module's interface
 from chatd.storage.sqlite_file import create_file, lock_file, open_database
 from chatd.storage.sqlite_file import default_path as default_path
 from chatd.storage.store import (
+    Act,
+    ActCallback,
+    ActivityCallback,
     AppendCallback,
+    Appended,
     CallLater,
     CallSoon,
+    DirectCallback,
     NewMessage,
     ReadCallback,
-    StoredMessage,
+    SearchCallback,
     StoreError,
 )
 from chatd.storage.write_ahead_log import WriteAheadLog
 
 logger = logging.getLogger("chatd")
 
+_ERASING = (Kind.EDIT, Kind.DELETE)  # kinds that remove a text
+
 # Seconds for which an append waits until another program releases its lock, and seconds
 # between two attempts. The event loop runs in between.
 LOCK_TIMEOUT = 5.0
 LOCK_RETRY = 0.02
+# Seconds between two steps of indexing.
+INDEX_PAUSE = 0.05
 
 
 class SQLiteStore:
@@ -96,6 +109,10 @@ class SQLiteStore:
         self._retention = Retention(
             self._database, keep_messages=keep_messages, keep_days=keep_days
         )
+        self._search = SearchIndex(None if path == MEMORY else f"{path}-search")
+        self._sanctions_version: int | None = None
+        self._is_indexing = False
+        self._stale_rooms: set[str] = set()  # rooms with texts in the index that are removed
         self._call_later: CallLater | None = None
         self._waiting: Sequence[NewMessage] = ()  # the batch that waits for another attempt
         self._is_closed = False
@@ -126,7 +143,7 @@ class SQLiteStore:
         self._waiting = ()
         if not self._has_room() and self._try_again(end, messages, callback):
             return
-        result: Sequence[StoredMessage] | StoreError
+        result: Sequence[Appended] | StoreError
         try:
             result = self._append_or_recover(messages)
         except sqlite3.Error as error:
@@ -153,7 +170,7 @@ class SQLiteStore:
     def _has_room(self) -> bool:
         return self._log is None or self._log.has_room(wait=self._call_later is None)
 
-    def _append_or_recover(self, messages: Sequence[NewMessage]) -> list[StoredMessage]:
+    def _append_or_recover(self, messages: Sequence[NewMessage]) -> list[Appended]:
         self._check_files(thorough=False)
         try:
             stored = self._writer.append(messages)
@@ -163,6 +180,10 @@ class SQLiteStore:
                 raise
             stored = self._writer.append(messages)
         self._retention.add_rooms_of(messages)
+        if self._search.is_in_use:
+            self._stale_rooms.update(each.room for each in messages if each.kind in _ERASING)
+            if self._stale_rooms:
+                self._continue_indexing()
         if self._log is not None:
             self._log.after_write()
         return stored
@@ -170,20 +191,88 @@ class SQLiteStore:
     # Read.
 
     def read_after(self, room: str, after: int, limit: int, callback: ReadCallback, /) -> None:
-        """Read a room's messages after an id."""
-        self._read(partial(read_after, room, after, limit), callback)
+        """Read a room's entries after an id."""
+        self._read(partial(pages.read_after, room, after, limit), callback)
 
     def read_before(
         self, room: str, before: int | None, limit: int, callback: ReadCallback, /
     ) -> None:
         """Read a room's newest messages before an id."""
-        self._read(partial(read_before, room, before, limit), callback)
+        self._read(partial(pages.read_before, room, before, limit), callback)
 
-    def _read(self, read: Read, callback: ReadCallback) -> None:
+    def read_following(self, room: str, after: int, limit: int, callback: ReadCallback, /) -> None:
+        """Read a room's oldest messages after an id."""
+        self._read(partial(pages.read_following, room, after, limit), callback)
+
+    def read_around(self, room: str, number: int, limit: int, callback: ReadCallback, /) -> None:
+        """Read a room's messages on both sides of an id."""
+        self._read(partial(pages.read_around, room, number, limit), callback)
+
+    def read_from(self, room: str, time: str, limit: int, callback: ReadCallback, /) -> None:
+        """Read a room's oldest messages from a time on."""
+        self._read(partial(pages.read_from, room, time, limit), callback)
+
+    def read_activity(self, callback: ActivityCallback, /) -> None:
+        """Read the rooms with stored messages."""
+        self._read(pages.read_activity, callback)
+
+    def read_direct_rooms(self, author: str, callback: DirectCallback, /) -> None:
+        """Read the direct rooms of an author."""
+        self._read(partial(pages.read_direct_rooms, author), callback)
+
+    def search(
+        self, rooms: Sequence[str], text: str, before: int | None, callback: SearchCallback, /
+    ) -> None:
+        """Find messages in the index, or by a bounded scan."""
+        self._read(partial(self._search.search, rooms, text, before), callback)
+        self._continue_indexing()
+
+    def _continue_indexing(self) -> None:
+        """Index messages in steps, until the index has all of them."""
+        if self._is_indexing or self._reader is None or self._call_later is None:
+            return
+        self._is_indexing = True
+        rooms, self._stale_rooms = list(self._stale_rooms), set()
+
+        def finish(result: object) -> None:
+            self._is_indexing = False
+            if result is not True and self._search.is_enabled and self._call_later is not None:
+                self._stale_rooms.update(rooms)
+                self._call_later(INDEX_PAUSE, self._continue_indexing)
+
+        self._read(partial(self._search.grow, rooms or None), finish)
+
+    def _read(self, read: pages.Read, callback: Callback) -> None:
         if self._reader is None:
             callback(try_read(self._path, self._database, read))
         else:
             self._reader.submit(read, callback)
+
+    # Moderation.
+
+    def moderate(self, act: Act, callback: ActCallback, /) -> None:
+        """Store an act of moderation."""
+        try:
+            self._check_files(thorough=False)
+            write_act(self._database, act)
+        except StoreError as error:
+            callback(error)
+        except sqlite3.Error as error:
+            callback(self._error("store an act of moderation", error))
+        else:
+            self._sanctions_version = None
+            callback(None)
+
+    def changed_sanctions(self) -> list[Sanction] | None:
+        """Return all sanctions after a change by this process or by an operator's command."""
+        try:
+            (version,) = self._database.execute("PRAGMA data_version").fetchone()
+            if version == self._sanctions_version:
+                return None
+            self._sanctions_version = version
+            return read_sanctions(self._database)
+        except sqlite3.Error as error:
+            raise self._error("read the sanctions", error) from error
 
     # Maintenance.
 
@@ -198,6 +287,9 @@ class SQLiteStore:
             raise self._error("apply retention", error) from error
         if self._log is not None:
             self._log.after_write()
+        if self._search.is_in_use and self._retention.has_deleted:
+            self._search.visit_all_rooms()
+            self._continue_indexing()
         return more
 
     def check(self) -> None:
@@ -246,6 +338,7 @@ class SQLiteStore:
         if self._watch is not None and self._watch.is_detached():
             self._save_detached()
         self._resources.close()
+        self._search.close()
 
     def _save_detached(self) -> None:
         """Copy the database, which has no name since its removal, to a file beside it."""

@@ -15,7 +15,7 @@ from chatd.storage.store import StoreError
 logger = logging.getLogger("chatd")
 
 MEMORY = ":memory:"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE messages (
@@ -48,11 +48,59 @@ CREATE TABLE removed_keys (
 CREATE UNIQUE INDEX removed_keys_by_key ON removed_keys (room, key, name);
 CREATE TABLE ids (reserved INTEGER NOT NULL) STRICT; -- no message has a higher id
 """
+# Version 3: entries that refer to messages, and the state that they leave in the message. A key
+# belongs to an author, which the writer checks.
+_ADDED_IN_3 = """
+ALTER TABLE messages ADD COLUMN author TEXT NOT NULL DEFAULT '';
+ALTER TABLE messages ADD COLUMN kind INTEGER NOT NULL DEFAULT 0; -- see model.Kind
+ALTER TABLE messages ADD COLUMN ref INTEGER; -- id of the message that the entry refers to
+ALTER TABLE messages ADD COLUMN edited INTEGER; -- id of the last edit
+ALTER TABLE messages ADD COLUMN reactions TEXT NOT NULL DEFAULT ''; -- JSON: authors by emoji
+ALTER TABLE removed_keys ADD COLUMN author TEXT NOT NULL DEFAULT '';
+DROP INDEX messages_by_key;
+DROP INDEX removed_keys_by_key;
+CREATE INDEX messages_by_key ON messages (room, key) WHERE key IS NOT NULL;
+CREATE INDEX removed_keys_by_key ON removed_keys (room, key);
+CREATE TABLE topics (room TEXT PRIMARY KEY, text TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE direct_rooms (
+    author TEXT NOT NULL,
+    room TEXT NOT NULL,
+    PRIMARY KEY (author, room)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE sanctions (
+    author TEXT NOT NULL,
+    room TEXT NOT NULL, -- empty for all rooms
+    action TEXT NOT NULL, -- ban or mute
+    name TEXT NOT NULL, -- name of the person at that time
+    until REAL, -- Unix time in seconds, NULL for no end
+    PRIMARY KEY (author, room, action)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE audit (
+    number INTEGER PRIMARY KEY,
+    time TEXT NOT NULL,
+    actor TEXT NOT NULL, -- name of the moderator, or "operator"
+    action TEXT NOT NULL,
+    room TEXT NOT NULL,
+    name TEXT NOT NULL,
+    author TEXT NOT NULL,
+    details TEXT NOT NULL
+) STRICT;
+"""
 # The last id in the tables of version 1.
 _LAST_ID = """
 SELECT max(coalesce((SELECT max(id) FROM messages), 0), coalesce((SELECT max(id) FROM trimmed), 0))
 """
-_SCHEMAS = {1: _SCHEMA + _INDEX_1, 2: _SCHEMA + _ADDED_IN_2}
+# Statements that make each version from the one before it.
+_STEPS = {
+    1: _SCHEMA + _INDEX_1,
+    2: f"DROP INDEX messages_by_key; {_ADDED_IN_2} INSERT INTO ids {_LAST_ID};",
+    3: _ADDED_IN_3,
+}
+
+
+def schema(version: int, *, after: int = 0) -> str:
+    """Return the statements that make a version of the schema from an earlier one."""
+    return "".join(_STEPS[each] for each in range(after + 1, version + 1))
 
 
 def default_path() -> Path:
@@ -129,14 +177,19 @@ def open_database(path: str) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA wal_autocheckpoint = 0")  # the Checkpointer does it
-        if version == 0:
-            _change_schema(database, _SCHEMAS[SCHEMA_VERSION])
-        elif version == 1:
-            _change_schema(database, f"DROP INDEX messages_by_key; {_ADDED_IN_2}")
+        # Overwrite deleted text. FAST does so in the pages that change anyway.
+        database.execute("PRAGMA secure_delete = FAST")
+        if version < SCHEMA_VERSION:
+            database.executescript(
+                f"BEGIN IMMEDIATE; {schema(SCHEMA_VERSION, after=version)}"
+                f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"
+            )
+        if 0 < version < SCHEMA_VERSION:
             logger.info(
-                "message store %s: migrated from schema version 1 to %d; an earlier chatd cannot"
+                "message store %s: migrated from schema version %d to %d; an earlier chatd cannot"
                 " open it now",
                 path,
+                version,
                 SCHEMA_VERSION,
             )
         # This write fails now, rather than at the first message, if the file is read-only.
@@ -163,14 +216,6 @@ def connect(path: str, **options: bool) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, isolation_level=None, **options)
 
 
-def _change_schema(database: sqlite3.Connection, statements: str) -> None:
-    """Execute statements in one transaction, together with the new version."""
-    database.executescript(
-        f"BEGIN IMMEDIATE; {statements} PRAGMA user_version = {SCHEMA_VERSION};"
-        f" INSERT INTO ids {_LAST_ID}; COMMIT"
-    )
-
-
 def schema_version(database: sqlite3.Connection, path: str) -> int:
     """Return the version of a message store's schema, 0 for an empty database.
 
@@ -182,22 +227,22 @@ def schema_version(database: sqlite3.Connection, path: str) -> int:
             or a changed schema.
     """
     (version,) = database.execute("PRAGMA user_version").fetchone()
-    schema = _schema_of(database)
-    tables = {name for name, _ in schema}
-    if schema and not {"messages", "trimmed"} <= tables:
+    present = _schema_of(database)
+    tables = {name for name, _ in present}
+    if present and not {"messages", "trimmed"} <= tables:
         raise StoreError(
             f"message store {path}: database of another program; choose another file with --db"
         )
-    if not schema and version == 0:
+    if not present and version == 0:
         return 0
-    if version not in _SCHEMAS:
+    if version not in _STEPS:
         raise StoreError(
             f"message store {path}: schema version {version} instead of {SCHEMA_VERSION};"
             " use the chatd that wrote it, or choose another file with --db"
         )
     expected = _expected_schema(version)
     own_tables = {table for _, table in expected}
-    found = {each: sql for each, sql in schema.items() if each[1] in own_tables}
+    found = {each: sql for each, sql in present.items() if each[1] in own_tables}
     wrong = [
         name
         for name, table in expected.keys() | found.keys()
@@ -213,7 +258,7 @@ def schema_version(database: sqlite3.Connection, path: str) -> int:
 
 def _expected_schema(version: int) -> dict[tuple[str, str], str]:
     with closing(sqlite3.connect(MEMORY)) as database:
-        database.executescript(_SCHEMAS[version])
+        database.executescript(schema(version))
         return _schema_of(database)
 
 

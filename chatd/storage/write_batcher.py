@@ -16,8 +16,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from chatd.model import Message
+from chatd.model import Kind, Message
 from chatd.storage.store import (
+    Appended,
     MessageStore,
     NewMessage,
     Page,
@@ -47,10 +48,16 @@ class _RoomRead:
         """Call back with the page and the newer messages, the newest of all."""
         if self.delivered and not isinstance(result, StoreError):
             last = result.messages[-1].id if result.messages else 0
-            newer = [each for each in self.delivered if each.id > last]
+            present = {each.id for each in result.messages}
+            # A page of messages alone lacks the changes, which may be older than its last message.
+            newer = [
+                each
+                for each in self.delivered
+                if each.id > last or (each.kind is not Kind.MESSAGE and each.id not in present)
+            ]
             messages = [*result.messages, *newer]
             more = result.more or len(messages) > self._limit
-            result = Page(messages[-self._limit :], more, result.gap)
+            result = result._replace(messages=messages[-self._limit :], more=more)
         self.callback(result)
 
 
@@ -66,7 +73,7 @@ class WriteBatcher:
     def __init__(
         self,
         store: MessageStore,
-        deliver: Callable[[Batch, Sequence[StoredMessage] | StoreError], None],
+        deliver: Callable[[Batch, Sequence[Appended] | StoreError], None],
         observe_append: Callable[[float], None],
     ) -> None:
         self._store = store
@@ -146,7 +153,7 @@ class WriteBatcher:
             del self._reads[room_read.room]
         room_read.complete(result)
 
-    def _on_append(self, batch: Batch, result: Sequence[StoredMessage] | StoreError) -> None:
+    def _on_append(self, batch: Batch, result: Sequence[Appended] | StoreError) -> None:
         if not isinstance(result, StoreError):
             self._observe_append(time.monotonic() - self._append_started)
             if self._reads:
@@ -162,10 +169,10 @@ class WriteBatcher:
                 except Exception:  # the other reads must end too
                     logger.exception("message store: the callback of a read raised an exception")
 
-    def _record(self, batch: Batch, result: Sequence[StoredMessage]) -> None:
+    def _record(self, batch: Batch, result: Sequence[Appended]) -> None:
         """Record delivered messages for the reads in progress."""
         for (_, new), stored in zip(batch, result, strict=True):
-            if not stored.repeated:
+            if isinstance(stored, StoredMessage) and not stored.repeated:
                 for room_read in self._reads.get(new.room, ()):
                     room_read.delivered.append(stored.message)
 

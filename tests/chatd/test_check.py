@@ -97,7 +97,7 @@ def test_changed_schema_is_reported_and_not_called_sound(
     assert main([name, "--db", path]) == (1 if name == "check" else 2)
     output, errors = capsys.readouterr()
     assert output == ""
-    assert "'messages_by_key' differs from schema version 2" in errors
+    assert "'messages_by_key' differs from schema version 3" in errors
 
 
 @pytest.mark.parametrize("name", ["check", "export"])
@@ -114,8 +114,8 @@ def test_store_of_schema_version_1_is_read_and_unchanged(
 def test_check_limits_the_number_of_problems_in_its_report(
     path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = ", ".join(f"('x', {number}, 'noon', 'Ann', '', NULL)" for number in range(10, 100))
-    damage(path, f"INSERT INTO messages VALUES {rows}")
+    rows = ", ".join(f"('x', {number}, 'noon', '', 'x', NULL)" for number in range(10, 100))
+    damage(path, f"INSERT INTO messages (room, id, time, name, text, key) VALUES {rows}")
     assert main(["check", "--db", path]) == 1
     output, errors = capsys.readouterr()
     assert output.count("\n") == MAX_PROBLEMS
@@ -190,7 +190,7 @@ def test_export_writes_messages_in_order_without_keys(path: str) -> None:
 
 def test_export_to_a_closed_pipe_ends_with_status_1(path: str) -> None:
     rows = ", ".join(f"('x', {number}, 'noon', 'Ann', 'Hello', NULL)" for number in range(10, 9000))
-    damage(path, f"INSERT INTO messages VALUES {rows}")
+    damage(path, f"INSERT INTO messages (room, id, time, name, text, key) VALUES {rows}")
     with subprocess.Popen(
         command("chatd", "export", "--db", path),
         cwd=ROOT,

@@ -28,6 +28,7 @@ from chatd.storage import message_writer, retention, write_ahead_log
 from chatd.storage.sqlite import MEMORY, SQLiteStore, default_path
 from chatd.storage.sqlite_file import connect
 from chatd.storage.store import (
+    Appended,
     NewMessage,
     Page,
     ReadCallback,
@@ -67,11 +68,13 @@ def message(text: str, key: str | None = None, room: str = "x", name: str = "Ann
 
 def append(store: SQLiteStore, *messages: NewMessage) -> list[StoredMessage]:
     """Append a batch; fail if the store reports an error."""
-    results: list[Sequence[StoredMessage] | StoreError] = []
+    results: list[Sequence[Appended] | StoreError] = []
     store.append(messages, results.append)
     (result,) = results
     assert not isinstance(result, StoreError), result
-    return list(result)
+    stored = [each for each in result if isinstance(each, StoredMessage)]
+    assert len(stored) == len(messages), result
+    return stored
 
 
 def append_error(store: SQLiteStore, *messages: NewMessage) -> StoreError:
@@ -434,7 +437,9 @@ def test_retention_ends_each_step_after_its_time(
 def insert(path: str, *rows: tuple[str, int, str]) -> None:
     """Insert messages with a room, an id and a time."""
     with closing(sqlite3.connect(path)) as database, database:
-        database.executemany("INSERT INTO messages VALUES (?, ?, ?, 'Ann', 'old', NULL)", rows)
+        database.executemany(
+            "INSERT INTO messages (room, id, time, name, text) VALUES (?, ?, ?, 'Ann', 'old')", rows
+        )
 
 
 def apply_all(store: SQLiteStore) -> None:
@@ -727,14 +732,14 @@ def test_database_of_another_program_is_refused_and_unchanged(path: str, version
     assert Path(path).read_bytes() == content
 
 
-@pytest.mark.parametrize("version", [0, 3])
+@pytest.mark.parametrize("version", [0, 4])
 def test_other_schema_version_is_refused_and_unchanged(path: str, version: int) -> None:
     SQLiteStore(path).close()
     database = sqlite3.connect(path)
     database.execute(f"PRAGMA user_version = {version}")
     database.close()
     content = Path(path).read_bytes()
-    assert f"schema version {version} instead of 2" in open_error(path)
+    assert f"schema version {version} instead of 3" in open_error(path)
     assert Path(path).read_bytes() == content
 
 
@@ -756,7 +761,7 @@ def test_changed_schema_is_refused_and_unchanged(path: str, statement: str, name
         database.execute(statement)
     content = Path(path).read_bytes()
     error = open_error(path)
-    assert "differs from schema version 2" in error
+    assert "differs from schema version 3" in error
     assert name in error
     assert Path(path).read_bytes() == content
 
@@ -785,7 +790,7 @@ def test_schema_version_1_is_migrated_with_its_messages(
         assert (again.repeated, again.message.id) == (True, 3)
         assert not other.repeated
         assert other.message.id > 5
-    assert "migrated from schema version 1 to 2" in caplog.text
+    assert "migrated from schema version 1 to 3" in caplog.text
     with closing(connect(path)) as migrated:
         SQLiteStore(f"{path}.new").close()
         with closing(connect(f"{path}.new")) as new:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from chatd.storage import write_ahead_log
-from chatd.storage.reader import read_before
+from chatd.storage.pages import read_before
 from chatd.storage.sqlite import SQLiteStore
 from chatd.storage.store import NewMessage, Page, StoreError
 from tests.chat import ChatClient, open_store, serve_chat

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from chatd.model import Message
 from chatd.storage.store import (
     AppendCallback,
+    Appended,
     NewMessage,
     Page,
     ReadCallback,
@@ -74,7 +75,7 @@ class Fixture:
         self.pages: list[Page | StoreError] = []
         self.batcher = WriteBatcher(self.store, self.deliver, self.durations.append)
 
-    def deliver(self, batch: Batch, result: Sequence[StoredMessage] | StoreError) -> None:
+    def deliver(self, batch: Batch, result: Sequence[Appended] | StoreError) -> None:
         texts = [message.text for _, message in batch]
         self.delivered.append((texts, not isinstance(result, StoreError)))
 
@@ -227,9 +228,10 @@ def test_each_member_receives_each_message_once_in_order(actions: list[str], lim
     members: list[list[Message]] = []
     complete: list[bool] = []  # whether the page of a member had all messages
 
-    def deliver(batch: Batch, result: Sequence[StoredMessage] | StoreError) -> None:
+    def deliver(batch: Batch, result: Sequence[Appended] | StoreError) -> None:
         assert not isinstance(result, StoreError)
         for (_, new), stored in zip(batch, result, strict=True):
+            assert isinstance(stored, StoredMessage)
             for member in members if new.room == "x" else []:
                 member.append(stored.message)
 

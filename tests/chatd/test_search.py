@@ -1,0 +1,202 @@
+"""Search: the index of trigrams, the scan without it, and the search of a client."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatd.model import Kind
+from chatd.storage import search
+from chatd.storage.search import MAX_FOUND, SearchIndex
+from chatd.storage.sqlite import SQLiteStore
+from chatd.storage.sqlite_file import connect
+from chatd.storage.store import Found, NewMessage
+from tests.chat import ChatClient, open_store, serve_chat
+
+ANN = "s" + "a" * 11
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "chat.db")
+
+
+@pytest.fixture
+def store(path: str) -> Iterator[SQLiteStore]:
+    with closing(open_store(path)) as opened:
+        yield opened
+
+
+def say(store: SQLiteStore, *texts: str, room: str = "x") -> list[int]:
+    results: list[Any] = []
+    store.append([NewMessage(room, "Ann", text, None, ANN) for text in texts], results.append)
+    return [each.message.id for each in results[0]]
+
+
+def change(store: SQLiteStore, kind: Kind, ref: int, text: str = "") -> None:
+    results: list[Any] = []
+    store.append([NewMessage("x", "Ann", text, None, ANN, kind, ref)], results.append)
+
+
+def find(store: SQLiteStore, text: str, *rooms: str, before: int | None = None) -> Found:
+    results: list[Any] = []
+    store.search(rooms or ("x",), text, before, results.append)
+    assert isinstance(results[0], Found), results
+    return results[0]
+
+
+def texts(found: Found) -> list[str]:
+    return [message.text for _, message in found.messages]
+
+
+@pytest.mark.parametrize("kind", ["index", "scan"])
+@pytest.mark.parametrize(
+    ("text", "query", "is_found"),
+    [
+        ("Straße nach Norden", "STRASSE", True),
+        ("Straße nach Norden", "norden strasse", True),
+        ("Straße nach Norden", "süden", False),
+        ("ab cd", "b", True),
+        ("ab cd", "ab cd", True),
+        ("before\0after", "after", True),
+        ('100 % "sure" -- OR NOT * ( x', '"sure" -- or * (', True),
+        ("日本語のテキスト", "本語の", True),
+        ("日本語のテキスト", "本", True),
+        ("Ελλάς", "ΕΛΛΆΣ", True),
+        ("abcxyz", "abc yz bcx", True),
+        ("abc xbcd", "abcd", False),
+    ],
+)
+def test_message_is_found_by_its_words_in_any_case(
+    store: SQLiteStore, kind: str, text: str, query: str, is_found: bool
+) -> None:
+    if kind == "scan":
+        store._search = SearchIndex(None)
+    say(store, "another", text)
+    assert texts(find(store, query)) == [text] * is_found
+
+
+def test_results_are_newest_first_in_pages_over_all_rooms(store: SQLiteStore) -> None:
+    expected: list[str] = []
+    for number in range(MAX_FOUND + 20):
+        room = f"room-{number % 3}"
+        say(store, f"needle {number}", "hay", room=room)
+        expected.insert(0, f"needle {number}")
+    say(store, "needle elsewhere", room="secret")
+    rooms = ("room-0", "room-1", "room-2")
+    first = find(store, "needle", *rooms)
+    assert texts(first) == expected[:MAX_FOUND]
+    second = find(store, "needle", *rooms, before=first.before)
+    assert texts(second) == expected[MAX_FOUND:]
+    assert second.before is None
+
+
+@pytest.mark.parametrize("query", ["needle", "ne"])
+def test_search_out_of_time_continues_where_it_stopped(
+    store: SQLiteStore, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    for number in range(30):
+        say(store, *(["hay"] * 10), f"needle {number}", room=f"room-{number % 5}")
+    rooms = [f"room-{number}" for number in range(5)]
+    find(store, "hay", *rooms)  # fills the index
+    monkeypatch.setattr(search, "SEARCH_STEP", 0.0)
+    monkeypatch.setattr(search, "INDEX_UNIT", 7)
+    found: list[str] = []
+    before = None
+    for _ in range(1000):
+        page = find(store, query, *rooms, before=before)
+        found += texts(page)
+        before = page.before
+        if before is None:
+            break
+    monkeypatch.undo()
+    assert found == [f"needle {number}" for number in reversed(range(30))] or (
+        query == "ne" and not found
+    ), "a page without time must still make progress"
+
+
+def test_edited_and_deleted_messages_leave_the_index(store: SQLiteStore, path: str) -> None:
+    first, second = say(store, "first needle", "second needle")
+    assert len(find(store, "needle").messages) == 2
+    change(store, Kind.EDIT, first, "first thread")
+    change(store, Kind.DELETE, second)
+    assert texts(find(store, "needle")) == []
+    assert texts(find(store, "thread")) == ["first thread"]
+    store.close()
+    assert b"second needle" not in Path(f"{path}-search").read_bytes()
+
+
+def test_messages_removed_by_retention_leave_the_index(path: str) -> None:
+    with closing(open_store(path, keep_messages=1)) as store:
+        say(store, "old needle", "new needle")
+        assert len(find(store, "needle").messages) == 2
+        while store.apply_retention():
+            pass
+        assert texts(find(store, "needle")) == ["new needle"]
+        with closing(connect(f"{path}-search")) as index:
+            assert index.execute("SELECT count(*) FROM entries").fetchone() == (1,)
+
+
+def test_removed_or_damaged_index_is_made_again(store: SQLiteStore, path: str) -> None:
+    say(store, "needle")
+    assert texts(find(store, "needle")) == ["needle"]
+    os.unlink(f"{path}-search")
+    assert texts(find(store, "needle")) == ["needle"]
+    assert Path(f"{path}-search").exists()
+    store._search.close()
+    Path(f"{path}-search").write_bytes(b"no database" * 1000)
+    assert texts(find(store, "needle")) == ["needle"], "the scan answers"
+    assert texts(find(store, "needle")) == ["needle"]
+    with closing(connect(f"{path}-search")) as index:
+        assert index.execute("SELECT count(*) FROM entries").fetchone() == (1,)
+
+
+def test_sqlite_without_fts5_searches_by_scan(
+    store: SQLiteStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(search, "_SCHEMA", "CREATE VIRTUAL TABLE entries USING fts99(text)")
+    say(store, "needle")
+    assert texts(find(store, "needle")) == ["needle"]
+    assert texts(find(store, "needle")) == ["needle"]
+    assert caplog.text.count("searches scan") == 1
+
+
+def test_index_file_belongs_to_its_owner_only(store: SQLiteStore, path: str) -> None:
+    say(store, "needle")
+    find(store, "needle")
+    assert os.stat(f"{path}-search").st_mode & 0o777 == 0o600
+
+
+def test_client_searches_only_the_rooms_that_it_is_in() -> None:
+    with serve_chat() as chat, ChatClient(chat.address) as ann, ChatClient(chat.address) as ben:
+        ann.join("one", "Ann")
+        ann.join("two", "Ann")
+        ben.join("three", "Ben")
+        for client, room in ((ann, "one"), (ann, "two"), (ben, "three")):
+            client.say(room, f"needle in {room}")
+        ann.send(type="search", room=None, text=" Needle ")
+        results = ann.receive_type("results")
+        assert [(each["room"], each["text"]) for each in results["messages"]] == [
+            ("two", "needle in two"),
+            ("one", "needle in one"),
+        ]
+        ann.send(type="search", room="one", text="needle")
+        assert len(ann.receive_type("results")["messages"]) == 1
+        assert ann.error_for(type="search", room="three", text="x")["code"] == "not_joined"
+        assert ann.error_for(type="search", room="one", text=" ")["code"] == "bad_message"
+
+
+def test_search_of_a_damaged_store_reports_an_error(path: str) -> None:
+    with closing(open_store(path)) as store:
+        say(store, "needle")
+        results: list[Any] = []
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("DROP TABLE messages")
+        store.search(("x",), "needle", None, results.append)
+        assert "cannot read" in str(results[0])
