@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     # These modules need the two above.
     from chatd.commands import CommandError, check, export, invite, revoke
+    from chatd.moderation_commands import ban, bans, erase, unban
     from chatd.options import parse_arguments
     from chatd.serve import serve
 
@@ -40,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "revoke": revoke,
         "check": check,
         "export": export,
+        "ban": ban,
+        "unban": unban,
+        "bans": bans,
+        "erase": erase,
     }
     options = parse_arguments(arguments)
     for stream in (sys.stdout, sys.stderr):

@@ -12,7 +12,7 @@ from functools import partial
 from chatd import protocol
 from chatd.model import NAMED_MEMBERS
 from chatd.rooms import Member, Room
-from wsproto_min import Server
+from wsproto_min import Peer, Server
 
 # Seconds between two presence messages in a room with over NAMED_MEMBERS.
 PRESENCE_INTERVAL = 1.0
@@ -83,14 +83,14 @@ class Announcer:
         room.broadcast_scheduled = False
         self._changed[room] = None
 
-    def announce_typing(self, member: Member) -> None:
-        """Announce a member's typing within TYPING_INTERVAL, unless MAX_TYPING others wait.
+    def announce_typing(self, member: Member, peer: Peer) -> None:
+        """Announce a peer's typing within TYPING_INTERVAL, unless MAX_TYPING others wait.
 
         A room has many readers, so it gets the announcements of an interval together.
         """
         room = member.room
         if len(room.typing) < MAX_TYPING:
-            room.typing[member] = None
+            room.typing[member] = peer
             self._typing[room] = None
 
     def _broadcast_typing(self) -> None:
@@ -105,11 +105,11 @@ class Announcer:
                     self._server.call_later(wait, partial(self._broadcast_typing_later, room))
                 continue
             members, room.typing = room.typing, {}
-            for member in members:
-                if member.peer is not None:
+            for member, peer in members.items():
+                if member.peers:
                     room.last_typing_at = now
                     announcement = protocol.typing(room.name, member.name)
-                    room.chat_peers.send(announcement, sender=member.peer)
+                    room.chat_peers.send(announcement, sender=peer)
 
     def _broadcast_typing_later(self, room: Room) -> None:
         room.typing_scheduled = False

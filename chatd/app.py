@@ -30,14 +30,23 @@ from chatd.access.connection_limits import (
     ServiceUnavailable,
 )
 from chatd.access.invitations import Invitation, Invitations, Unauthorized
+from chatd.access.moderation import Moderation
 from chatd.access.origin import OriginPolicy
-from chatd.access.trusted_networks import TrustedNetwork
+from chatd.access.trusted_networks import TrustedNetwork, is_trusted, parse_host
 from chatd.delivery import Delivery
+from chatd.directory import Directory
 from chatd.handlers import Services
 from chatd.history import HistoryReader
 from chatd.intake import Intake
-from chatd.model import DEFAULT_MAX_ROOMS
-from chatd.modes import ChatMode, Handshaking, Mode, OpenMode, PlainMode
+from chatd.model import (
+    DEFAULT_MAX_ROOMS,
+    InvalidName,
+    direct_authors,
+    name_author,
+    normalize_name,
+)
+from chatd.moderator import Moderator
+from chatd.modes import ChatMode, Handshaking, Mode, OpenMode, PlainMode, PostMode
 from chatd.ops.access_log import AccessLog
 from chatd.ops.endpoints import (
     HEALTH_PATH,
@@ -47,7 +56,16 @@ from chatd.ops.endpoints import (
     metrics_response,
 )
 from chatd.ops.metrics import Metrics
-from chatd.page import load_page, room_of
+from chatd.page import (
+    SERVICE_WORKER_PATH,
+    check_method,
+    is_post_path,
+    load_page,
+    load_service_worker,
+    post_room,
+    room_of,
+)
+from chatd.posts import MAX_BODY, Posts, check_not_banned
 from chatd.protocol import ChatError
 from chatd.recheck import InvitationRecheck
 from chatd.registry import RoomRegistry
@@ -57,6 +75,7 @@ from chatd.store_monitor import StoreMonitor
 from wsproto_min import (
     Acceptance,
     CloseCode,
+    Deferred,
     DeflateParameters,
     HandshakeError,
     Peer,
@@ -80,7 +99,11 @@ class Chat:
     Args:
         store: Store that keeps the messages.
         origins: Host names and web origins that may connect.
-        invitations: Invitations that peers need; None lets everybody in.
+        invitations: Invitations that peers may present; None for a chat without any.
+        invite_only: True if every peer needs an invitation, unless there are none.
+        name_header: Header in which a trusted proxy gives the name of a person that has signed
+            in there.
+        directory: True to list the rooms for peers.
         rate: Cost per second that a peer may cause, in small messages; 0 for no limit.
         burst: Cost that a peer may cause at once.
         address_rate: Cost per second that the peers of an address may cause, twice as much
@@ -117,6 +140,9 @@ class Chat:
         write_timeout: float = DEFAULT_WRITE_TIMEOUT,
         total_unfinished_limit: int = DEFAULT_MAX_UNFINISHED << 20,
         max_pending_handshakes: int = DEFAULT_MAX_HANDSHAKES,
+        invite_only: bool = True,
+        name_header: str | None = None,
+        directory: bool = True,
     ) -> None:
         self._metrics = Metrics()
         self.server = Server(
@@ -129,6 +155,7 @@ class Chat:
             on_before_flush=self._on_before_flush,
             on_iteration_end=self._metrics.iteration_seconds.observe,
             max_message_size=protocol.MAX_MESSAGE_SIZE,
+            max_body_size=MAX_BODY,
             total_write_buffer_limit=total_write_buffer_limit,
             write_timeout=write_timeout,
             total_unfinished_limit=total_unfinished_limit,
@@ -136,22 +163,40 @@ class Chat:
         )
         self._store = store
         self._origins = origins or OriginPolicy()
-        self._authorizer = Authorizer(invitations)
+        self._authorizer = Authorizer(invitations, required=invite_only)
+        self._name_header = name_header
+        self._trusted_proxies = trusted_proxies
+        moderation = Moderation()
         self._compression = DeflateParameters.NO_CONTEXT_TAKEOVER if compression else None
         limiter = ConnectionLimiter(max_peers, max_per_address, trusted_proxies)
         self._access_log = AccessLog(limiter, self._metrics, trusted_proxies)
         self._metrics_readers = metrics_readers
         self._page = load_page()
+        self._service_worker = load_service_worker()
         call_later = self.server.call_later
-        self._monitor = StoreMonitor(store, self._metrics, call_later)
-        delivery = Delivery(lambda name: self._rooms.find(name), self._monitor, self._metrics)
+        self._monitor = StoreMonitor(
+            store, self._metrics, call_later, lambda sanctions: self._moderator.load(sanctions)
+        )
+        delivery = Delivery(lambda: self._rooms, self._monitor, self._metrics)
         self._batcher = WriteBatcher(store, delivery.deliver, self._metrics.append_seconds.observe)
         history = HistoryReader(store, self._batcher, self._monitor.on_error)
         self._rooms = RoomRegistry(self.server, history, max_rooms)
         if address_rate is None:
             address_rate = costs.CONNECTIONS_PER_ADDRESS * rate
         self._budgets = costs.Budgets(rate, burst, address_rate, trusted_proxies)
-        services = Services(self._rooms, history, self._batcher, self._authorizer, self._access_log)
+        self._moderator = Moderator(store, self._monitor, moderation, self._rooms)
+        self._moderation = moderation
+        services = Services(
+            self._rooms,
+            history,
+            self._batcher,
+            self._authorizer,
+            moderation,
+            self._moderator,
+            Directory(self._rooms, store, self._monitor, self._authorizer, is_public=directory),
+            self._access_log,
+        )
+        self._posts = Posts(self._authorizer, moderation, self._batcher, rate)
         self._accepted = 0  # connections of this iteration
         self._intake = Intake(services, self._budgets, call_later)
         store.start(call_later, self.server.call_soon_threadsafe)
@@ -194,8 +239,8 @@ class Chat:
         if wait > 0:
             peer.pause_reading(wait)
 
-    def _on_request(self, peer: Peer, request: Request) -> Response | Acceptance:
-        """Answer a WebSocket handshake with 101, and any other request with a page."""
+    def _on_request(self, peer: Peer, request: Request) -> Response | Acceptance | Deferred:
+        """Answer a WebSocket handshake with 101, a POST with its message's id, else a page."""
         mode: Handshaking = peer.user_data
         accepted_from = peer.address
         self._access_log.on_request(mode.record, peer, request)
@@ -213,6 +258,13 @@ class Chat:
             return self._metrics_page()
         self._access_log.admit(mode.record, peer)
         self._origins.check(request)
+        if request.method == "POST" and is_post_path(request.path):
+            room = post_room(request)
+            peer.user_data = PostMode(mode.record, room)
+            return self._posts.receive(peer, request, room)
+        if request.path == SERVICE_WORKER_PATH:
+            check_method(request)
+            return self._service_worker
         room = room_of(request)
         if not request.wants_websocket:
             return self._page
@@ -220,16 +272,42 @@ class Chat:
             request, subprotocols=(protocol.SUBPROTOCOL,), compression=self._compression
         )
         if acceptance.options.subprotocol == protocol.SUBPROTOCOL:
-            peer.user_data = ChatMode(mode.record)
+            peer.user_data = ChatMode(mode.record, self._proxy_name(request, accepted_from))
         else:
-            invitation, token = self._authorize_request(request, room)
-            name = None if invitation is None else invitation.name
+            if direct_authors(room) is not None:
+                reason = "a direct room is for its two members in chat mode"
+                raise HandshakeError(HTTPStatus.FORBIDDEN, reason)
+            name = self._proxy_name(request, accepted_from)
+            token = None
+            if name is None:
+                invitation, token = self._authorize_request(request, room)
+                name = None if invitation is None else invitation.name
+            if name is not None:
+                check_not_banned(self._moderation, name_author(name), room)
             try:
                 opened = self._rooms.open(room)
             except ChatError as error:
                 raise ServiceUnavailable("max_rooms", error.message) from None
             peer.user_data = PlainMode(mode.record, opened, name, token)
         return acceptance
+
+    def _proxy_name(self, request: Request, address: str) -> str | None:
+        """Return the name that a trusted proxy has given, None without one.
+
+        Raises:
+            HandshakeError: 403 if the name breaks a rule.
+        """
+        if self._name_header is None or not _is_from(address, self._trusted_proxies):
+            return None
+        value = request.headers.get(self._name_header)
+        if value is None:
+            return None
+        try:
+            # HTTP has Latin-1 in headers; proxies send UTF-8.
+            return normalize_name(value.encode("latin-1").decode())
+        except (UnicodeError, InvalidName) as error:
+            reason = f"header {self._name_header}: invalid name: {error}"
+            raise HandshakeError(HTTPStatus.FORBIDDEN, reason) from None
 
     def _check_forwarded_rate(self, address: str) -> None:
         if self._budgets.charge_handshake(address) == math.inf:
@@ -260,7 +338,7 @@ class Chat:
     def _on_close(self, peer: Peer) -> None:
         mode: OpenMode = peer.user_data
         self._intake.on_close(peer, mode)
-        self._rooms.leave_all(mode)
+        self._rooms.leave_all(peer, mode)
 
     def _on_disconnect(self, peer: Peer) -> None:
         mode: Mode | None = peer.user_data  # None: `on_accept` refused the connection
@@ -268,6 +346,8 @@ class Chat:
             self._access_log.on_close(mode.record, peer, "chat", list(mode.members))
         elif isinstance(mode, PlainMode):
             self._access_log.on_close(mode.record, peer, "plain", [mode.room.name])
+        elif isinstance(mode, PostMode):
+            self._access_log.on_close(mode.record, peer, "post", [mode.room])
         elif mode is not None:
             self._access_log.on_close(mode.record, peer, "", [])
 
@@ -282,3 +362,8 @@ class Chat:
         self._rooms.end_iteration()
         self._intake.end_iteration()
         self._accepted = 0
+
+
+def _is_from(address: str, networks: Sequence[TrustedNetwork]) -> bool:
+    host = parse_host(address)
+    return host is not None and is_trusted(host, networks)

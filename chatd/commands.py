@@ -19,7 +19,13 @@ from urllib.parse import urlsplit
 from chatd.access.invitations import SECRET_FILE, Invitations
 from chatd.addresses import is_loopback
 from chatd.ops.log_handler import escape_control_characters
-from chatd.storage.check import check_store, count_messages, export_store, open_read_only
+from chatd.storage.check import (
+    check_store,
+    count_messages,
+    export_audit,
+    export_store,
+    open_read_only,
+)
 from chatd.storage.sqlite import MEMORY, default_path
 from chatd.storage.store import StoreError
 
@@ -34,7 +40,11 @@ class CommandError(Exception):
 def invite(options: Namespace) -> int:
     """Print an invitation link."""
     invitations = _find_invitations(options)
-    token = invitations.issue(options.name, options.room, options.days, time.time())
+    token = invitations.issue(options.name, options.room, options.days, time.time(), options.role)
+    if options.role == "bot":
+        with flushed_output():
+            print(token)
+        return 0
     path = f"r/{options.room[0]}" if options.room else ""
     with flushed_output():
         print(f"{options.url.rstrip('/')}/{path}#invite={token}")
@@ -87,7 +97,10 @@ def export(options: Namespace) -> int:
     """Print the messages as JSON lines."""
     try:
         with open_read_only(str(options.db or find_default_store())) as database, flushed_output():
-            for line in export_store(database, options.room):
+            lines = (
+                export_audit(database) if options.audit else export_store(database, options.room)
+            )
+            for line in lines:
                 print(line)
     except StoreError as error:
         raise CommandError(escape_control_characters(str(error))) from None

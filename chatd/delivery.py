@@ -1,74 +1,104 @@
-"""Delivery of the messages that the store has taken, in the store's order.
+"""Delivery of the entries that the store has taken, in the store's order.
 
-In chat mode the sender also receives its message, as the acknowledgement.
+In chat mode the sender also receives its entry, as the acknowledgement. A sender of a POST
+request receives its response.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 
 from chatd import protocol
-from chatd.modes import ChatMode
+from chatd.model import Kind, direct_authors
+from chatd.modes import ChatMode, PostMode
 from chatd.ops.metrics import Metrics
 from chatd.protocol import ChatError
-from chatd.rooms import Room
-from chatd.storage.store import NewMessage, StoredMessage, StoreError
+from chatd.registry import RoomRegistry
+from chatd.storage.store import Appended, NewMessage, Refused, StoredMessage, StoreError
 from chatd.storage.write_batcher import Batch
 from chatd.store_monitor import StoreMonitor
-from wsproto_min import CloseCode, Peer
+from wsproto_min import CloseCode, Peer, Response
 
 
 class Delivery:
-    """Sends stored messages to their rooms, and failures to their senders.
+    """Sends stored entries to their rooms, and failures to their senders.
 
     Args:
-        find_room: Returns a room by its name if the room is in use.
+        rooms: Returns the rooms in use.
         monitor: Receives the results of the store.
         metrics: Counts the deliveries.
     """
 
     def __init__(
-        self, find_room: Callable[[str], Room | None], monitor: StoreMonitor, metrics: Metrics
+        self, rooms: Callable[[], RoomRegistry], monitor: StoreMonitor, metrics: Metrics
     ) -> None:
-        self._find_room = find_room
+        self._rooms = rooms
         self._monitor = monitor
         self._metrics = metrics
 
-    def deliver(self, batch: Batch, result: Sequence[StoredMessage] | StoreError) -> None:
+    def deliver(self, batch: Batch, result: Sequence[Appended] | StoreError) -> None:
         """Deliver a batch in the store's order, or report to its senders that it failed."""
         if isinstance(result, StoreError):
             self._monitor.on_error(result)
+            reason = "the message could not be stored and was not sent; try again later"
             for peer, new in batch:
-                _reject(peer, new)
+                _reject(peer, new, "log_failed", reason)
         else:
             self._monitor.on_success()
             for (peer, new), stored in zip(batch, result, strict=True):
-                self._deliver_one(peer, new, stored)
+                if isinstance(stored, Refused):
+                    _reject(peer, new, stored.code, stored.reason)
+                else:
+                    self._deliver_one(peer, new, stored)
 
     def _deliver_one(self, peer: Peer, new: NewMessage, stored: StoredMessage) -> None:
-        room = self._find_room(new.room)
-        in_chat_mode = isinstance(peer.user_data, ChatMode)
+        room = self._rooms().find(new.room)
+        mode = peer.user_data
+        in_chat_mode = isinstance(mode, ChatMode)
         if in_chat_mode or (room is not None and room.chat_peers):
             encoded = protocol.message(new.room, stored.message)
             if in_chat_mode:
                 peer.send(protocol.acknowledgement(encoded, new.key))
             if room is not None and not stored.repeated:
                 room.chat_peers.send(encoded, sender=peer)
-        if room is not None and not stored.repeated:
+        if isinstance(mode, PostMode):
+            _confirm(peer, stored)
+        if stored.repeated:
+            return
+        if room is not None:
             # A sender in chat mode receives its acknowledgement, which counts as a delivery.
             # A sender in plain mode receives nothing.
             delivered = len(room.chat_peers)
-            if room.plain_peers:
+            if room.plain_peers and new.kind is Kind.MESSAGE:
                 room.plain_peers.send(new.text, sender=peer)
                 delivered += len(room.plain_peers) - (peer in room.plain_peers)
             self._metrics.messages_delivered += delivered
+        if new.room[0] == "@" and new.kind is Kind.MESSAGE:
+            self._notify_direct(new)
+
+    def _notify_direct(self, new: NewMessage) -> None:
+        """Tell the other member's connections that are not in the direct room of a message."""
+        notice = protocol.direct(new.room, new.name, new.author)
+        for author in direct_authors(new.room) or ():
+            if author != new.author:
+                for peer in self._rooms().connections(author):
+                    if new.room not in peer.user_data.members:
+                        peer.send(notice)
 
 
-def _reject(peer: Peer, new: NewMessage) -> None:
+def _confirm(peer: Peer, stored: StoredMessage) -> None:
+    """Answer a POST request with the id of its message; 200 if the store had it already."""
+    status = HTTPStatus.OK if stored.repeated else HTTPStatus.CREATED
+    peer.respond(Response.json({"id": stored.message.id, "time": stored.message.time}, status))
+
+
+def _reject(peer: Peer, new: NewMessage, code: str, reason: str) -> None:
     """Report to the sender that the store has not taken its message."""
-    if isinstance(peer.user_data, ChatMode):
-        reason = "the message could not be stored and was not sent; try again later"
-        error = ChatError("log_failed", reason, key=new.key, room=new.room)
-        peer.send(protocol.error(error))
+    mode = peer.user_data
+    if isinstance(mode, ChatMode):
+        peer.send(protocol.error(ChatError(code, reason, key=new.key, room=new.room)))
+    elif isinstance(mode, PostMode):
+        peer.respond(Response.text(f"{reason}\n", HTTPStatus.SERVICE_UNAVAILABLE))
     else:
         peer.close(CloseCode.INTERNAL_ERROR, "the message could not be stored")

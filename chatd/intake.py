@@ -99,7 +99,7 @@ class Intake:
         return now > self._reading_end
 
     def _has_large_audience(self, mode: ChatMode, request: ClientMessage) -> bool:
-        if not isinstance(request, protocol.Say):
+        if not isinstance(request, protocol.Say | protocol.Change):
             return False
         member = mode.members.get(request.room)
         return member is not None and member.room.count > costs.CHEAP_MEMBERS
@@ -157,5 +157,10 @@ class Intake:
             peer.close(CloseCode.MESSAGE_TOO_BIG, f"at most {MAX_TEXT} characters")
         elif text:
             member = mode.member or self._services.rooms.join_plain(peer, mode)
-            new = NewMessage(mode.room.name, member.name, text, None)
-            self._services.batcher.add(peer, new)
+            room = mode.room.name
+            if self._services.moderation.is_under("mute", member.author, room, time.time()):
+                peer.close(CloseCode.POLICY_VIOLATION, f"muted in the room {room}")
+                return
+            self._services.batcher.add(
+                peer, NewMessage(room, member.name, text, None, member.author)
+            )

@@ -2,7 +2,7 @@
 
 A connection starts as `Handshaking`. The opening handshake turns it into `ChatMode`
 (the subprotocol `chat.v1`, any number of rooms) or `PlainMode` (no subprotocol, bare
-text in the room of its path).
+text in the room of its path). A POST request turns it into `PostMode`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,25 @@ class ChatMode:
 
     `members` and `tokens` have room names as keys: the connection's members, and the
     invitation tokens that they joined with. `has_joined` is True after the first join,
-    also once the peer has left all rooms. `waiting` is the number of its requests in the
-    work queue.
+    also once the peer has left all rooms. `session` is the secret of the client, for joins
+    without one. `proxy_name` is the name that a trusted proxy has given. `waiting` is the
+    number of its requests in the work queue.
     """
 
-    __slots__ = ("budget", "has_joined", "members", "record", "tokens", "waiting")
+    __slots__ = (
+        "budget",
+        "has_joined",
+        "members",
+        "proxy_name",
+        "record",
+        "session",
+        "tokens",
+        "waiting",
+    )
 
-    def __init__(self, record: ConnectionRecord) -> None:
+    def __init__(self, record: ConnectionRecord, proxy_name: str | None = None) -> None:
+        self.proxy_name = proxy_name
+        self.session: str | None = None
         self.record = record
         self.budget: Budget | None = None  # until the first message
         self.waiting = 0
@@ -79,5 +91,15 @@ class PlainMode:
         self.token = token
 
 
+class PostMode:
+    """A connection with a POST request, whose response waits for the store."""
+
+    __slots__ = ("record", "room")
+
+    def __init__(self, record: ConnectionRecord, room: str) -> None:
+        self.record = record
+        self.room = room
+
+
 OpenMode = ChatMode | PlainMode
-Mode = Handshaking | OpenMode
+Mode = Handshaking | OpenMode | PostMode

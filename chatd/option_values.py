@@ -12,6 +12,7 @@ import re
 from chatd.access.origin import is_origin
 from chatd.access.trusted_networks import TrustedNetwork, parse_network
 from chatd.model import MAX_ID, InvalidName, is_room_name, normalize_name
+from chatd.protocol import MAX_BAN
 
 # A hundred years.
 MAX_DAYS = 36500
@@ -68,6 +69,24 @@ def days(text: str) -> float:
             f"{text!r} is not a number of days above 0 and up to {MAX_DAYS}"
         )
     return number
+
+
+def duration(text: str) -> int:
+    """Return the seconds of a time such as "30m", "12h" or "7d"."""
+    match = re.fullmatch(r"(\d{1,9})([smhd])", text)
+    seconds = int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]] if match else 0
+    if not 1 <= seconds <= MAX_BAN:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time like 30m, 12h or 7d, up to {MAX_BAN // 86_400}d"
+        )
+    return seconds
+
+
+def header(text: str) -> str:
+    """Return the name of an HTTP header."""
+    if not re.fullmatch(r"[A-Za-z0-9-]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a header name like X-Remote-User")
+    return text
 
 
 def host(text: str) -> str:

@@ -29,6 +29,8 @@ VERSION = (
     f" SQLite {sqlite3.sqlite_version}, {ssl.OPENSSL_VERSION})"
 )
 DEFAULT_HOST = "127.0.0.1"
+# Commands that work on the file of a message store.
+FILE_COMMANDS = ("check", "export", "ban", "unban", "bans", "erase")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,8 +47,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         arguments: The words of the command line; None for those of the process.
 
     Returns:
-        One attribute for each option. `command` is `serve`, `invite`, `revoke`, `check`
-        or `export`.
+        One attribute for each option. `command` is `serve` or one of the others.
 
     Raises:
         SystemExit: An argument is invalid (status 2), or `--help` was given (status 0).
@@ -71,11 +72,27 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     export.add_argument(
         "--room", type=values.room, help="print only this room (default: all rooms)"
     )
-    for each in (invite, revoke):
+    export.add_argument(
+        "--audit", action="store_true", help="print the audit log instead of the messages"
+    )
+    ban = commands.add_parser("ban", help="keep a person out, and close their connections")
+    unban = commands.add_parser("unban", help="end the bans of a person")
+    bans = commands.add_parser("bans", help="list the bans and mutes in force")
+    erase = commands.add_parser("erase", help="remove the texts of a person's messages for good")
+    for each in (ban, unban):
+        each.add_argument("--room", type=values.room, help="only this room (default: all rooms)")
+    for each in (invite, revoke, ban, unban, erase):
         each.add_argument(
             "name", type=values.name, metavar="NAME", help="the user's name in the chat"
         )
-    for each in (parser, invite, revoke, check, export):
+    ban.add_argument(
+        "duration",
+        type=values.duration,
+        nargs="?",
+        metavar="DURATION",
+        help="such as 30m, 12h or 7d (default: until unban)",
+    )
+    for each in (parser, invite, revoke, check, export, ban, unban, bans, erase):
         each.add_argument(
             "--db",
             type=values.file,
@@ -92,10 +109,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         # argparse takes the value of an unknown option for the command.
         unknown = _find_unknown_option(arguments) if error.argument_name == "COMMAND" else None
         parser.error(f"unknown option {unknown!r}" if unknown else str(error))
-    if options.command in ("check", "export") and options.db == MEMORY:
+    if options.command in FILE_COMMANDS and options.db == MEMORY:
         parser.error(f"{options.command} needs a file; --db :memory: exists only inside its chatd")
     options.command = options.command or "serve"
     options.host = options.host or [DEFAULT_HOST]
+    if options.name_header and not options.trusted_proxy:
+        parser.error("--name-header needs --trusted-proxy, because other clients could forge it")
     if options.tls_key and not options.tls_cert:
         parser.error("--tls-key needs --tls-cert")
     if options.tls_cert and options.unix is not None:
@@ -137,6 +156,14 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--keep-days", type=values.days, metavar="DAYS", help="delete messages older than this")
     add("--invite-only", action="store_true", help="require an invitation from every user")
+    add(
+        "--name-header",
+        type=values.header,
+        metavar="HEADER",
+        help="header in which a trusted proxy gives the name of a user that has signed in there,"
+        " for example X-Remote-User; needs --trusted-proxy",
+    )
+    add("--no-directory", action="store_true", help="do not list the rooms for users")
     add(
         "--rate-limit",
         type=values.non_negative,
@@ -256,6 +283,22 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_invite_options(parser: argparse.ArgumentParser) -> None:
+    roles = parser.add_mutually_exclusive_group()
+    roles.add_argument(
+        "--moderator",
+        dest="role",
+        action="store_const",
+        const="moderator",
+        default="",
+        help="let the user kick, mute and ban others, and delete their messages",
+    )
+    roles.add_argument(
+        "--bot",
+        dest="role",
+        action="store_const",
+        const="bot",
+        help="print the token for a program that sends messages by POST, instead of a link",
+    )
     parser.add_argument(
         "--days",
         type=values.days,

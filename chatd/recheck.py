@@ -6,7 +6,7 @@ import time
 
 from chatd import protocol
 from chatd.access.authorizer import Authorizer
-from chatd.modes import ChatMode, OpenMode
+from chatd.modes import ChatMode, Mode, OpenMode, PlainMode
 from chatd.protocol import ChatError
 from wsproto_min import CloseCode, Peer, Server
 
@@ -31,8 +31,8 @@ class InvitationRecheck:
         self._results: dict[str | None, str | None] = {}  # its results by token
 
     def start(self) -> None:
-        """Start the checks, if the server requires invitations."""
-        if self._authorizer.requires_invitation:
+        """Start the checks, if clients may present invitations."""
+        if self._authorizer.has_invitations:
             self._server.call_later(RECHECK_INTERVAL, self._recheck)
 
     def _recheck(self) -> None:
@@ -55,8 +55,11 @@ class InvitationRecheck:
         """Close a peer with an expired or revoked invitation."""
         if not peer.is_open:
             return
-        mode: OpenMode = peer.user_data
+        mode: Mode = peer.user_data
+        if not isinstance(mode, ChatMode | PlainMode):
+            return
         tokens = set(mode.tokens.values()) if isinstance(mode, ChatMode) else {mode.token}
+        tokens.discard(None)  # a guest of an open chat, or a person that a proxy has signed in
         results = self._results
         for token in tokens - results.keys():
             results[token] = self._authorizer.recheck(token)

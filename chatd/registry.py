@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from chatd import protocol
 from chatd.access import costs
-from chatd.access.invitations import Invitation
 from chatd.announcements import Announcer
-from chatd.history import CatchUp, HistoryReader
-from chatd.model import RESERVED_FOR, name_key
+from chatd.history import CatchUp, Done, HistoryReader
+from chatd.model import NAMED_MEMBERS, RESERVED_FOR, direct_authors, name_author, name_key
 from chatd.modes import ChatMode, Mode, OpenMode, PlainMode
 from chatd.protocol import ChatError
 from chatd.rooms import Member, NameTaken, Room
 from chatd.storage.store import StoreError
-from wsproto_min import Peer, Server
+from wsproto_min import CloseCode, Peer, Server
 
 # Rooms of one connection. A room costs memory, so this bounds the memory of a connection.
 MAX_ROOMS = 100
@@ -31,6 +31,25 @@ EXPIRY_STEP = 0.002
 LEAVING_STEP = 0.002
 # Close code for private use (RFC 6455, 7.4.2): the session continues in another connection.
 TAKEN_OVER = 4001
+
+
+class Person(NamedTuple):
+    """The person behind a join: name, public id, and rights.
+
+    `is_proven` is True if an invitation or a trusted proxy proves the name.
+    """
+
+    name: str
+    author: str
+    is_proven: bool = False
+    moderates: bool = False
+
+
+def _name_taken(name: str, holder: str, room: str) -> ChatError:
+    reason = f"the name {name} is taken in the room {room}; choose another"
+    if name_key(name) != name_key(holder):
+        reason = f"the name {name} looks like {holder} in the room {room}; choose another"
+    return ChatError("name_taken", reason, room=room)
 
 
 class RoomRegistry:
@@ -48,16 +67,20 @@ class RoomRegistry:
         self._history = history
         self._rooms: dict[str, Room] = {}
         self._announcer = Announcer(server)
-        self._leaving: OrderedDict[OpenMode, None] = (
-            OrderedDict()
-        )  # closed connections that are still in rooms
+        self._connections: dict[str, dict[Peer, int]] = {}  # by author; numbers of rooms
+        # Closed connections that are still in rooms.
+        self._leaving: OrderedDict[OpenMode, Peer] = OrderedDict()
         self._expiry_scheduled = False
         self._to_expire: list[Room] = []  # rooms that the current expiry has not visited
         self._reservations_remain = False
 
-    def announce_typing(self, member: Member) -> None:
+    def announce_typing(self, member: Member, peer: Peer) -> None:
         """See `Announcer.announce_typing`."""
-        self._announcer.announce_typing(member)
+        self._announcer.announce_typing(member, peer)
+
+    def connections(self, author: str) -> Sequence[Peer]:
+        """Return the peers in chat mode that have joined a room as an author."""
+        return tuple(self._connections.get(author, ()))
 
     def __iter__(self) -> Iterator[Room]:
         """Iterate over the rooms in use."""
@@ -84,48 +107,51 @@ class RoomRegistry:
     # Joining.
 
     def join(
-        self,
-        peer: Peer,
-        mode: ChatMode,
-        request: protocol.Join,
-        invitation: Invitation | None,
-        done: Callable[[float], None],
+        self, peer: Peer, mode: ChatMode, request: protocol.Join, person: Person, done: Done
     ) -> None:
-        """Let a peer in chat mode join a room, or change the peer's name there.
+        """Let a peer in chat mode join a room, or change the person's name there.
 
-        An invitation decides the name. The peer receives `joined` when the store has
-        answered, and live messages from then on. Then `done` is called with the cost.
+        The peer receives `joined` when the store has answered, and live entries from then
+        on. Then `done` is called with the cost.
 
         Raises:
-            ChatError: `too_many_rooms` or `name_taken`.
+            ChatError: `too_many_rooms`, `name_taken` or `forbidden`.
         """
-        name = request.name if invitation is None else invitation.name
         former_member = mode.members.get(request.room)
         if former_member is None and len(mode.members) >= MAX_ROOMS:
             reason = f"a connection can be in {MAX_ROOMS} rooms at most; leave one first"
             raise ChatError("too_many_rooms", reason, room=request.room)
-        session = request.session
-        if former_member is not None and name_key(former_member.name) == name_key(name):
-            session = former_member.session  # the same name, perhaps in another spelling
+        if former_member is not None and not person.is_proven:
+            person = person._replace(author=former_member.author)  # a change of name
+        if person.author not in (direct_authors(request.room) or (person.author,)):
+            reason = "a direct room admits its two members only"
+            raise ChatError("forbidden", reason, room=request.room)
         if self._leaving:
-            self._leave_early(request.room, name)
+            self._leave_early(request.room, person.name)
         room = self.open(request.room)  # after the leaving, which may close the room
-        now = time.monotonic()
         try:
-            member, former_peer = room.join(name, session, peer, now, proven=invitation is not None)
-        except NameTaken:
-            reason = f"the name {name} is taken in the room {request.room}; choose another"
-            if invitation is not None:
-                reason = f"{name} is already in the room {request.room}; leave it there first"
-            raise ChatError("name_taken", reason, room=request.room) from None
+            result = room.join(
+                person.name, person.author, peer, time.monotonic(), proven=person.is_proven
+            )
+        except NameTaken as error:
+            self._close_if_empty(room)
+            raise _name_taken(person.name, str(error), room.name) from None
+        member = result.member
+        member.moderates = person.moderates
         self._announcer.on_change(room)
         if former_member is not None and former_member is not member:
-            room.leave(former_member)
-        if former_peer is not None and former_peer is not peer:
-            self._evict(former_peer, room)
+            self._forget_connection(former_member.author, peer)
+            room.leave(former_member, peer)
+        if former_member is not member:
+            rooms_of = self._connections.setdefault(member.author, {})
+            rooms_of[peer] = rooms_of.get(peer, 0) + 1
+        if result.replaced is not None:
+            self._evict(result.replaced, member)
+        if result.former_name is not None:
+            self._announce_rename(peer, member, result.former_name)
         mode.has_joined = True
         mode.members[room.name] = member
-        if invitation is not None:
+        if request.token is not None:
             mode.tokens[room.name] = request.token
         self._catch_up(peer, mode, member, request, done)
 
@@ -136,11 +162,31 @@ class RoomRegistry:
         if mode.name is not None:
             if self._leaving:
                 self._leave_early(room.name, mode.name)
-            with suppress(NameTaken):  # the invited person is in the room already
-                mode.member, _ = room.join(mode.name, None, peer, now, proven=True)
+            with suppress(NameTaken):  # a guest of an open chat has the name
+                author = name_author(mode.name)
+                mode.member = room.join(mode.name, author, peer, now, proven=True).member
                 return mode.member
         mode.member = room.join_as_guest(peer, now)
         return mode.member
+
+    def _announce_rename(self, peer: Peer, member: Member, former_name: str) -> None:
+        """Tell the room of a new name, in a large room only the member's other connections."""
+        room = member.room
+        notice = protocol.renamed(room.name, former_name, member.name, member.author)
+        if room.count <= NAMED_MEMBERS:
+            room.chat_peers.send(notice, sender=peer)
+        else:
+            for other in member.peers:
+                if other is not peer and other in room.chat_peers:
+                    other.send(notice)
+
+    def _forget_connection(self, author: str, peer: Peer) -> None:
+        rooms_of = self._connections[author]
+        rooms_of[peer] -= 1
+        if not rooms_of[peer]:
+            del rooms_of[peer]
+        if not rooms_of:
+            del self._connections[author]
 
     def _catch_up(
         self,
@@ -148,19 +194,17 @@ class RoomRegistry:
         mode: ChatMode,
         member: Member,
         request: protocol.Join,
-        done: Callable[[float], None],
+        done: Done,
     ) -> None:
         """Send `joined` when the store has answered, and let live messages follow."""
         room = member.room
 
         def respond(result: CatchUp | StoreError) -> float:
-            if member.peer is not peer:
-                return 0.0  # the peer left, or lost the name, before the store answered
+            if peer not in member.peers:
+                return 0.0  # the peer left before the store answered
             if isinstance(result, StoreError):
-                room.chat_peers.discard(peer)  # present if the peer joined before
-                mode.forget(room.name)
                 # A client that presented its session can present it again.
-                self.leave(member, reserve=request.session == member.session)
+                self.leave(peer, mode, member, reserve=request.session is not None)
                 self._history.report_failure(peer, room.name, result)
                 return 0.0
             room.chat_peers.add(peer)
@@ -168,14 +212,19 @@ class RoomRegistry:
             response = protocol.joined(
                 room.name,
                 member.name,
-                member.session,
+                member.author,
+                mode.session or "",
                 names,
                 room.count,
                 result.messages,
+                result.changes,
+                topic=result.topic,
+                moderator=member.moderates,
                 gap=result.gap,
             )
             peer.send(response)
-            return costs.response_cost(len(result.messages), len(response), len(names))
+            entries = len(result.messages) + len(result.changes)
+            return costs.response_cost(entries, len(response), len(names))
 
         def finish(result: CatchUp | StoreError) -> None:
             cost = 0.0
@@ -186,53 +235,80 @@ class RoomRegistry:
 
         self._history.catch_up(room.name, request.after, finish)
 
-    def _evict(self, peer: Peer, room: Room) -> None:
-        """Remove a peer from a room because its session joined over another connection."""
+    def _evict(self, peer: Peer, member: Member) -> None:
+        """Remove a peer from a room because its author has too many connections."""
         mode: Mode = peer.user_data
-        assert isinstance(mode, ChatMode)  # only chat mode has sessions
+        room = member.room
+        if isinstance(mode, PlainMode):
+            peer.close(TAKEN_OVER, "your invitation is in use over newer connections")
+            return
+        assert isinstance(mode, ChatMode)
+        self._forget_connection(member.author, peer)
         mode.forget(room.name)
         room.chat_peers.discard(peer)
         if mode.members:
-            reason = f"your session in the room {room.name} continues in another connection"
+            reason = f"your session in the room {room.name} continues in other connections"
             peer.send(protocol.error(ChatError("taken_over", reason, room=room.name)))
         else:
-            peer.close(TAKEN_OVER, "your session continues in another connection")
+            peer.close(TAKEN_OVER, "your session continues in other connections")
 
     # Leaving.
 
-    def leave(self, member: Member, *, reserve: bool = False) -> None:
-        """Remove a member, or reserve its name for its session for RESERVED_FOR seconds."""
+    def leave(self, peer: Peer, mode: ChatMode, member: Member, *, reserve: bool = False) -> None:
+        """Let a peer in chat mode leave a room.
+
+        The name of a member without other peers is freed, or reserved for RESERVED_FOR seconds.
+        """
+        mode.forget(member.room.name)
+        member.room.chat_peers.discard(peer)
+        self._leave(peer, member, reserve=reserve)
+
+    def remove(self, member: Member, code: str, reason: str) -> None:
+        """Remove a member with all its peers from a room, and tell them the reason."""
         room = member.room
-        room.leave(member, reserve_at=time.monotonic() if reserve else None)
+        for peer in tuple(member.peers):
+            mode: Mode = peer.user_data
+            if isinstance(mode, ChatMode):
+                self.leave(peer, mode, member)
+                peer.send(protocol.error(ChatError(code, reason, room=room.name)))
+            else:
+                peer.close(CloseCode.POLICY_VIOLATION, reason)
+
+    def _leave(self, peer: Peer, member: Member, *, reserve: bool = False) -> None:
+        room = member.room
+        if isinstance(peer.user_data, ChatMode):
+            self._forget_connection(member.author, peer)
+        room.leave(member, peer, reserve_at=time.monotonic() if reserve else None)
         self._announcer.on_change(room)
         self._close_if_empty(room)
         if reserve:
             self._schedule_expiry()
 
-    def leave_all(self, mode: OpenMode) -> None:
+    def leave_all(self, peer: Peer, mode: OpenMode) -> None:
         """Let a closed connection leave its rooms; reserve its names in chat mode.
 
         Many connections may close together, each in MAX_ROOMS rooms. So they leave at the end
         of this iteration and of the next ones, for LEAVING_STEP seconds each.
         """
-        self._leaving[mode] = None
+        self._leaving[mode] = peer
 
-    def _leave_now(self, mode: OpenMode) -> None:
+    def _leave_now(self, peer: Peer, mode: OpenMode) -> None:
         if isinstance(mode, ChatMode):
             for member in mode.members.values():
-                self.leave(member, reserve=True)
+                self._leave(peer, member, reserve=True)
         else:
-            if mode.member is not None:
-                self.leave(mode.member)
+            if mode.member is not None and peer in mode.member.peers:
+                self._leave(peer, mode.member)
             self._close_if_empty(mode.room)
 
     def _leave_early(self, room_name: str, name: str) -> None:
         """Let the closed connection with a name leave before the name is given again."""
         room = self._rooms.get(room_name)
         holder = None if room is None else room.holder(name)
-        if holder is not None and holder.user_data in self._leaving:
-            del self._leaving[holder.user_data]
-            self._leave_now(holder.user_data)
+        for peer in () if holder is None else tuple(holder.peers):
+            if peer.user_data in self._leaving:
+                del self._leaving[peer.user_data]
+                self._leave_now(peer, peer.user_data)
 
     def _close_if_empty(self, room: Room) -> None:
         if room.is_empty:
@@ -273,8 +349,8 @@ class RoomRegistry:
         if self._leaving:
             step_end = time.monotonic() + LEAVING_STEP
             while self._leaving:
-                mode, _ = self._leaving.popitem(last=False)
-                self._leave_now(mode)
+                mode, peer = self._leaving.popitem(last=False)
+                self._leave_now(peer, mode)
                 if time.monotonic() >= step_end:
                     break
         if self._leaving or self._announcer.end_iteration():

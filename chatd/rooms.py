@@ -1,40 +1,57 @@
 """Room of the chat: its members by name, its reserved names and the peers that get its messages.
 
-A name is unique in its room, regardless of case. It belongs to a session: a secret
-that the server sends only to the owner of the name. After a lost connection the name
-stays reserved for the session, so that the client gets it back. `registry` decides
-when a peer joins and leaves.
+A name is unique in its room, regardless of case, and no other name may look like it. It belongs
+to an author: a session, which is a secret of its client, or the name of an invitation. Several
+connections of one author share one member. After the last of them is lost, the name stays
+reserved for the author, so that the client gets it back. `registry` decides when a peer joins
+and leaves.
 """
 
 from __future__ import annotations
 
-import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from secrets import token_urlsafe
+from typing import NamedTuple
 
-from chatd.model import NAMED_MEMBERS, RESERVED_FOR, name_key
+from chatd.lookalikes import skeleton
+from chatd.model import NAMED_MEMBERS, RESERVED_FOR, name_key, session_author
 from wsproto_min import Group, Peer
 
-Changes = tuple[list[str], list[str]] | tuple[None, None]
-"""Names that joined and names that left; None in a room too large for names."""
+# Connections of one member in a room; one more replaces the oldest.
+MAX_CONNECTIONS = 16
+
+Named = tuple[str, str]
+"""Name and author of a member."""
+Changes = tuple[list[Named], list[str]] | tuple[None, None]
+"""Members that joined and names that left; None in a room too large for names."""
 
 
 class NameTaken(Exception):
-    """The name belongs to another session."""
+    """The name, or one that looks like it, belongs to another author."""
 
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """A name in a room, held by a peer or reserved for a session.
+    """A name in a room, held by the peers of an author or reserved for the author.
 
-    `peer` is None while the name is only reserved. A reservation ends at
+    `peers` is empty while the name is only reserved. A reservation ends at
     `reserved_until`, in seconds of the monotonic clock.
     """
 
     room: Room
     name: str
-    session: str
-    peer: Peer | None
+    author: str
+    moderates: bool = False
+    peers: dict[Peer, None] = field(default_factory=dict)
     reserved_until: float = 0.0
+
+
+class Joined(NamedTuple):
+    """Result of a join: the member, the peer that it replaces, and the former name."""
+
+    member: Member
+    replaced: Peer | None
+    former_name: str | None
 
 
 class Room:
@@ -44,7 +61,7 @@ class Room:
     than NAMED_MEMBERS members, it has only the count, and the clients lose their lists
     of names. The first presence message after the room has shrunk has all names.
 
-    `count` is the number of members with a peer. `last_broadcast_at` is the time of
+    `count` is the number of members with peers. `last_broadcast_at` is the time of
     the last presence message; `broadcast_scheduled` is True while a timer for the
     next one is pending. `typing` has the members whose typing is not announced yet;
     `last_typing_at` and `typing_scheduled` are like those of the presence message.
@@ -56,6 +73,8 @@ class Room:
     """
 
     __slots__ = (
+        "_by_author",
+        "_by_look",
         "_guests",
         "_joined",
         "_left",
@@ -81,89 +100,113 @@ class Room:
         self.count = 0
         self.last_broadcast_at = 0.0
         self.broadcast_scheduled = False
-        self.typing: dict[Member, None] = {}
+        self.typing: dict[Member, Peer] = {}
         self.last_typing_at = 0.0
         self.typing_scheduled = False
-        self._members: dict[str, Member] = {}  # by `name_key`, reservations included
+        # Members, reservations included, by `name_key`, by `skeleton` and by author.
+        self._members: dict[str, Member] = {}
+        self._by_look: dict[str, Member] = {}
+        self._by_author: dict[str, Member] = {}
         self._guests = 0  # number of the last guest name
-        # Changes since the last presence message with names. A dict is a set with an order.
-        self._joined: dict[str, None] = {}
-        self._left: dict[str, None] = {}
+        # Changes since the last presence message with names: authors by name.
+        self._joined: dict[str, str] = {}
+        self._left: dict[str, str] = {}
         self._seen_changes: set[str] = set()  # changed names in a list that a client received
         self._names_withheld = False  # a client received only a count since then
         self._reported_count = 0  # the count that all clients know; -1 if they differ
 
     def join(
-        self, name: str, session: str | None, peer: Peer, now: float, *, proven: bool = False
-    ) -> tuple[Member, Peer | None]:
-        """Give a name to a peer.
+        self, name: str, author: str, peer: Peer, now: float, *, proven: bool = False
+    ) -> Joined:
+        """Give a name to a peer, beside the other peers of its author.
 
-        The right `session` takes the name over from another peer, because the server
-        may not have noticed yet that the old connection is dead.
+        A member has one name, so another name renames it for all of its peers.
 
         Args:
             name: Normalized name.
-            session: Session that the client presents for the name.
+            author: Public id of the person.
             peer: Peer that joins.
             now: Time in seconds of the monotonic clock.
             proven: True if an invitation proves that the client owns the name. Then
                 a reservation does not block the name.
 
-        Returns:
-            The member, and the peer that held the name until now.
-
         Raises:
-            NameTaken: The name belongs to another session.
+            NameTaken: The name belongs to another author.
         """
-        key = name_key(name)
-        member = self._members.get(key)
-        if member is None or (member.peer is None and (proven or member.reserved_until <= now)):
-            member = Member(self, name, secrets.token_urlsafe(16), None)
-            self._members[key] = member
-        # compare_digest() rejects str outside ASCII, so compare bytes.
-        elif session is None or not secrets.compare_digest(
-            member.session.encode(), session.encode()
-        ):
-            raise NameTaken(name)
-        former, member.peer = member.peer, peer
-        if former is None:
-            self.count += 1
-            self._record_change(name, self._joined, self._left)
-        elif name != member.name:  # another spelling of the same name
-            self._record_change(member.name, self._left, self._joined)
-            self._record_change(name, self._joined, self._left)
+        member = self._by_author.get(author)
+        key, look = name_key(name), skeleton(name)
+        for holder in {self._members.get(key), self._by_look.get(look)} - {None, member}:
+            assert holder is not None
+            if holder.peers or (holder.reserved_until > now and not proven):
+                raise NameTaken(holder.name)
+            self._remove(holder)
+        former_name = None
+        if member is None:
+            member = Member(self, name, author)
+        elif member.name != name:
+            self._remove(member)
+            if member.peers:
+                former_name = member.name
+                self._record_change(member, self._left, self._joined)
+        is_new = not member.peers or former_name is not None
         member.name = name
-        return member, former
+        self._members[key] = self._by_look[look] = self._by_author[author] = member
+        if not member.peers:
+            self.count += 1
+        if is_new:
+            self._record_change(member, self._joined, self._left)
+        replaced = None
+        if peer not in member.peers and len(member.peers) == MAX_CONNECTIONS:
+            replaced = next(iter(member.peers))
+            del member.peers[replaced]
+        member.peers[peer] = None
+        return Joined(member, replaced, former_name)
 
     def join_as_guest(self, peer: Peer, now: float) -> Member:
         """Give a peer the next free guest name, for example "guest-1"."""
+        author = session_author(token_urlsafe(16))
         while True:
             self._guests += 1
             try:
-                return self.join(f"guest-{self._guests}", None, peer, now)[0]
+                return self.join(f"guest-{self._guests}", author, peer, now).member
             except NameTaken:
                 continue
 
-    def holder(self, name: str) -> Peer | None:
-        """Return the peer with a name, None if the name is free or only reserved."""
-        member = self._members.get(name_key(name))
-        return None if member is None else member.peer
+    def holder(self, name: str) -> Member | None:
+        """Return the member with a name, or with one that looks like it, also a reserved one."""
+        return self._members.get(name_key(name)) or self._by_look.get(skeleton(name))
 
-    def leave(self, member: Member, *, reserve_at: float | None = None) -> None:
-        """Take the peer from a member.
+    def find_author(self, author: str) -> Member | None:
+        """Return the member of an author, also a reserved one."""
+        return self._by_author.get(author)
+
+    def leave(self, member: Member, peer: Peer, *, reserve_at: float | None = None) -> None:
+        """Take a peer from a member.
 
         Args:
-            member: Member with a peer.
-            reserve_at: Start of the name's reservation, in seconds of the monotonic
-                clock; None frees the name.
+            member: Member with the peer.
+            peer: One of its peers.
+            reserve_at: Start of the name's reservation after the last peer, in seconds of the
+                monotonic clock; None frees the name.
         """
-        member.peer = None
+        if member.peers.pop(peer, peer) is peer or member.peers:
+            return  # the peer has left already, or others remain
         if reserve_at is None:
-            self._members.pop(name_key(member.name), None)
+            self._remove(member)
         else:
             member.reserved_until = reserve_at + RESERVED_FOR
         self.count -= 1
-        self._record_change(member.name, self._left, self._joined)
+        self._record_change(member, self._left, self._joined)
+
+    def _remove(self, member: Member) -> None:
+        """Free the name of a member."""
+        for index, key in (
+            (self._members, name_key(member.name)),
+            (self._by_look, skeleton(member.name)),
+            (self._by_author, member.author),
+        ):
+            if index.get(key) is member:
+                del index[key]
 
     def expire_reservations(self, now: float) -> int:
         """Remove the reservations that end by `now`.
@@ -171,11 +214,9 @@ class Room:
         Returns:
             Number of remaining reservations.
         """
-        self._members = {
-            key: member
-            for key, member in self._members.items()
-            if member.peer is not None or member.reserved_until > now
-        }
+        for member in list(self._members.values()):
+            if not member.peers and member.reserved_until <= now:
+                self._remove(member)
         return len(self._members) - self.count
 
     @property
@@ -183,8 +224,8 @@ class Room:
         """True if the room has no peers, no members and no reservations."""
         return not self.plain_peers and not self._members
 
-    def names_to_send(self) -> list[str]:
-        """Return the names, or [] with more than NAMED_MEMBERS members.
+    def names_to_send(self) -> list[Named]:
+        """Return the members, or [] with more than NAMED_MEMBERS members.
 
         The room records that a client received them.
         """
@@ -211,24 +252,27 @@ class Room:
             return None, None
         if not self._joined and not self._left and not self._names_withheld:
             return None
-        changes = self._names() if self._names_withheld else list(self._joined), list(self._left)
+        joined = self._names() if self._names_withheld else list(self._joined.items())
+        changes = joined, list(self._left)
         self._joined, self._left, self._names_withheld = {}, {}, False
         self._seen_changes.clear()
         self._reported_count = self.count
         return changes
 
-    def _names(self) -> list[str]:
-        return [member.name for member in self._members.values() if member.peer is not None]
+    def _names(self) -> list[Named]:
+        return [(each.name, each.author) for each in self._members.values() if each.peers]
 
     def _record_change(
-        self, name: str, changes: dict[str, None], opposite: dict[str, None]
+        self, member: Member, changes: dict[str, str], opposite: dict[str, str]
     ) -> None:
-        """Record a change, unless it cancels the opposite change of the same name.
+        """Record a change, unless it cancels the opposite change of the same person and name.
 
         A client that received the names between the two changes needs the second change too.
         """
-        cancels = name in opposite
-        if cancels:
-            del opposite[name]
-        if not cancels or name in self._seen_changes:
-            changes[name] = None
+        name = member.name
+        author = opposite.pop(name, None)
+        # A later holder of a name is another person, so its joining cancels no leaving.
+        if author is None or author != member.author or name in self._seen_changes:
+            changes[name] = member.author
+            if author is not None and author != member.author and changes is self._joined:
+                opposite[name] = author

@@ -35,7 +35,6 @@ def serve(options: Namespace) -> int:
     """
     with log_to(sys.stderr, options.log_format):
         path = _prepare_store(options)
-        invitations = open_invitations(options) if options.invite_only else None
         certificate = _load_certificate(options)
         try:
             store = SQLiteStore(
@@ -44,6 +43,9 @@ def serve(options: Namespace) -> int:
         except StoreError as error:
             raise CommandError(str(error)) from None
         try:
+            invitations = None
+            if options.invite_only or path != MEMORY:
+                invitations = open_invitations(options)
             chat = _create_chat(store, options, invitations)
             _reload_at_hangup(chat, certificate)
             urls = _listen(chat, options, certificate.context if certificate else None)
@@ -74,6 +76,9 @@ def _create_chat(store: SQLiteStore, options: Namespace, invitations: Invitation
             write_timeout=options.write_timeout,
             total_unfinished_limit=options.max_unfinished << 20,
             max_pending_handshakes=options.max_handshakes,
+            invite_only=options.invite_only,
+            name_header=options.name_header,
+            directory=not options.no_directory,
         )
     except OSError as error:  # from socketpair(), which wakes the event loop
         raise CommandError(

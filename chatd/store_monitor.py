@@ -6,8 +6,9 @@ The monitor counts each failure, and logs it unless the last one was the same.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from chatd.model import Sanction
 from chatd.ops.metrics import Metrics
 from chatd.storage.store import MessageStore, StoreError
 
@@ -27,6 +28,7 @@ class StoreMonitor:
         store: The message store.
         metrics: Counts the failures.
         call_later: Calls a function after some seconds, like `Server.call_later`.
+        on_sanctions: Called with all sanctions at the start, and after each change.
 
     Attributes:
         store_is_available: False while a file of the store is missing.
@@ -37,7 +39,9 @@ class StoreMonitor:
         store: MessageStore,
         metrics: Metrics,
         call_later: Callable[[float, Callable[[], None]], None],
+        on_sanctions: Callable[[Sequence[Sanction]], None],
     ) -> None:
+        self._on_sanctions = on_sanctions
         self.store_is_available = True
         self._store = store
         self._metrics = metrics
@@ -46,6 +50,7 @@ class StoreMonitor:
 
     def start(self) -> None:
         """Start the checks and retention."""
+        self._load_sanctions()
         self._call_later(STORE_CHECK_INTERVAL, self._check_store)
         self._call_later(0, self._apply_retention)
 
@@ -72,10 +77,17 @@ class StoreMonitor:
             pause = RETENTION_PAUSE if more else RETENTION_INTERVAL
             self._call_later(pause, self._apply_retention)
 
+    def _load_sanctions(self) -> None:
+        """Load the sanctions if the operator or a moderator has changed them."""
+        sanctions = self._store.changed_sanctions()
+        if sanctions is not None:
+            self._on_sanctions(sanctions)
+
     def _check_store(self) -> None:
         """Check the files of the store, and schedule the next check."""
         try:
             self._store.check()
+            self._load_sanctions()
         except StoreError as error:
             if self.store_is_available:
                 self.on_error(error)

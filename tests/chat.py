@@ -11,11 +11,24 @@ from itertools import count
 from typing import Any, Self
 from unittest.mock import patch
 
+from chatd import protocol
 from chatd.access.trusted_networks import parse_network
 from chatd.app import Chat
-from chatd.rooms import Room
+from chatd.model import Kind, Message, session_author
+from chatd.rooms import Member, Room
 from chatd.storage.sqlite import MEMORY, SQLiteStore
-from chatd.storage.store import CallLater, CallSoon, MessageStore
+from chatd.storage.store import (
+    Act,
+    ActCallback,
+    ActivityCallback,
+    CallLater,
+    CallSoon,
+    DirectCallback,
+    MessageStore,
+    ReadCallback,
+    SearchCallback,
+    StoreError,
+)
 from tests.support import PATIENCE, Address, RunningServer, serving
 from wsproto_min.errors import ConnectionClosed
 from wsproto_min.net.broadcast import Group
@@ -44,6 +57,61 @@ def open_client(
         origin=origin,
         close_timeout=PATIENCE,
     )
+
+
+def client_fields() -> dict[str, set[str]]:
+    """Return the fields of each type of message that a client can send."""
+    entry = {"room", "key", "ref"}
+    sanction = {"room", "author", "seconds"}
+    return {
+        "join": {"room", "name", "after", "session", "token"},
+        "say": {*entry, "text"},
+        "edit": {*entry, "text"},
+        "delete": entry,
+        "react": {*entry, "emoji", "on"},
+        "topic": {"room", "text", "key"},
+        "history": {"room", "before", "after", "around", "date", "limit"},
+        "search": {"room", "text", "before"},
+        "rooms": set(),
+        "leave": {"room"},
+        "typing": {"room"},
+        "ping": {"t"},
+        "kick": {"room", "author"},
+        "ban": sanction,
+        "unban": {"room", "author"},
+        "mute": sanction,
+        "unmute": {"room", "author"},
+    }
+
+
+def server_messages() -> dict[str, set[str]]:
+    """Return the fields of each type of message that the server sends."""
+    stored = Message(1, "2026-01-01T00:00:00.000Z", "n", "t", "a", ref=1)
+    entries = [
+        stored._replace(kind=kind, text="+x" if kind is Kind.REACT else "t")
+        for kind in (Kind.EDIT, Kind.DELETE, Kind.REACT)
+    ]
+    topic = stored._replace(kind=Kind.TOPIC, ref=None)
+    encoded = [
+        protocol.joined(
+            "r", "n", "a", "s", [("n", "a")], 1, [], [], topic="", moderator=False, gap=False
+        ),
+        *(
+            protocol.acknowledgement(protocol.message("r", each), "k")
+            for each in (stored, *entries, topic)
+        ),
+        protocol.history("r", [], more=False, more_after=False),
+        protocol.results("t", [], before=None),
+        protocol.rooms([]),
+        protocol.direct("r", "n", "a"),
+        protocol.presence("r", [("n", "a")], [], 1),
+        protocol.renamed("r", "m", "n", "a"),
+        protocol.moderated("r", "kick", "n", "m", None),
+        protocol.typing("r", "n"),
+        protocol.pong(1),
+        protocol.error(protocol.ChatError("c", "m", key="k", room="r")),
+    ]
+    return {message.pop("type"): set(message) for message in map(json.loads, encoded)}
 
 
 class ChatClient:
@@ -128,13 +196,29 @@ def bare_room(name: str = "x") -> Room:
     return Room(name, Group(write_coalescer), Group(write_coalescer))
 
 
+def new_author() -> str:
+    """Return the public id of another person."""
+    return session_author(f"person {next(_numbers)}")
+
+
+def leave(member: Member, **options: float) -> None:
+    """Let all peers of a member leave its room."""
+    for peer in tuple(member.peers):
+        member.room.leave(member, peer, **options)
+
+
+def names(room: Room) -> list[str]:
+    """Return the names that the room lists for a client."""
+    return [name for name, _ in room.names_to_send()]
+
+
 def bare_peer() -> Peer:
     """Return a peer without a socket, for a `Room`, which only stores its peers."""
     return Peer.__new__(Peer)
 
 
 class StoreWithoutFiles:
-    """The methods of a message store that concern timers and files; none has an effect."""
+    """The methods of a message store beside appends and joins; none has an effect."""
 
     log_size = 0
 
@@ -143,6 +227,32 @@ class StoreWithoutFiles:
 
     def check(self) -> None:
         pass
+
+    def changed_sanctions(self) -> None:
+        pass
+
+    def moderate(self, act: Act, callback: ActCallback, /) -> None:
+        callback(StoreError("no moderation"))
+
+    def search(
+        self, rooms: Sequence[str], text: str, before: int | None, callback: SearchCallback, /
+    ) -> None:
+        callback(StoreError("no search"))
+
+    def read_activity(self, callback: ActivityCallback, /) -> None:
+        callback(StoreError("no activity"))
+
+    def read_direct_rooms(self, author: str, callback: DirectCallback, /) -> None:
+        callback(StoreError("no direct rooms"))
+
+    def read_following(self, room: str, after: int, limit: int, callback: ReadCallback, /) -> None:
+        callback(StoreError("no page"))
+
+    def read_around(self, room: str, number: int, limit: int, callback: ReadCallback, /) -> None:
+        callback(StoreError("no page"))
+
+    def read_from(self, room: str, time: str, limit: int, callback: ReadCallback, /) -> None:
+        callback(StoreError("no page"))
 
 
 def open_store(path: str = MEMORY, **options: Any) -> SQLiteStore:

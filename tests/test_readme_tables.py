@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import json
 import pkgutil
 import pydoc
 import re
@@ -19,9 +18,8 @@ import chatd
 import wsproto_min
 from chatd import protocol
 from chatd.access.costs import CONNECTIONS_PER_ADDRESS
-from chatd.model import Message
 from chatd.options import parse_arguments
-from tests.chat import serve_chat
+from tests.chat import client_fields, serve_chat, server_messages
 from tests.documents import (
     CHANGELOG,
     DOCUMENTS,
@@ -266,28 +264,17 @@ def test_client_messages_table_matches_the_protocol() -> None:
     types = caught.value.message.removeprefix("type must be one of ").split(", ")
     shown = fields_by_type("client messages")
     assert list(shown) == types
-    for kind, fields in shown.items():
-        assert fields == list(inspect.signature(getattr(protocol, kind.title())).parameters)
+    assert {kind: set(fields) for kind, fields in shown.items()} == client_fields()
 
 
 def test_server_messages_table_matches_the_protocol() -> None:
-    message = protocol.message("r", Message(1, "2026-01-01T00:00:00.000Z", "n", "t"))
-    encoded = [
-        protocol.joined("r", "n", "s", ["n"], 1, [], gap=False),
-        protocol.acknowledgement(message, "k"),
-        protocol.history("r", [], more=False),
-        protocol.presence("r", ["n"], [], 1),
-        protocol.typing("r", "n"),
-        protocol.pong(1),
-        protocol.error(protocol.ChatError("c", "m", key="k", room="r")),
-    ]
-    sent = {fields.pop("type"): set(fields) for fields in map(json.loads, encoded)}
+    sent = server_messages()
     assert {kind: set(fields) for kind, fields in fields_by_type("server messages").items()} == sent
 
 
 def test_error_codes_table_matches_the_code() -> None:
     source = "".join(path.read_text() for path in (ROOT / "chatd").rglob("*.py"))
-    codes = set(re.findall(r'ChatError\(\s*"(\w+)"', source))
+    codes = set(re.findall(r'(?:ChatError|Refused|remove)\(\s*(?:target, )?"(\w+)"', source))
     shown = [code_in(code)[0] for code, _ in table(RUN, "error codes")]
     assert sorted(shown) == sorted(codes)
 
@@ -327,6 +314,15 @@ CHATD_LIMITS = {
     "receivers of `presence` in one event loop iteration": "PRESENCE_RECEIVERS",
     "rooms in use": "DEFAULT_MAX_ROOMS",
     "log lines that wait for a slow reader": "MAX_QUEUED_RECORDS",
+    "topic": "MAX_TOPIC",
+    "emoji of a reaction": "MAX_EMOJI",
+    "different reactions to a message": "MAX_REACTION_KINDS",
+    "reactions to a message": "MAX_REACTIONS",
+    "words of a search": "MAX_SEARCH",
+    "messages in one `results`": "MAX_FOUND",
+    "rooms in the directory": "MAX_DIRECTORY",
+    "connections of one person in a room": "MAX_CONNECTIONS",
+    "body of a POST request": "MAX_BODY",
 }
 
 
@@ -387,7 +383,7 @@ def test_chat_uses_the_default_limits_of_the_server(monkeypatch: pytest.MonkeyPa
         for name, value in given.items()
         if not name.startswith("on_") and value != default_of(name)
     }
-    assert changed == {"max_message_size"}
+    assert changed == {"max_message_size", "max_body_size"}
 
 
 # Tables of tests and changes

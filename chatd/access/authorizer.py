@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from chatd.access.invitations import (
@@ -12,6 +13,7 @@ from chatd.access.invitations import (
     RevocationListUnavailable,
     Unauthorized,
 )
+from chatd.model import direct_authors
 from wsproto_min import Request
 
 
@@ -19,21 +21,30 @@ class Authorizer:
     """Decides which rooms a client may join.
 
     Args:
-        invitations: Invitations to check; None if the chat is open to everybody.
+        invitations: Invitations to check; None for a chat without any.
+        required: True if every join needs an invitation.
     """
 
-    def __init__(self, invitations: Invitations | None) -> None:
+    def __init__(self, invitations: Invitations | None, *, required: bool = True) -> None:
         self._invitations = invitations
+        self._required = required and invitations is not None
         self._rechecked_changes = 0 if invitations is None else invitations.list_changes
         self._next_expiry = math.inf  # of the tokens in use; Unix time in seconds
 
     @property
     def requires_invitation(self) -> bool:
         """True if a join needs an invitation."""
+        return self._required
+
+    @property
+    def has_invitations(self) -> bool:
+        """True if clients may present an invitation."""
         return self._invitations is not None
 
     def authorize(self, token: str | None, room: str) -> Invitation | None:
-        """Return the invitation to a room, None if the chat is open to everybody.
+        """Return the invitation to a room, None for a guest of an open chat.
+
+        An open chat ignores an invalid invitation.
 
         Args:
             token: The client's token, None if it sent none.
@@ -42,10 +53,25 @@ class Authorizer:
         Raises:
             Unauthorized: The token grants no access to the room.
         """
-        if self._invitations is None:
+        if self._required:
+            return self.check(token, room)
+        if token is None or self._invitations is None:
             return None
+        with suppress(Unauthorized):
+            return self.check(token, room)
+        return None
+
+    def check(self, token: str | None, room: str) -> Invitation:
+        """Return the invitation of a token, which must be valid for a room.
+
+        Raises:
+            Unauthorized: The token grants no access to the room.
+        """
+        if self._invitations is None:
+            raise Unauthorized("this chat has no invitations")
         invitation = self._invitations.check(token, time.time())
-        if not invitation.admits(room):
+        # A direct room admits its two members only, whatever their invitations are for.
+        if not invitation.admits(room) and direct_authors(room) is None:
             raise Unauthorized(f"your invitation is not for the room {room}")
         self._note_expiry(token)
         return invitation
@@ -58,8 +84,7 @@ class Authorizer:
         Raises:
             Unauthorized: The header is missing, or its token grants no access to the room.
         """
-        scheme, _, credentials = (request.headers.get("Authorization") or "").partition(" ")
-        token = credentials.strip() if scheme.lower() == "bearer" else None
+        token = bearer_token(request)
         try:
             return self.authorize(token, room), token
         except Unauthorized as error:
@@ -67,6 +92,17 @@ class Authorizer:
                 raise
             hint = "send its token as 'Authorization: Bearer TOKEN'"
             raise Unauthorized(f"{error}; {hint}") from None
+
+    def room_filter(self, tokens: Iterable[str | None]) -> Callable[[str], bool]:
+        """Return the function that tells whether the holder of tokens may see a room."""
+        if not self._required:
+            return lambda room: True
+        assert self._invitations is not None
+        valid = []
+        for token in set(tokens):
+            with suppress(Unauthorized):
+                valid.append(self._invitations.check(token, time.time()))
+        return lambda room: any(each.admits(room) for each in valid)
 
     def needs_recheck(self, now: float) -> bool:
         """Return True if a token in use may have become invalid since the last recheck.
@@ -109,3 +145,9 @@ class Authorizer:
         assert self._invitations is not None
         assert token is not None  # a valid token is a text
         self._next_expiry = min(self._next_expiry, self._invitations.expiry(token))
+
+
+def bearer_token(request: Request) -> str | None:
+    """Return the token of a request's Authorization header (RFC 6750, section 2.1)."""
+    scheme, _, credentials = (request.headers.get("Authorization") or "").partition(" ")
+    return credentials.strip() if scheme.lower() == "bearer" else None

@@ -46,10 +46,14 @@ class RevocationListUnavailable(Unauthorized):
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """The content of a token: the user's name and the rooms; empty `rooms` means all rooms."""
+    """The content of a token: the user's name and the rooms; empty `rooms` means all rooms.
+
+    `role` is "moderator", "bot" or "".
+    """
 
     name: str
     rooms: tuple[str, ...]
+    role: str = ""
 
     def admits(self, room: str) -> bool:
         """Return True if the invitation is valid for a room."""
@@ -88,7 +92,9 @@ class Invitations:
         self._logged_error: str | None = None
         self._load_revocations()
 
-    def issue(self, name: str, rooms: Sequence[str], days: float, now: float) -> str:
+    def issue(
+        self, name: str, rooms: Sequence[str], days: float, now: float, role: str = ""
+    ) -> str:
         """Return the token of an invitation.
 
         Args:
@@ -96,8 +102,11 @@ class Invitations:
             rooms: Rooms that the user may join; empty for all rooms.
             days: Validity in days.
             now: Current Unix time in seconds.
+            role: See `Invitation`.
         """
         fields = {"name": name, "rooms": list(rooms), "issued": now, "expires": now + days * DAY}
+        if role:
+            fields["role"] = role
         payload = _encode_base64(json.dumps(fields, separators=(",", ":")).encode())
         return f"{payload}.{self._sign(payload)}"
 
@@ -172,7 +181,7 @@ class Invitations:
         if not hmac.compare_digest(signature.encode(), self._sign(payload).encode()):
             raise Unauthorized("the invitation is not genuine; ask for a new link")
         fields = json.loads(_decode_base64(payload))
-        invitation = Invitation(fields["name"], tuple(fields["rooms"]))
+        invitation = Invitation(fields["name"], tuple(fields["rooms"]), fields.get("role", ""))
         return Claims(invitation, fields["issued"], fields["expires"])
 
     def _sign(self, payload: str) -> str:

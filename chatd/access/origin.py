@@ -47,7 +47,7 @@ class OriginPolicy:
         self._origins = {_normalize(origin) for origin in origins}
 
     def check(self, request: Request) -> None:
-        """Check the Host header of a request, and the Origin header of a handshake.
+        """Check the Host header of a request, and the Origin header unless it only reads a page.
 
         Raises:
             HandshakeError: 400 for a missing or malformed Host header. 403 for a host
@@ -69,7 +69,8 @@ class OriginPolicy:
                 f" with --allow-host {name}",
             )
         origin = request.headers.get("Origin")
-        if origin is None or not request.wants_websocket:
+        only_reads = request.method in ("GET", "HEAD") and not request.wants_websocket
+        if origin is None or only_reads:
             return
         if _is_same_origin(origin, host) or _normalize(origin) in self._origins:
             return

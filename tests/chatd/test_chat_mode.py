@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from chatd import announcements, registry, rooms, work_queue
-from chatd.model import NAMED_MEMBERS
+from chatd.model import NAMED_MEMBERS, session_author
 from chatd.registry import RoomRegistry
 from chatd.rooms import Room
 from chatd.storage.store import NewMessage
@@ -64,14 +64,20 @@ def close_of(client: Client) -> tuple[int, str]:
 def test_joined_has_name_session_members_and_newest_messages(chat: RunningServer) -> None:
     with ChatClient(chat.address) as ann, ChatClient(chat.address) as ben:
         joined = ann.join("lobby", " Ann ")
-        assert joined.pop("session")
+        session = joined.pop("session")
+        assert len(session) >= 22, "22 base64 characters hold 128 bits"
         assert joined == {
             "type": "joined",
             "room": "lobby",
             "name": "Ann",
+            "author": session_author(session),
             "members": ["Ann"],
+            "authors": [session_author(session)],
             "count": 1,
+            "topic": "",
+            "moderator": False,
             "messages": [],
+            "changes": [],
             "gap": False,
         }
         for number in range(60):
@@ -90,7 +96,7 @@ def test_message_reaches_all_with_key_only_for_sender(chat: RunningServer) -> No
         message = ann.say("lobby", "hé\0llo", "my own")
         assert message.pop("key") == "my own"
         assert ben.receive_type("message") == message
-        assert message.keys() == {"type", "room", "id", "time", "name", "text"}
+        assert message.keys() == {"type", "room", "id", "time", "name", "author", "text"}
         assert (message["room"], message["name"], message["text"]) == ("lobby", "Ann", "hé\0llo")
         ann.send(type="say", room="lobby", text="without a key")
         assert "key" not in ann.receive_type("message")
@@ -303,6 +309,7 @@ def test_join_again_with_other_name_renames_member(chat: RunningServer) -> None:
         session = ann.join("lobby", "Ann")["session"]
         assert ben.receive_pending()
         assert ann.join("lobby", "Anna")["members"] == ["Ben", "Anna"]
+        assert ben.receive_type("renamed")["from"] == "Ann"
         presence = ben.receive_type("presence")
         assert (presence["joined"], presence["left"], presence["count"]) == (["Anna"], ["Ann"], 2)
         assert ann.say("lobby", "renamed")["name"] == "Anna"
@@ -310,7 +317,7 @@ def test_join_again_with_other_name_renames_member(chat: RunningServer) -> None:
         assert ann.error_for(type="join", room="lobby", name="ben")["code"] == "name_taken"
         assert ann.say("lobby", "still me")["name"] == "Anna"
         with ChatClient(chat.address) as other:
-            assert other.join("lobby", "Ann", session=session)["session"] != session
+            assert other.join("lobby", "Anna", session=session)["members"] == ["Ben", "Anna"]
         again = ann.join("lobby", "ANNA")
         assert again["name"] == "ANNA"
         presence = [each for each in ben.receive_pending() if each["type"] == "presence"][-1]
@@ -409,28 +416,68 @@ def test_room_emptied_and_reopened_in_one_iteration_is_one_room(chat: RunningSer
         assert texts(dora.messages()) == ["hello"]
 
 
-def test_session_joining_elsewhere_evicts_old_connection(chat: RunningServer) -> None:
+def test_connections_of_one_session_all_receive_everything(chat: RunningServer) -> None:
     with (
-        ChatClient(chat.address) as old,
-        ChatClient(chat.address) as new,
+        ChatClient(chat.address) as phone,
+        ChatClient(chat.address) as desktop,
         ChatClient(chat.address) as ben,
     ):
         ben.join("one", "Ben")
-        sessions = {room: old.join(room, "Ann")["session"] for room in ("one", "two")}
-        assert len(set(sessions.values())) == 2
+        session = phone.join("one", "Ann")["session"]
         ben.receive_pending()
-        assert new.join("one", "Ann", session=sessions["one"])["members"] == ["Ben", "Ann"]
+        assert desktop.join("one", "Ann", session=session)["members"] == ["Ben", "Ann"]
         assert ben.receive_pending() == [], "presence did not change"
-        message = old.receive_type("error")
-        assert (message["code"], message["room"]) == ("taken_over", "one")
-        assert old.error_for(type="say", room="one", text="x")["code"] == "not_joined"
-        old.say("two", "still in two")
-        ben.say("one", "to the new one")
-        assert texts(new.messages()) == ["to the new one"]
-        assert old.messages() == []
-        new.join("two", "Ann", session=sessions["two"])
-        assert old.receive_close() == (4001, "your session continues in another connection")
-        assert new.say("two", "all mine")["name"] == "Ann"
+        said = phone.say("one", "from the phone")
+        assert texts(desktop.messages()) == ["from the phone"]
+        assert desktop.say("one", "from the desktop")["author"] == said["author"]
+        assert texts(phone.messages()) == ["from the desktop"]
+        phone.send(type="leave", room="one")
+        phone.receive_pending()
+        assert texts(ben.receive_pending()) == ["from the phone", "from the desktop"]
+        ben.say("one", "still there")
+        assert texts(desktop.messages()) == ["still there"]
+
+
+def test_seventeenth_connection_replaces_the_oldest(chat: RunningServer) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(ChatClient(chat.address)) for _ in range(18)]
+        session = clients[0].join("one", "Ann")["session"]
+        clients[0].join("two", "Ann")
+        for each in clients[1:17]:
+            each.join("one", "Ann", session=session)
+        error = clients[0].receive_type("error")
+        assert (error["code"], error["room"]) == ("taken_over", "one")
+        assert clients[0].error_for(type="say", room="one", text="x")["code"] == "not_joined"
+        clients[0].say("two", "still in two")
+        clients[17].join("one", "Ann", session=session)
+        assert clients[1].receive_close()[0] == 4001
+
+
+def test_rename_is_told_to_the_room_and_to_other_connections(chat: RunningServer) -> None:
+    with (
+        ChatClient(chat.address) as phone,
+        ChatClient(chat.address) as desktop,
+        ChatClient(chat.address) as ben,
+    ):
+        ben.join("one", "Ben")
+        joined = phone.join("one", "Ann")
+        desktop.join("one", "Ann", session=joined["session"])
+        ben.receive_pending()
+        phone.join("one", "Anna")
+        for client in (ben, desktop):
+            pending = {each["type"]: each for each in client.receive_pending()}
+            renamed = pending["renamed"]
+            assert (renamed["from"], renamed["name"]) == ("Ann", "Anna")
+            assert renamed["author"] == joined["author"]
+        assert desktop.say("one", "x")["name"] == "Anna"
+
+
+def test_session_of_the_client_is_adopted_if_long_enough(chat: RunningServer) -> None:
+    with ChatClient(chat.address) as ann, ChatClient(chat.address) as ben:
+        session = "x" * 16
+        assert ann.join("one", "Ann", session=session)["session"] == session
+        assert ann.join("two", "Ann")["author"] == session_author(session)
+        assert ben.join("one", "Ben", session="x" * 15)["session"] != "x" * 15
 
 
 def test_history_pages_reach_the_first_message_without_gap(chat: RunningServer) -> None:
@@ -739,12 +786,12 @@ def test_rate_limit_option_sets_rate_and_0_disables_it() -> None:
 def test_restarted_daemon_continues_after_kill(tmp_path: Any) -> None:
     arguments = ("--port", "0", "--db", str(tmp_path / "chat.db"))
     with daemon("chatd", *arguments) as running, ChatClient(running.address) as ann:
-        ann.join("lobby", "Ann")
+        session = ann.join("lobby", "Ann")["session"]
         last = ann.say("lobby", "one", "k1")["id"]
         ann.say("lobby", "two", "k2")
         running.process.kill()
     with daemon("chatd", *arguments) as running, ChatClient(running.address) as ann:
-        joined = ann.join("lobby", "Ann", after=last)
-        assert texts(joined["messages"]) == ["two"]
+        joined = ann.join("lobby", "Ann", after=last, session=session)
+        assert (joined["session"], texts(joined["messages"])) == (session, ["two"])
         assert ann.say("lobby", "two", "k2")["id"] == joined["messages"][0]["id"]
         assert ann.say("lobby", "three")["id"] > joined["messages"][0]["id"]

@@ -146,7 +146,7 @@ def test_absolute_target_is_answered_as_its_host_and_path() -> None:
 @pytest.mark.parametrize("path", ["/healthz", "/metrics"])
 def test_endpoints_refuse_post(path: str) -> None:
     with serve_chat() as chat:
-        request = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        request = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
         assert exchange(chat.address, request.encode()).startswith(b"HTTP/1.1 405 ")
 
 

@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import fields, is_dataclass
 from html.parser import HTMLParser
-from typing import get_args
 
 import pytest
 
 from chatd import protocol, registry
-from chatd.model import MAX_NAME, MAX_TEXT, Message
-from chatd.protocol import ChatError
-from tests.support import ROOT
+from chatd.model import MAX_NAME, MAX_TEXT
+from tests.chat import client_fields, serve_chat, server_messages
+from tests.support import ROOT, exchange
 
 PAGE = (ROOT / "client.html").read_text()
 SCRIPT = PAGE.partition("<script>")[2].partition("</script>")[0]
-
-
-def client_messages() -> dict[str, set[str]]:
-    """Return the fields of each message type that `protocol.parse` accepts."""
-    return {
-        kind.__name__.lower(): (
-            {field.name for field in fields(kind)} if is_dataclass(kind) else set(kind._fields)
-        )
-        for kind in get_args(protocol.ClientMessage)
-    }
-
-
-def server_messages() -> dict[str, set[str]]:
-    """Return the fields of each message type that the server sends."""
-    message = protocol.message("r", Message(1, "2026-01-01T00:00:00.000Z", "n", "t"))
-    encoded = [
-        protocol.joined("r", "n", "s", ["n"], 1, [], gap=False),
-        protocol.acknowledgement(message, "k"),
-        protocol.history("r", [], more=False),
-        protocol.presence("r", ["n"], [], 1),
-        protocol.typing("r", "n"),
-        protocol.pong(1),
-        protocol.error(ChatError("c", "m", key="k", room="r")),
-    ]
-    return {message.pop("type"): set(message) for message in map(json.loads, encoded)}
 
 
 def sent_messages(script: str) -> list[tuple[str, set[str]]]:
@@ -84,7 +56,7 @@ def handlers(script: str) -> dict[str, tuple[str, str]]:
 
 def check_sent(script: str) -> None:
     """Fail unless each message that the page sends is one of chat.v1."""
-    known = client_messages()
+    known = client_fields()
     sent = sent_messages(script)
     for kind, names in sent:
         assert kind in known, f"the page sends {kind!r}, which is no type of chat.v1"
@@ -120,7 +92,7 @@ def test_page_handles_the_messages_of_the_server() -> None:
 
 
 def test_page_reads_only_fields_of_a_stored_message() -> None:
-    stored = server_messages()["message"] - {"room"}
+    stored = server_messages()["message"] - {"room"} | {"edited", "deleted", "reactions"}
     read = set()
     for function in ("addMessage", "toLogEntry"):
         definition = re.search(
@@ -135,7 +107,7 @@ def test_page_reads_only_fields_of_a_stored_message() -> None:
 
 def test_page_knows_only_error_codes_of_the_server() -> None:
     source = "".join(path.read_text() for path in (ROOT / "chatd").rglob("*.py"))
-    codes = set(re.findall(r'ChatError\(\s*"(\w+)"', source))
+    codes = set(re.findall(r'(?:ChatError|Refused|remove)\(\s*(?:target, )?"(\w+)"', source))
     named = set(re.findall(r'\bcode === "(\w+)"', SCRIPT))
     assert named
     assert named <= codes
@@ -170,3 +142,15 @@ def test_page_script_names_only_existing_elements() -> None:
     parser.feed(PAGE)
     assert len(parser.ids) == len(set(parser.ids))
     assert set(re.findall(r'\$\("([\w-]+)"\)', SCRIPT)) <= set(parser.ids)
+
+
+def test_service_worker_is_the_part_of_the_page_for_it() -> None:
+    with serve_chat() as chat:
+        request = b"GET /service-worker.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        response = exchange(chat.address, request)
+    head, _, body = response.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"Content-Type: text/javascript" in head
+    assert body.decode() in PAGE
+    assert body.startswith(b"const PAGE = ")
+    assert body.endswith(b"});\n")

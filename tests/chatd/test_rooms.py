@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from chatd import rooms
 from chatd.model import NAMED_MEMBERS, RESERVED_FOR, is_room_name
-from chatd.rooms import Member, NameTaken
-from tests.chat import bare_peer, bare_room
+from chatd.rooms import MAX_CONNECTIONS, Member, NameTaken
+from tests.chat import bare_peer, bare_room, leave, names, new_author
 
 
 @pytest.mark.parametrize("name", ["a", "lobby", "A-Z_0.9", "...", "x" * 64])
@@ -25,134 +25,170 @@ def test_room_name_with_other_characters_is_invalid(name: str) -> None:
 
 def test_join_with_taken_name_fails_until_member_leaves() -> None:
     room, first, second = bare_room(), bare_peer(), bare_peer()
-    member, former = room.join("Ann", None, first, 0.0)
-    assert (member.name, member.peer, former) == ("Ann", first, None)
+    member, replaced, former_name = room.join("Ann", new_author(), first, 0.0)
+    assert (member.name, list(member.peers), replaced, former_name) == ("Ann", [first], None, None)
     for name in ("Ann", "ANN", "ann"):
-        for session in (None, "", "guessed", "é", member.session[:-1], member.session + "x"):
+        for proven in (False, True):
             with pytest.raises(NameTaken):
-                room.join(name, session, second, 0.0)
-            with pytest.raises(NameTaken):
-                room.join(name, session, second, 0.0, proven=True)
-    room.leave(member)
+                room.join(name, new_author(), second, 0.0, proven=proven)
+    leave(member)
     assert room.is_empty
-    assert room.join("ann", None, second, 0.0)[0].name == "ann"
+    assert room.join("ann", new_author(), second, 0.0).member.name == "ann"
 
 
-def test_sessions_are_unique_and_have_128_bits() -> None:
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Ian", "lan"),
+        ("modern", "modem"),
+        ("Paul", "P\u0430ul"),
+        ("Ann1", "Annl"),
+        ("O Neil", "0Neil"),
+        ("VVilma", "Wilma"),
+    ],
+)
+def test_name_that_looks_like_a_taken_one_is_refused(one: str, other: str) -> None:
     room = bare_room()
-    members = [room.join(f"n{number}", None, bare_peer(), 0.0)[0] for number in range(99)]
-    sessions = [member.session for member in members]
-    assert len(set(sessions)) == 99
-    assert min(map(len, sessions)) >= 22, "22 base64 characters hold 128 bits"
+    room.join(one, new_author(), bare_peer(), 0.0)
+    with pytest.raises(NameTaken, match=one):
+        room.join(other, new_author(), bare_peer(), 0.0)
 
 
-def test_join_with_session_takes_name_from_former_peer() -> None:
-    room, dead, alive = bare_room(), bare_peer(), bare_peer()
-    member, _ = room.join("Ann", None, dead, 0.0)
+@pytest.mark.parametrize(("one", "other"), [("Zoe", "Zoë"), ("Ann", "Anna"), ("Иван", "Ивана")])
+def test_names_that_people_tell_apart_are_both_valid(one: str, other: str) -> None:
+    room = bare_room()
+    room.join(one, new_author(), bare_peer(), 0.0)
+    assert room.join(other, new_author(), bare_peer(), 0.0).member.name == other
+
+
+def test_connections_of_one_author_share_one_member() -> None:
+    room, author = bare_room(), new_author()
+    peers = [bare_peer() for _ in range(MAX_CONNECTIONS)]
+    for peer in peers:
+        member, replaced, _ = room.join("Ann", author, peer, 0.0)
+        assert replaced is None
+    assert (room.count, names(room), list(member.peers)) == (1, ["Ann"], peers)
     room.take_changes()
-    again, former = room.join("Ann", member.session, alive, 0.0)
-    assert again is member
-    assert (former, member.peer, room.count) == (dead, alive, 1)
-    assert room.take_changes() is None, "presence did not change"
+    assert room.join("Ann", author, peers[3], 0.0).replaced is None, "it is there already"
+    assert room.join("Ann", author, bare_peer(), 0.0).replaced is peers[0]
+    for peer in tuple(member.peers)[1:]:
+        room.leave(member, peer)
+    assert (room.count, room.take_changes()) == (1, None)
+    leave(member)
+    assert (room.count, room.take_changes()) == (0, ([], ["Ann"]))
+
+
+def test_other_name_of_an_author_renames_its_member() -> None:
+    room, author = bare_room(), new_author()
+    member = room.join("Ann", author, bare_peer(), 0.0).member
+    room.take_changes()
+    again = room.join("Bea", author, bare_peer(), 0.0)
+    assert (again.member, again.former_name, room.count) == (member, "Ann", 1)
+    assert room.take_changes() == ([("Bea", author)], ["Ann"])
+    assert room.join("Ann", new_author(), bare_peer(), 0.0).former_name is None
+
+
+def test_later_holder_of_a_name_is_reported_with_its_author() -> None:
+    room, first, second = bare_room(), new_author(), new_author()
+    member = room.join("Ann", first, bare_peer(), 0.0).member
+    room.take_changes()
+    leave(member)
+    room.join("Ann", second, bare_peer(), 0.0)
+    assert room.take_changes() == ([("Ann", second)], ["Ann"])
 
 
 @pytest.mark.parametrize(
     ("now", "is_reserved"), [(100.0, True), (129.9, True), (130.0, False), (500.0, False)]
 )
-def test_name_is_reserved_for_its_session_for_30_seconds(now: float, is_reserved: bool) -> None:
+def test_name_is_reserved_for_its_author_for_30_seconds(now: float, is_reserved: bool) -> None:
     assert RESERVED_FOR == 30.0
-    room, peer = bare_room(), bare_peer()
-    member, _ = room.join("Ann", None, bare_peer(), 0.0)
-    room.leave(member, reserve_at=100.0)
-    assert (room.count, room.names_to_send(), room.is_empty) == (0, [], False)
+    room, peer, author = bare_room(), bare_peer(), new_author()
+    member = room.join("Ann", author, bare_peer(), 0.0).member
+    leave(member, reserve_at=100.0)
+    assert (room.count, names(room), room.is_empty) == (0, [], False)
     if is_reserved:
         with pytest.raises(NameTaken):
-            room.join("ann", None, peer, now)
-        back, former = room.join("Ann", member.session, peer, now)
-        assert (back, former) == (member, None)
+            room.join("ann", new_author(), peer, now)
+        assert room.join("Ann", author, peer, now).member is member
     else:
-        other, former = room.join("ann", None, peer, now)
-        assert other.session != member.session
-        assert former is None
+        assert room.join("ann", new_author(), peer, now).member is not member
     assert room.count == 1
 
 
 def test_proven_name_is_free_although_reserved() -> None:
-    room = bare_room()
-    member, _ = room.join("Ann", None, bare_peer(), 0.0)
-    room.leave(member, reserve_at=0.0)
-    other, _ = room.join("Ann", None, bare_peer(), 1.0, proven=True)
-    assert other.session != member.session
+    room, author = bare_room(), new_author()
+    member = room.join("Ann", author, bare_peer(), 0.0).member
+    leave(member, reserve_at=0.0)
+    assert room.join("Ann", new_author(), bare_peer(), 1.0, proven=True).member is not member
     with pytest.raises(NameTaken):
-        room.join("Ann", member.session, bare_peer(), 1.0)
+        room.join("Ann", author, bare_peer(), 1.0)
 
 
 def test_expire_reservations_returns_number_of_remaining_ones() -> None:
     room = bare_room()
     for number, name in enumerate(("Ann", "Ben", "Cem")):
-        member, _ = room.join(name, None, bare_peer(), 0.0)
+        member = room.join(name, new_author(), bare_peer(), 0.0).member
         if name != "Cem":
-            room.leave(member, reserve_at=10.0 * number)
+            leave(member, reserve_at=10.0 * number)
     assert room.expire_reservations(29.9) == 2
     assert room.expire_reservations(30.0) == 1
     assert room.expire_reservations(40.0) == 0
-    assert room.names_to_send() == ["Cem"]
+    assert names(room) == ["Cem"]
     assert not room.is_empty
 
 
 def test_guest_name_skips_taken_and_reserved_names() -> None:
     room = bare_room()
-    room.join("Guest-2", None, bare_peer(), 0.0)
-    reserved, _ = room.join("guest-4", None, bare_peer(), 0.0)
-    room.leave(reserved, reserve_at=0.0)
+    room.join("Guest-2", new_author(), bare_peer(), 0.0)
+    reserved = room.join("guest-4", new_author(), bare_peer(), 0.0).member
+    leave(reserved, reserve_at=0.0)
     names = [room.join_as_guest(bare_peer(), 1.0).name for _ in range(4)]
     assert names == ["guest-1", "guest-3", "guest-5", "guest-6"]
     assert room.count == 5
 
 
 def test_take_changes_reports_only_remaining_changes_once() -> None:
-    room = bare_room()
+    room, author = bare_room(), new_author()
     assert room.take_changes() is None
-    ann, _ = room.join("Ann", None, bare_peer(), 0.0)
-    ben, _ = room.join("Ben", None, bare_peer(), 0.0)
-    room.leave(ben)
-    assert room.take_changes() == (["Ann"], [])
+    ann = room.join("Ann", author, bare_peer(), 0.0).member
+    leave(room.join("Ben", new_author(), bare_peer(), 0.0).member)
+    assert room.take_changes() == ([("Ann", author)], [])
     assert room.take_changes() is None
-    room.leave(ann)
-    room.join("Ann", None, bare_peer(), 0.0)
+    leave(ann)
+    room.join("Ann", author, bare_peer(), 0.0)
     assert room.take_changes() is None
 
 
 def test_take_changes_after_names_reports_cancelling_change() -> None:
-    room = bare_room()
-    ann, _ = room.join("Ann", None, bare_peer(), 0.0)
+    room, author = bare_room(), new_author()
+    ann = room.join("Ann", author, bare_peer(), 0.0).member
     room.take_changes()
-    room.leave(ann)
-    assert room.names_to_send() == []
-    room.join("Ann", None, bare_peer(), 0.0)
-    assert room.take_changes() == (["Ann"], [])
-    ben, _ = room.join("Ben", None, bare_peer(), 0.0)
-    assert room.names_to_send() == ["Ann", "Ben"]
-    room.leave(ben)
+    leave(ann)
+    assert names(room) == []
+    room.join("Ann", author, bare_peer(), 0.0)
+    assert room.take_changes() == ([("Ann", author)], [])
+    ben = room.join("Ben", new_author(), bare_peer(), 0.0).member
+    assert names(room) == ["Ann", "Ben"]
+    leave(ben)
     assert room.take_changes() == ([], ["Ben"])
 
 
 def test_other_spelling_of_a_name_is_reported_as_change() -> None:
-    room, peer = bare_room(), bare_peer()
-    member, _ = room.join("ann", None, peer, 0.0)
+    room, peer, author = bare_room(), bare_peer(), new_author()
+    room.join("ann", author, peer, 0.0)
     room.take_changes()
-    room.join("Ann", member.session, peer, 0.0)
-    assert room.names_to_send() == ["Ann"]
-    assert room.take_changes() == (["Ann"], ["ann"])
+    room.join("Ann", author, peer, 0.0)
+    assert names(room) == ["Ann"]
+    assert room.take_changes() == ([("Ann", author)], ["ann"])
 
 
 def test_large_room_lists_no_names_but_counts() -> None:
     room = bare_room()
     numbers = range(NAMED_MEMBERS + 1)
-    members = [room.join(f"n{number}", None, bare_peer(), 0.0)[0] for number in numbers]
+    members = [room.join(f"n{number}", new_author(), bare_peer(), 0.0)[0] for number in numbers]
     assert (room.names_to_send(), room.count) == ([], 201)
-    room.leave(members[0])
-    assert len(room.names_to_send()) == room.count == 200
+    leave(members[0])
+    assert len(names(room)) == room.count == 200
 
 
 def test_transient_members_of_large_room_leave_no_changes(
@@ -161,13 +197,13 @@ def test_transient_members_of_large_room_leave_no_changes(
     monkeypatch.setattr(rooms, "NAMED_MEMBERS", 1)
     room = bare_room()
     for name in ("Ann", "Ben"):
-        room.join(name, None, bare_peer(), 0.0)
+        room.join(name, new_author(), bare_peer(), 0.0)
     assert room.take_changes() == (None, None)
     for number in range(100):
-        member, _ = room.join(f"n{number}", None, bare_peer(), 0.0)
+        member = room.join(f"n{number}", new_author(), bare_peer(), 0.0).member
         room.names_to_send()
         room.take_changes()
-        room.leave(member)
+        leave(member)
         room.take_changes()
     assert len(room._left) + len(room._seen_changes) == 0
 
@@ -191,7 +227,7 @@ class RoomMachine(RuleBasedStateMachine):
         self.now = 1000.0
         self.present: list[Member] = []
         self.reserved: list[tuple[Member, float]] = []
-        self.observers: list[set[str]] = [set()]
+        self.observers: list[set[tuple[str, str]]] = [set()]
         self.counts = [0]  # the count that each observer knows
 
     def owner(self, name: str) -> Member | None:
@@ -213,11 +249,9 @@ class RoomMachine(RuleBasedStateMachine):
         owner = self.owner(name)
         if owner is not None and (owner in self.present or not proven):
             with pytest.raises(NameTaken):
-                self.room.join(name, None, peer, self.now, proven=proven)
+                self.room.join(name, new_author(), peer, self.now, proven=proven)
         else:
-            member, former = self.room.join(name, None, peer, self.now, proven=proven)
-            assert former is None
-            self.add(member)
+            self.add(self.room.join(name, new_author(), peer, self.now, proven=proven).member)
 
     @rule()
     def join_as_guest(self) -> None:
@@ -234,27 +268,29 @@ class RoomMachine(RuleBasedStateMachine):
     @rule(data=st.data(), reserve=st.booleans())
     def leave(self, data: st.DataObject, reserve: bool) -> None:
         member = data.draw(st.sampled_from(self.present))
-        self.room.leave(member, reserve_at=self.now if reserve else None)
+        for peer in tuple(member.peers):
+            assert member in self.present
+            self.room.leave(member, peer, reserve_at=self.now if reserve else None)
         self.present.remove(member)
         if reserve:
             self.reserved.append((member, self.now + RESERVED_FOR))
 
     @precondition(lambda self: self.present or self.reserved)
     @rule(data=st.data(), upper_case=st.booleans())
-    def join_with_session(self, data: st.DataObject, upper_case: bool) -> None:
+    def join_again(self, data: st.DataObject, upper_case: bool) -> None:
         known = [*self.present, *(member for member, _ in self.reserved)]
         member = data.draw(st.sampled_from(known))
         name = member.name.upper() if upper_case else member.name
-        peer, former_peer = bare_peer(), member.peer
+        is_present, peer = member in self.present, bare_peer()
         owner = self.owner(name)
         if owner is not None and owner is not member:
             with pytest.raises(NameTaken):
-                self.room.join(name, member.session, peer, self.now)
+                self.room.join(name, member.author, peer, self.now)
             return
-        found, former = self.room.join(name, member.session, peer, self.now)
-        assert former == former_peer
-        assert (found is member) == (owner is member), "a session outlived its reservation"
-        if found not in self.present:
+        found = self.room.join(name, member.author, peer, self.now).member
+        assert found is member or owner is not member
+        assert peer in found.peers
+        if not is_present:
             self.add(found)
 
     @rule(seconds=st.sampled_from([0.5, 29.5, 30.0, 60.0]))
@@ -285,11 +321,10 @@ class RoomMachine(RuleBasedStateMachine):
             return
         assert joined is not None
         assert left is not None
-        assert not set(joined) & set(left)
         for names in self.observers:
-            names -= set(left)
+            names -= {each for each in names if each[0] in left}
             names |= set(joined)
-            expected = {member.name for member in self.present}
+            expected = {(member.name, member.author) for member in self.present}
             assert names == expected, f"joined {joined}, left {left}"
 
     @invariant()
@@ -297,7 +332,7 @@ class RoomMachine(RuleBasedStateMachine):
         # Do not call names_to_send() here: it changes which changes the room reports.
         assert self.room.count == len(self.present)
         assert self.room.is_empty == (not self.present and not self.reserved)
-        assert len({member.session for member in self.present}) == len(self.present)
+        assert len({member.author for member in self.present}) == len(self.present)
 
 
 RoomMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)

@@ -1,0 +1,305 @@
+"""Moderation: kick, ban, mute, the operator's commands, the audit log, and names from a proxy."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatd.__main__ import main
+from chatd.access.invitations import Invitations
+from chatd.access.moderation import Moderation
+from chatd.access.trusted_networks import parse_network
+from chatd.model import Sanction, direct_authors, name_author, session_author
+from tests.chat import ChatClient, open_client, open_store, serve_chat
+from tests.support import PATIENCE, RunningServer, poll
+from wsproto_min import ConnectionClosed, HandshakeError
+
+SESSION = "the session of Ben"
+BEN = session_author(SESSION)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "chat.db")
+
+
+@pytest.fixture
+def invitations(tmp_path: Path) -> Invitations:
+    return Invitations(tmp_path)
+
+
+@pytest.fixture
+def chat(path: str, invitations: Invitations) -> Iterator[RunningServer]:
+    with serve_chat(open_store(path), invitations=invitations, invite_only=False) as running:
+        yield running
+
+
+@pytest.fixture
+def mia(chat: RunningServer, invitations: Invitations) -> Iterator[ChatClient]:
+    with ChatClient(chat.address) as client:
+        token = invitations.issue("Mia", [], 7, time.time(), "moderator")
+        assert client.join("x", "Mia", token=token)["moderator"]
+        yield client
+
+
+def join_as_ben(client: ChatClient) -> None:
+    joined = client.join("x", "Ben", session=SESSION)
+    assert (joined["author"], joined["moderator"]) == (BEN, False)
+
+
+def test_kicked_member_leaves_and_may_come_back(chat: RunningServer, mia: ChatClient) -> None:
+    with ChatClient(chat.address) as ben, ChatClient(chat.address) as phone:
+        join_as_ben(ben)
+        join_as_ben(phone)
+        mia.receive_pending()
+        mia.send(type="kick", room="x", author=BEN)
+        notice = mia.receive_type("moderated")
+        assert (notice["action"], notice["name"], notice["by"]) == ("kick", "Ben", "Mia")
+        for client in (ben, phone):
+            kinds = [each["type"] for each in client.receive_pending()]
+            assert "error" in kinds
+            assert client.error_for(type="say", room="x", text="x")["code"] == "not_joined"
+        join_as_ben(ben)
+
+
+def test_banned_person_stays_out_until_the_ban_ends(chat: RunningServer, mia: ChatClient) -> None:
+    with ChatClient(chat.address) as ben:
+        join_as_ben(ben)
+        mia.send(type="ban", room="x", author=BEN, seconds=3600)
+        codes = [each["code"] for each in ben.receive_pending() if each["type"] == "error"]
+        assert codes == ["banned"]
+        for name in ("Ben", "Benjamin"):
+            error = ben.error_for(type="join", room="x", name=name, session=SESSION)
+            assert (error["code"], error["room"]) == ("banned", "x")
+        assert ben.join("y", "Ben", session=SESSION), "the ban is for one room"
+        mia.receive_pending()
+        mia.send(type="unban", room="x", author=BEN)
+        mia.receive_type("moderated")
+        join_as_ben(ben)
+
+
+def test_muted_person_reads_but_changes_nothing(chat: RunningServer, mia: ChatClient) -> None:
+    with ChatClient(chat.address) as ben:
+        join_as_ben(ben)
+        number = ben.say("x", "before")["id"]
+        mia.send(type="mute", room="x", author=BEN, seconds=600)
+        ben.receive_pending()
+        for request in (
+            {"type": "say", "text": "x"},
+            {"type": "edit", "ref": number, "text": "x"},
+            {"type": "react", "ref": number, "emoji": "👍"},
+            {"type": "topic", "text": "x"},
+        ):
+            error = ben.error_for(**request, room="x", key="k")
+            assert (error["code"], error["key"]) == ("muted", "k")
+        mia.receive_pending()
+        mia.say("x", "do you read this")
+        assert ben.receive_type("message")["text"] == "do you read this"
+        mia.send(type="unmute", room="x", author=BEN)
+        assert [each["action"] for each in ben.receive_pending()] == ["unmute"]
+        ben.say("x", "after")
+
+
+def test_members_and_moderators_cannot_be_moderated_by_others(
+    chat: RunningServer, mia: ChatClient, invitations: Invitations
+) -> None:
+    with ChatClient(chat.address) as ben, ChatClient(chat.address) as max_:
+        join_as_ben(ben)
+        mias = name_author("Mia")
+        for kind in ("kick", "ban", "mute", "unban", "unmute"):
+            error = ben.error_for(type=kind, room="x", author=mias)
+            assert (error["code"], error["message"]) == ("forbidden", "only moderators can do this")
+        token = invitations.issue("Max", [], 7, time.time(), "moderator")
+        max_.join("x", "Max", token=token)
+        assert max_.error_for(type="ban", room="x", author=mias)["code"] == "forbidden"
+        nobody = session_author("nobody")
+        assert max_.error_for(type="kick", room="x", author=nobody)["code"] == "not_found"
+        assert max_.error_for(type="kick", room="x", author="Ben")["code"] == "bad_message"
+
+
+def test_plain_and_post_senders_obey_sanctions(
+    chat: RunningServer, mia: ChatClient, invitations: Invitations
+) -> None:
+    token = invitations.issue("Ben", [], 7, time.time())
+    headers = [("Authorization", f"Bearer {token}")]
+    author = name_author("Ben")
+    with open_client(chat.address, "/r/x", headers=headers) as plain:
+        plain.send("hello")
+        assert mia.receive_type("message")["author"] == author
+        mia.send(type="mute", room="x", author=author)
+        mia.receive_type("moderated")
+        plain.send("again")
+        with pytest.raises(ConnectionClosed) as caught:
+            plain.recv(PATIENCE)
+        assert caught.value.code == 1008
+    mia.send(type="ban", room="x", author=author)
+    mia.receive_type("moderated")
+    with pytest.raises(HandshakeError) as refused:
+        open_client(chat.address, "/r/x", headers=headers)
+    assert refused.value.status == 403
+
+
+def test_operator_commands_act_on_a_running_server(
+    chat: RunningServer, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ChatClient(chat.address) as ben:
+        join_as_ben(ben)
+        ben.say("x", "my secret")
+        assert main(["ban", "BEN", "2h", "--db", path]) == 0
+        assert "banned from all rooms until" in capsys.readouterr().out
+        errors: list[Any] = []
+
+        def is_removed() -> bool:
+            errors.extend(each for each in ben.receive_pending() if each["type"] == "error")
+            return bool(errors)
+
+        poll(is_removed, "the server has removed Ben")
+        assert errors[0]["code"] == "banned"
+        error = ben.error_for(type="join", room="other", name="B", session=SESSION)
+        assert error["code"] == "banned"
+        assert main(["bans", "--db", path]) == 0
+        assert capsys.readouterr().out.startswith("ban BEN in all rooms until ")
+        assert main(["unban", "Ben", "--db", path]) == 0
+        assert main(["unban", "Ben", "--db", path]) == 2
+        assert "not banned" in capsys.readouterr().err
+
+        def is_admitted() -> bool:
+            ben.send(type="join", room="x", name="Ben", session=SESSION)
+            kinds = {each["type"] for each in ben.receive_pending()}
+            time.sleep(0.05)
+            return "joined" in kinds
+
+        poll(is_admitted, "the server admits Ben again")
+        assert main(["erase", "Ben", "--db", path]) == 0
+        assert "1 messages of Ben are erased" in capsys.readouterr().out
+        assert [each["text"] for each in ben.join("x", "Ben")["messages"]] == [""]
+    assert main(["export", "--audit", "--db", path]) == 0
+    audit = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {each["actor"] for each in audit} == {"operator"}
+    assert [each["action"] for each in audit][-1] == "erase"
+    assert {each["action"] for each in audit} == {"ban", "unban", "erase"}
+    assert main(["check", "--db", path]) == 0
+
+
+@pytest.mark.parametrize("command", [["ban", "Ben"], ["unban", "Ben"], ["bans"], ["erase", "Ben"]])
+def test_commands_without_a_store_fail_with_one_line(
+    command: list[str], path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--db", path]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not Path(path).exists()
+
+
+def test_sanction_ends_at_its_time() -> None:
+    moderation = Moderation()
+    moderation.load([Sanction("a", "", "ban", "Ann", 100.0), Sanction("b", "x", "mute", "B", None)])
+    assert moderation.is_under("ban", "a", "any", 99.9)
+    assert not moderation.is_under("ban", "a", "any", 100.0)
+    assert not moderation.is_under("mute", "a", "any", 0.0)
+    assert moderation.is_under("mute", "b", "x", 1e12)
+    assert not moderation.is_under("mute", "b", "y", 0.0)
+
+
+# Direct rooms, the directory, and names from a proxy.
+
+
+def test_direct_room_admits_its_two_members_only(chat: RunningServer) -> None:
+    with (
+        ChatClient(chat.address) as ann,
+        ChatClient(chat.address) as ben,
+        ChatClient(chat.address) as eve,
+    ):
+        authors = [each.join("x", name)["author"] for each, name in ((ann, "Ann"), (ben, "Ben"))]
+        eve.join("x", "Eve")
+        room = "@" + "".join(sorted(authors))
+        assert direct_authors(room) == tuple(sorted(authors))
+        ann.join(room, "Ann")
+        for client in (ann, ben, eve):
+            client.receive_pending()
+        ann.say(room, "between us")
+        assert [each["type"] for each in ben.receive_pending()] == ["direct"]
+        assert eve.receive_pending() == []
+        for kind in ("join", "history", "say", "search"):
+            fields = {"name": "Eve", "text": "between"}
+            error = eve.error_for(type=kind, room=room, **fields)
+            assert error["code"] == ("forbidden" if kind == "join" else "not_joined")
+        eve.send(type="search", room=None, text="between")
+        assert eve.receive_type("results")["messages"] == []
+        eve.send(type="rooms")
+        assert room not in str(eve.receive_type("rooms"))
+        with pytest.raises(HandshakeError):
+            open_client(chat.address, f"/r/{room}")
+        assert [each["text"] for each in ben.join(room, "Ben")["messages"]] == ["between us"]
+        ben.send(type="rooms")
+        (entry,) = [each for each in ben.receive_type("rooms")["rooms"] if each.get("direct")]
+        assert (entry["room"], entry["name"], entry["author"]) == (room, "Ann", authors[0])
+        wrong = "@" + "".join(sorted(authors, reverse=True))
+        assert ann.error_for(type="join", room=wrong, name="Ann")["code"] == "bad_message"
+
+
+def test_directory_lists_used_and_stored_rooms(path: str) -> None:
+    with (
+        serve_chat(open_store(path)) as chat,
+        ChatClient(chat.address) as ann,
+        ChatClient(chat.address) as ben,
+    ):
+        ann.join("used", "Ann")
+        ann.join("both", "Ann")
+        ben.join("both", "Ben")
+        ann.join("left", "Ann")
+        ann.say("left", "hello")
+        ann.send(type="topic", room="left", text="what was here")
+        ann.send(type="leave", room="left")
+        ann.receive_pending()
+        ann.send(type="rooms")
+        listed = ann.receive_type("rooms")["rooms"]
+        assert [(each["room"], each["count"], each["topic"]) for each in listed] == [
+            ("both", 2, ""),
+            ("used", 1, ""),
+            ("left", 0, "what was here"),
+        ]
+        assert listed[2]["last"] is not None
+
+
+def test_hidden_directory_lists_nothing_and_invitations_limit_it(
+    invitations: Invitations,
+) -> None:
+    with serve_chat(directory=False) as chat, ChatClient(chat.address) as ann:
+        ann.join("used", "Ann")
+        ann.send(type="rooms")
+        assert ann.receive_type("rooms")["rooms"] == []
+    with serve_chat(invitations=invitations) as chat, ChatClient(chat.address) as ann:
+        for room in ("one", "two"):
+            ann.join(room, "Ann", token=invitations.issue("Ann", [], 7, time.time()))
+        with ChatClient(chat.address) as ben:
+            ben.join("one", "Ben", token=invitations.issue("Ben", ["one"], 7, time.time()))
+            ben.send(type="rooms")
+            assert [each["room"] for each in ben.receive_type("rooms")["rooms"]] == ["one"]
+
+
+def test_name_header_counts_from_trusted_proxies_only(invitations: Invitations) -> None:
+    for proxies, name in (("127.0.0.1", "Zoë"), ("10.0.0.1", None)):
+        with serve_chat(
+            invitations=invitations,
+            name_header="X-Remote-User",
+            trusted_proxies=[parse_network(proxies)],
+        ) as chat:
+            header = [("X-Remote-User", "Zoë".encode().decode("latin-1"))]
+            with open_client(chat.address, subprotocols=("chat.v1",), headers=header) as client:
+                client.send(json.dumps({"type": "join", "room": "x", "name": "Eve"}))
+                message = json.loads(client.recv(PATIENCE))
+                if name is None:
+                    assert message["code"] == "unauthorized"
+                else:
+                    assert (message["name"], message["author"]) == (name, name_author(name))
+    with serve_chat(
+        name_header="X-Remote-User", trusted_proxies=[parse_network("127.0.0.1")]
+    ) as chat:
+        with pytest.raises(HandshakeError) as caught:
+            open_client(chat.address, headers=[("X-Remote-User", "a" * 33)])
+        assert caught.value.status == 403
