@@ -189,11 +189,13 @@ class Tab:
         """Insert text at the focus, as a keyboard or an input method does."""
         self.call("Input.insertText", text=text)
 
-    def press(self, key: str, *, shift: bool = False) -> None:
-        """Press and release a key: "Enter", "Escape" or "Tab"."""
-        code = {"Enter": 13, "Escape": 27, "Tab": 9}[key]
+    def press(
+        self, key: str, *, shift: bool = False, control: bool = False, alt: bool = False
+    ) -> None:
+        """Press and release a key, for example "Enter" or "ArrowUp"."""
+        code = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowUp": 38, "k": 75}[key]
         parameters: Json = {"key": key, "code": key, "windowsVirtualKeyCode": code}
-        parameters["modifiers"] = 8 if shift else 0
+        parameters["modifiers"] = alt * 1 + control * 2 + shift * 8
         text = "\r" if key == "Enter" else ""
         self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **parameters)
         self.call("Input.dispatchKeyEvent", type="keyUp", **parameters)
