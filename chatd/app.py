@@ -32,19 +32,14 @@ from chatd.access.connection_limits import (
 from chatd.access.invitations import Invitation, Invitations, Unauthorized
 from chatd.access.moderation import Moderation
 from chatd.access.origin import OriginPolicy
-from chatd.access.trusted_networks import TrustedNetwork, is_trusted, parse_host
+from chatd.access.proxy_names import ProxyNames
+from chatd.access.trusted_networks import TrustedNetwork
 from chatd.delivery import Delivery
 from chatd.directory import Directory
 from chatd.handlers import Services
 from chatd.history import HistoryReader
 from chatd.intake import Intake
-from chatd.model import (
-    DEFAULT_MAX_ROOMS,
-    InvalidName,
-    direct_authors,
-    name_author,
-    normalize_name,
-)
+from chatd.model import DEFAULT_MAX_ROOMS, direct_authors, name_author
 from chatd.moderator import Moderator
 from chatd.modes import ChatMode, Handshaking, Mode, OpenMode, PlainMode, PostMode
 from chatd.ops.access_log import AccessLog
@@ -164,8 +159,7 @@ class Chat:
         self._store = store
         self._origins = origins or OriginPolicy()
         self._authorizer = Authorizer(invitations, required=invite_only)
-        self._name_header = name_header
-        self._trusted_proxies = trusted_proxies
+        self._proxy_names = ProxyNames(name_header, trusted_proxies)
         moderation = Moderation()
         self._compression = DeflateParameters.NO_CONTEXT_TAKEOVER if compression else None
         limiter = ConnectionLimiter(max_peers, max_per_address, trusted_proxies)
@@ -272,12 +266,12 @@ class Chat:
             request, subprotocols=(protocol.SUBPROTOCOL,), compression=self._compression
         )
         if acceptance.options.subprotocol == protocol.SUBPROTOCOL:
-            peer.user_data = ChatMode(mode.record, self._proxy_name(request, accepted_from))
+            peer.user_data = ChatMode(mode.record, self._proxy_names.name(request, accepted_from))
         else:
             if direct_authors(room) is not None:
                 reason = "a direct room is for its two members in chat mode"
                 raise HandshakeError(HTTPStatus.FORBIDDEN, reason)
-            name = self._proxy_name(request, accepted_from)
+            name = self._proxy_names.name(request, accepted_from)
             token = None
             if name is None:
                 invitation, token = self._authorize_request(request, room)
@@ -290,24 +284,6 @@ class Chat:
                 raise ServiceUnavailable("max_rooms", error.message) from None
             peer.user_data = PlainMode(mode.record, opened, name, token)
         return acceptance
-
-    def _proxy_name(self, request: Request, address: str) -> str | None:
-        """Return the name that a trusted proxy has given, None without one.
-
-        Raises:
-            HandshakeError: 403 if the name breaks a rule.
-        """
-        if self._name_header is None or not _is_from(address, self._trusted_proxies):
-            return None
-        value = request.headers.get(self._name_header)
-        if value is None:
-            return None
-        try:
-            # HTTP has Latin-1 in headers; proxies send UTF-8.
-            return normalize_name(value.encode("latin-1").decode())
-        except (UnicodeError, InvalidName) as error:
-            reason = f"header {self._name_header}: invalid name: {error}"
-            raise HandshakeError(HTTPStatus.FORBIDDEN, reason) from None
 
     def _check_forwarded_rate(self, address: str) -> None:
         if self._budgets.charge_handshake(address) == math.inf:
@@ -362,8 +338,3 @@ class Chat:
         self._rooms.end_iteration()
         self._intake.end_iteration()
         self._accepted = 0
-
-
-def _is_from(address: str, networks: Sequence[TrustedNetwork]) -> bool:
-    host = parse_host(address)
-    return host is not None and is_trusted(host, networks)

@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
-from chatd.model import Kind, Sanction
+from chatd.model import Sanction
 from chatd.storage import pages
 from chatd.storage.file_watch import FileWatch
 from chatd.storage.ids import IdAllocator, first_id
+from chatd.storage.indexer import Indexer
 from chatd.storage.message_writer import MessageWriter
 from chatd.storage.moderation import read_sanctions, write_act
 from chatd.storage.reader import Callback, Reader, try_read
@@ -48,14 +49,10 @@ from chatd.storage.write_ahead_log import WriteAheadLog
 
 logger = logging.getLogger("chatd")
 
-_ERASING = (Kind.EDIT, Kind.DELETE)  # kinds that remove a text
-
 # Seconds for which an append waits until another program releases its lock, and seconds
 # between two attempts. The event loop runs in between.
 LOCK_TIMEOUT = 5.0
 LOCK_RETRY = 0.02
-# Seconds between two steps of indexing.
-INDEX_PAUSE = 0.05
 
 
 class SQLiteStore:
@@ -109,10 +106,9 @@ class SQLiteStore:
         self._retention = Retention(
             self._database, keep_messages=keep_messages, keep_days=keep_days
         )
-        self._search = SearchIndex(None if path == MEMORY else f"{path}-search")
+        index = SearchIndex(None if path == MEMORY else f"{path}-search")
+        self._indexer = Indexer(index, self._read)
         self._sanctions_version: int | None = None
-        self._is_indexing = False
-        self._stale_rooms: set[str] = set()  # rooms with texts in the index that are removed
         self._call_later: CallLater | None = None
         self._waiting: Sequence[NewMessage] = ()  # the batch that waits for another attempt
         self._is_closed = False
@@ -123,6 +119,7 @@ class SQLiteStore:
         self._call_later = call_later
         if self._reader is not None:
             self._reader.start(call_soon)
+            self._indexer.start(call_later)
 
     # Append.
 
@@ -180,10 +177,7 @@ class SQLiteStore:
                 raise
             stored = self._writer.append(messages)
         self._retention.add_rooms_of(messages)
-        if self._search.is_in_use:
-            self._stale_rooms.update(each.room for each in messages if each.kind in _ERASING)
-            if self._stale_rooms:
-                self._continue_indexing()
+        self._indexer.after_append(messages)
         if self._log is not None:
             self._log.after_write()
         return stored
@@ -224,23 +218,7 @@ class SQLiteStore:
         self, rooms: Sequence[str], text: str, before: int | None, callback: SearchCallback, /
     ) -> None:
         """Find messages in the index, or by a bounded scan."""
-        self._read(partial(self._search.search, rooms, text, before), callback)
-        self._continue_indexing()
-
-    def _continue_indexing(self) -> None:
-        """Index messages in steps, until the index has all of them."""
-        if self._is_indexing or self._reader is None or self._call_later is None:
-            return
-        self._is_indexing = True
-        rooms, self._stale_rooms = list(self._stale_rooms), set()
-
-        def finish(result: object) -> None:
-            self._is_indexing = False
-            if result is not True and self._search.is_enabled and self._call_later is not None:
-                self._stale_rooms.update(rooms)
-                self._call_later(INDEX_PAUSE, self._continue_indexing)
-
-        self._read(partial(self._search.grow, rooms or None), finish)
+        self._indexer.search(rooms, text, before, callback)
 
     def _read(self, read: pages.Read, callback: Callback) -> None:
         if self._reader is None:
@@ -287,9 +265,8 @@ class SQLiteStore:
             raise self._error("apply retention", error) from error
         if self._log is not None:
             self._log.after_write()
-        if self._search.is_in_use and self._retention.has_deleted:
-            self._search.visit_all_rooms()
-            self._continue_indexing()
+        if self._retention.has_deleted:
+            self._indexer.after_retention()
         return more
 
     def check(self) -> None:
@@ -338,7 +315,7 @@ class SQLiteStore:
         if self._watch is not None and self._watch.is_detached():
             self._save_detached()
         self._resources.close()
-        self._search.close()
+        self._indexer.index.close()
 
     def _save_detached(self) -> None:
         """Copy the database, which has no name since its removal, to a file beside it."""

@@ -77,7 +77,7 @@ def test_message_is_found_by_its_words_in_any_case(
     store: SQLiteStore, kind: str, text: str, query: str, is_found: bool
 ) -> None:
     if kind == "scan":
-        store._search = SearchIndex(None)
+        store._indexer.index = SearchIndex(None)
     say(store, "another", text)
     assert texts(find(store, query)) == [text] * is_found
 
@@ -149,7 +149,7 @@ def test_removed_or_damaged_index_is_made_again(store: SQLiteStore, path: str) -
     os.unlink(f"{path}-search")
     assert texts(find(store, "needle")) == ["needle"]
     assert Path(f"{path}-search").exists()
-    store._search.close()
+    store._indexer.index.close()
     Path(f"{path}-search").write_bytes(b"no database" * 1000)
     assert texts(find(store, "needle")) == ["needle"], "the scan answers"
     assert texts(find(store, "needle")) == ["needle"]
