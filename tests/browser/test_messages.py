@@ -298,8 +298,8 @@ def test_moderator_removes_a_member_and_deletes_messages(users: Users, tmp_path:
         use_tool(mia, LAST_ROW, "Delete")
         mia.tab.click("#accept")
         ben.wait_for("This message was deleted.")
-        mia.say("/silence Ben 10m")
-        ben.wait_for_text("#notice", "Mia silenced Ben for 10 m")
+        mia.say("/mute Ben 10m")
+        ben.wait_for_text("#notice", "Mia muted Ben for 10 m")
         ben.say("more")
         ben.wait_for_text(".send-error", "muted you")
         mia.say("/ban Ben 1h")
@@ -419,3 +419,19 @@ def test_unread_rooms_come_first_in_natural_order(chat: Daemon, users: Users) ->
         ada.tab.click("#room-list a")
         ada.wait_for("news")
         ada.tab.wait(f"{names} === 'sort-1,sort-2,sort-10'")
+
+
+def test_question_mark_lists_keys_and_page_up_scrolls(chat: Daemon, users: Users) -> None:
+    with join(chat, "keys-2", "Ben") as ben:
+        say_many(ben, "keys-2", [f"message {number}" for number in range(60)])
+    ada = users.join(url(chat, "keys-2"), "Ada")
+    ada.tab.wait("document.querySelectorAll('.row').length === 50")
+    ada.tab.wait("document.activeElement.id === 'message-input'")
+    before = ada.tab.evaluate("messageLog.scrollTop")
+    ada.tab.press("PageUp")
+    ada.tab.wait(f"messageLog.scrollTop < {before} - 100")
+    ada.tab.press("?")
+    ada.tab.wait("document.querySelector('#help-dialog').open")
+    ada.wait_for_text("#help-text", "/search WORDS")
+    ada.tab.press("Escape")
+    ada.tab.wait("!document.querySelector('#help-dialog').open")
