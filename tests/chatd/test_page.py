@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from chatd import protocol, registry
+from chatd import history, protocol, registry
 from chatd.model import MAX_NAME, MAX_TEXT
 from tests.chat import client_fields, serve_chat, server_messages
 from tests.support import ROOT, exchange
@@ -118,8 +118,9 @@ def test_page_has_the_limits_and_the_name_of_the_protocol() -> None:
         "MAX_TEXT": MAX_TEXT,
         "MAX_NAME": MAX_NAME,
         "SESSION_TAKEN_OVER": registry.TAKEN_OVER,
+        "NEWEST": history.MAX_NEWEST,
     }.items():
-        assert re.search(rf"^const {name} = {value};$", SCRIPT, re.M), name
+        assert re.search(rf"^const {name} = {value};( //.*)?$", SCRIPT, re.M), name
     assert f'+ basePath, "{protocol.SUBPROTOCOL}")' in SCRIPT
     page_size = re.search(r"^const PAGE_SIZE = (\d+);$", SCRIPT, re.M)
     assert page_size
