@@ -113,6 +113,17 @@ class Browser:
         self.call("Target.closeTarget", targetId=tab.target)
 
 
+_KEY_CODES = {
+    "Enter": 13,
+    "Escape": 27,
+    "Tab": 9,
+    "ArrowUp": 38,
+    "PageUp": 33,
+    "k": 75,
+    "?": 191,
+}
+
+
 class Tab:
     """A page in Chromium; `console_errors` collects errors and warnings of its console."""
 
@@ -193,7 +204,7 @@ class Tab:
         self, key: str, *, shift: bool = False, control: bool = False, alt: bool = False
     ) -> None:
         """Press and release a key, for example "Enter" or "ArrowUp"."""
-        code = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowUp": 38, "PageUp": 33, "k": 75, "?": 191}[key]
+        code = _KEY_CODES[key]
         parameters: Json = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         parameters["modifiers"] = alt * 1 + control * 2 + shift * 8
         text = "\r" if key == "Enter" else ""

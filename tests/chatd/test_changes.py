@@ -304,7 +304,9 @@ class Reader:
         elif entry.kind is Kind.REACT:
             sign, emoji = entry.text[0], entry.text[1:]
             authors = [each for each in reactions.get(emoji, []) if each != entry.author]
-            changed = {**reactions, emoji: authors + [entry.author] * (sign == "+")}
+            if sign == "+":
+                authors = list(dict.fromkeys([*reactions.get(emoji, []), entry.author]))
+            changed = {**reactions, emoji: authors}
             kept = {each: people for each, people in changed.items() if people}
             self.messages[entry.ref or 0] = (text, kept)
 
