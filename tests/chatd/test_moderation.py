@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from chatd.access.invitations import Invitations
 from chatd.access.moderation import Moderation
 from chatd.access.trusted_networks import parse_network
 from chatd.model import Sanction, direct_authors, name_author, session_author
-from tests.chat import ChatClient, open_client, open_store, serve_chat
-from tests.support import PATIENCE, RunningServer, poll
+from chatd.storage.store import AppendCallback, NewMessage, Page, ReadCallback, StoreError
+from tests.chat import ChatClient, StoreWithoutFiles, open_client, open_store, serve_chat
+from tests.support import PATIENCE, RunningServer, exchange, poll
 from wsproto_min import ConnectionClosed, HandshakeError
 
 SESSION = "the session of Ben"
@@ -303,3 +304,56 @@ def test_name_header_counts_from_trusted_proxies_only(invitations: Invitations) 
         with pytest.raises(HandshakeError) as caught:
             open_client(chat.address, headers=[("X-Remote-User", "a" * 33)])
         assert caught.value.status == 403
+
+
+def test_failing_store_reports_directory_search_and_moderation(invitations: Invitations) -> None:
+    class FailingStore(StoreWithoutFiles):
+        def append(self, messages: Sequence[NewMessage], callback: AppendCallback, /) -> None:
+            callback(StoreError("no append"))
+
+        def read_after(self, room: str, after: int, limit: int, callback: ReadCallback, /) -> None:
+            callback(Page([], False, False))
+
+        def read_before(
+            self, room: str, before: int | None, limit: int, callback: ReadCallback, /
+        ) -> None:
+            callback(Page([], False, False))
+
+        def apply_retention(self) -> bool:
+            return False
+
+        def close(self) -> None:
+            pass
+
+    with (
+        serve_chat(FailingStore(), invitations=invitations, invite_only=False) as chat,
+        ChatClient(chat.address) as mia,
+        ChatClient(chat.address) as ben,
+    ):
+        token = invitations.issue("Mia", [], 7, time.time(), "moderator")
+        mia.join("x", "Mia", token=token)
+        author = ben.join("x", "Ben")["author"]
+        for request in (
+            {"type": "rooms"},
+            {"type": "search", "room": "x", "text": "needle"},
+            {"type": "history", "room": "x", "after": 5},
+            {"type": "ban", "room": "x", "author": author},
+            {"type": "topic", "room": "x", "text": "t"},
+        ):
+            assert mia.error_for(**request)["code"] == "log_failed", request
+        mia.receive_pending()
+        ben.send(type="typing", room="x")
+        assert [each["type"] for each in mia.receive_pending()] == ["typing"], "Ben is still there"
+
+
+def test_post_to_a_failing_store_gets_503(invitations: Invitations) -> None:
+    store = open_store()
+    store.append = lambda messages, callback: callback(StoreError("full"))  # type: ignore[method-assign]
+    with serve_chat(store, invitations=invitations, invite_only=False) as chat:
+        token = invitations.issue("CI", [], 7, time.time(), "bot")
+        request = (
+            f"POST /r/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
+            f"Authorization: Bearer {token}\r\n\r\nx"
+        )
+        response = exchange(chat.address, request.encode())
+        assert response.startswith(b"HTTP/1.1 503 "), response
