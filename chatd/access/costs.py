@@ -32,7 +32,7 @@ CHARACTERS_PER_UNIT = 8192
 NAMES_PER_UNIT = 50
 # Cost of a search or of the directory, beside that of its response. A search reads for up to
 # 30 ms in a thread.
-SEARCH_COST = 10.0
+SEARCH_COST = 20.0
 # Cost of an opening handshake for its address.
 HANDSHAKE_COST = 1.0
 

@@ -113,6 +113,41 @@ def says_to_a_large_room(port: int, number: int) -> Iterator[bytes]:
         yield message(type="say", room="large", text="x")
 
 
+def renames(port: int, number: int) -> Iterator[bytes]:
+    yield hello(port)
+    while True:
+        yield join(number, "large") + message(type="join", room="large", name=f"b{number}")
+
+
+def searches(port: int, number: int) -> Iterator[bytes]:
+    yield hello(port) + join(number) + join(number, "short")
+    while True:
+        yield message(type="search", text="yyy xxx")
+
+
+def scans(port: int, number: int) -> Iterator[bytes]:
+    yield hello(port) + join(number) + join(number, "short")
+    while True:
+        yield message(type="search", text="zz")  # too short for the index
+
+
+def directories(port: int, number: int) -> Iterator[bytes]:
+    yield hello(port) + join(number, "short")
+    while True:
+        yield message(type="rooms")
+
+
+def changes(port: int, number: int) -> Iterator[bytes]:
+    yield hello(port) + join(number, "short")
+    while True:
+        yield message(type="react", room="short", ref=1, emoji="\N{THUMBS UP SIGN}")
+
+
+def posts(port: int, number: int) -> Iterator[bytes]:
+    head = f"POST /r/x HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 200000\r\n\r\n"
+    yield head.encode() + b"[" * 200_000
+
+
 def many_rooms(port: int, number: int) -> Iterator[bytes]:
     yield hello(port)
     for room in range(100):
@@ -167,6 +202,12 @@ ATTACKS: dict[str, tuple[Script, int]] = {
     "typing": (typing, 20),
     "flapping joins": (flapping_joins, 20),
     "says to a large room": (says_to_a_large_room, 20),
+    "renames": (renames, 20),
+    "searches": (searches, 20),
+    "scanning searches": (scans, 20),
+    "directories": (directories, 20),
+    "changes": (changes, 20),
+    "POST requests": (posts, 20),
     "many rooms": (many_rooms, 50),
     "empty continuations": (empty_continuations, 20),
     "pings": (pings, 20),
@@ -175,7 +216,7 @@ ATTACKS: dict[str, tuple[Script, int]] = {
     "TLS handshakes": (tls_handshakes, 50),
 }
 # Attacks on the members of the room `large`.
-IN_LARGE_ROOM = ("typing", "flapping joins", "says to a large room")
+IN_LARGE_ROOM = ("typing", "flapping joins", "says to a large room", "renames")
 OVER_TLS = ("TLS handshakes",)
 
 
