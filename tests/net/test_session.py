@@ -692,6 +692,14 @@ def _close_while_open(bench: Workbench, theirs: socket.socket) -> None:
     bench.iterate()
 
 
+def _abort_in_a_pause(bench: Workbench, theirs: socket.socket) -> None:
+    theirs.sendall(handshake())
+    bench.iterate()
+    (peer,) = bench.context.peers
+    peer.pause_reading(5.0)
+    peer.abort()
+
+
 def _miss_the_open_timeout(bench: Workbench, theirs: socket.socket) -> None:
     bench.iterate(ahead=10.2)
     theirs.close()
@@ -717,6 +725,7 @@ def _be_lost(bench: Workbench, theirs: socket.socket) -> None:
         _raise_in_on_request,
         _close_in_the_handshake,
         _close_while_open,
+        _abort_in_a_pause,
         _miss_the_open_timeout,
         _miss_the_close_timeout,
         _be_lost,

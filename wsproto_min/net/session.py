@@ -16,8 +16,10 @@ import logging
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from threading import get_ident
+from weakref import ref
 
 from wsproto_min.codes import CloseCode
 from wsproto_min.connection import Connection, Ping, Pong, State
@@ -78,6 +80,7 @@ class Session:
     """
 
     __slots__ = (
+        "__weakref__",
         "_context",
         "_control_frames_due",
         "_paused_until",
@@ -272,7 +275,8 @@ class Session:
     def _resume_later(self, seconds: float) -> None:
         """Replace the end of the pause."""
         self._paused_until = time.monotonic() + seconds
-        self._context.loop.call_later(seconds, self._resume_reading)
+        # A timer cannot be cancelled, and must not keep a closed session in memory.
+        self._context.loop.call_later(seconds, partial(_resume_if_alive, ref(self)))
 
     def _resume_reading(self) -> None:
         """End a pause, unless a later call has prolonged it."""
@@ -495,3 +499,10 @@ class Session:
         else:
             self._enqueue(connection)
             self.start_timer(seconds)
+
+
+def _resume_if_alive(session: ref[Session]) -> None:
+    """End the pause of a session that is still in use."""
+    paused = session()
+    if paused is not None:
+        paused._resume_reading()
