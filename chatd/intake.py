@@ -27,7 +27,7 @@ from wsproto_min import CloseCode, Peer
 READING_STEP = 0.005
 # Seconds for which a peer is not read while its request waits; it is read at the end of the
 # request if that is earlier.
-WAITING_PAUSE = 30.0
+WAITING_PAUSE = 10.0
 
 logger = logging.getLogger("chatd")
 

@@ -109,7 +109,9 @@ class ChatReceiver:
     The texts must come from `say`, because they contain the time of sending.
     """
 
-    _MESSAGE = re.compile(rb'"id":(\d+),"time":"[^"]*","name":"[^"]*","text":"at (\d+) ')
+    _MESSAGE = re.compile(
+        rb'"id":(\d+),"time":"[^"]*","name":"[^"]*","author":"[^"]*","text":"at (\d+) '
+    )
 
     def __init__(self, address: Address, name: str, *, receive_buffer: int | None = None) -> None:
         self.name = name
