@@ -71,9 +71,8 @@ def change(services: Services, peer: Peer, mode: ChatMode, request: protocol.Cha
     kind, room_name, text, key, ref = request
     member = mode.member(room_name, key=key)
     _check_write(services, mode, member, key)
-    new = NewMessage(
-        room_name, member.name, text, key, member.author, kind, ref, moderates=member.moderates
-    )
+    moderates = room_name in mode.moderated
+    new = NewMessage(room_name, member.name, text, key, member.author, kind, ref, moderates)
     services.batcher.add(peer, new)
 
 
@@ -159,7 +158,10 @@ def moderate(
     services: Services, peer: Peer, mode: ChatMode, request: protocol.Moderate, done: Done
 ) -> None:
     """Let a moderator kick, ban or mute a person."""
-    services.moderator.act(peer, mode.member(request.room), request, done)
+    member = mode.member(request.room)
+    if request.room not in mode.moderated:
+        raise ChatError("forbidden", "only moderators can do this", room=request.room)
+    services.moderator.act(peer, member, request, done)
 
 
 QUICK: dict[type[protocol.ClientMessage], QuickHandler] = {

@@ -43,12 +43,10 @@ class Moderator:
         """Store an act of a moderator in its room, then apply and announce it.
 
         Raises:
-            ChatError: `forbidden` if the member is not a moderator, or the person is one;
-                `not_found` if a person without a sanction is not in the room.
+            ChatError: `forbidden` if the person is a moderator too; `not_found` if a person to
+                remove is not in the room.
         """
         room, author = member.room, request.author
-        if not member.moderates:
-            raise ChatError("forbidden", "only moderators can do this", room=room.name)
         target = room.find_author(author)
         if target is not None and target.moderates:
             raise ChatError("forbidden", f"{target.name} is a moderator too", room=room.name)

@@ -26,7 +26,8 @@ class ChatMode:
     """A connection in chat mode.
 
     `members` and `tokens` have room names as keys: the connection's members, and the
-    invitation tokens that they joined with. `has_joined` is True after the first join,
+    invitation tokens that they joined with. `moderated` has the rooms that the connection may
+    moderate, by its own invitation there. `has_joined` is True after the first join,
     also once the peer has left all rooms. `session` is the secret of the client, for joins
     without one. `proxy_name` is the name that a trusted proxy has given. `waiting` is the
     number of its requests in the work queue.
@@ -36,6 +37,7 @@ class ChatMode:
         "budget",
         "has_joined",
         "members",
+        "moderated",
         "proxy_name",
         "record",
         "session",
@@ -51,6 +53,7 @@ class ChatMode:
         self.waiting = 0
         self.has_joined = False
         self.members: dict[str, Member] = {}
+        self.moderated: set[str] = set()
         self.tokens: dict[str, str | None] = {}
 
     def member(self, room: str, *, key: str | None = None) -> Member:
@@ -70,6 +73,7 @@ class ChatMode:
         """Remove the member and the token of a room."""
         del self.members[room]
         self.tokens.pop(room, None)
+        self.moderated.discard(room)
 
 
 class PlainMode:

@@ -137,7 +137,8 @@ class RoomRegistry:
             self._close_if_empty(room)
             raise _name_taken(person.name, str(error), room.name) from None
         member = result.member
-        member.moderates = person.moderates
+        member.moderates |= person.moderates
+        (mode.moderated.add if person.moderates else mode.moderated.discard)(room.name)
         self._announcer.on_change(room)
         if former_member is not None and former_member is not member:
             self._forget_connection(former_member.author, peer)
@@ -219,7 +220,7 @@ class RoomRegistry:
                 result.messages,
                 result.changes,
                 topic=result.topic,
-                moderator=member.moderates,
+                moderator=room.name in mode.moderated,
                 gap=result.gap,
             )
             peer.send(response)

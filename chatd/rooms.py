@@ -34,6 +34,7 @@ class NameTaken(Exception):
 class Member:
     """A name in a room, held by the peers of an author or reserved for the author.
 
+    `moderates` is True once one of the peers had the invitation of a moderator.
     `peers` is empty while the name is only reserved. A reservation ends at
     `reserved_until`, in seconds of the monotonic clock.
     """

@@ -118,6 +118,11 @@ def test_members_and_moderators_cannot_be_moderated_by_others(
         token = invitations.issue("Max", [], 7, time.time(), "moderator")
         max_.join("x", "Max", token=token)
         assert max_.error_for(type="ban", room="x", author=mias)["code"] == "forbidden"
+        plain = invitations.issue("Mia", [], 7, time.time())  # the same name, without the role
+        with ChatClient(chat.address) as phone:
+            assert not phone.join("x", "Mia", token=plain)["moderator"]
+            assert phone.error_for(type="kick", room="x", author=BEN)["code"] == "forbidden"
+        assert max_.error_for(type="ban", room="x", author=mias)["code"] == "forbidden"
         nobody = session_author("nobody")
         assert max_.error_for(type="kick", room="x", author=nobody)["code"] == "not_found"
         assert max_.error_for(type="kick", room="x", author="Ben")["code"] == "bad_message"
