@@ -17,7 +17,7 @@ MAX_PAGE_TEXT = 1 << 19
 _MAX_ID = (1 << 63) - 1
 # Rooms of the directory, and seconds for which a read looks for them.
 MAX_LISTED_ROOMS = 1000
-LISTING_STEP = 0.02
+LISTING_STEP = 0.008
 
 Read = Callable[[sqlite3.Connection], Any]
 """A read, in one transaction."""

@@ -49,10 +49,12 @@ class SearchIndex:
 
     Args:
         path: File of the index, None for searches without an index.
+        step: Seconds that one search takes at most.
     """
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, step: float | None = None) -> None:
         self._path = path
+        self._step = step
         self._index: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None  # of the file, which may be removed
         self._rooms: list[str] | None = None  # rooms that the present pass has not visited
@@ -91,7 +93,7 @@ class SearchIndex:
             database: Connection to the message store.
         """
         words = fold(text).split()
-        end = time.monotonic() + SEARCH_STEP
+        end = time.monotonic() + (SEARCH_STEP if self._step is None else self._step)
         before = _MAX_ID if before is None else before
         query = _match(words)
         if query and self.grow(rooms, database):

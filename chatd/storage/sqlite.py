@@ -53,6 +53,8 @@ logger = logging.getLogger("chatd")
 # between two attempts. The event loop runs in between.
 LOCK_TIMEOUT = 5.0
 LOCK_RETRY = 0.02
+# Seconds that a search in a store in memory takes.
+MEMORY_STEP = 0.005
 
 
 class SQLiteStore:
@@ -106,7 +108,9 @@ class SQLiteStore:
         self._retention = Retention(
             self._database, keep_messages=keep_messages, keep_days=keep_days
         )
-        index = SearchIndex(None if path == MEMORY else f"{path}-search")
+        # Without a file there is no reader's thread, so a search must not stop the event loop.
+        in_memory = path == MEMORY
+        index = SearchIndex(None, MEMORY_STEP) if in_memory else SearchIndex(f"{path}-search")
         self._indexer = Indexer(index, self._read)
         self._sanctions_version: int | None = None
         self._call_later: CallLater | None = None
