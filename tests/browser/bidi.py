@@ -7,8 +7,6 @@ command has an id, which its response repeats; events have none.
 from __future__ import annotations
 
 import json
-import re
-import select
 import shutil
 import signal
 import subprocess
@@ -18,13 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.browser.process import read_url
 from tests.needs import need
 from tests.support import PATIENCE, poll
 from wsproto_min.net.client import connect
 
 Json = dict[str, Any]
 
-START_TIMEOUT = 60.0
 MAX_MESSAGE_SIZE = 64 << 20
 # Code points of keys (WebDriver, section 17.4.2).
 KEYS = {"Enter": "\ue007", "Escape": "\ue00c", "Tab": "\ue004", "ArrowUp": "\ue013"}
@@ -167,7 +165,7 @@ def firefox(profile: Path) -> Iterator[Firefox]:
         env={"HOME": str(profile), "PATH": "/usr/bin:/bin", "MOZ_DISABLE_CONTENT_SANDBOX": "1"},
     )
     try:
-        yield Firefox(_read_url(process))
+        yield Firefox(read_url(process, "WebDriver BiDi listening on"))
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -177,19 +175,3 @@ def firefox(profile: Path) -> Iterator[Firefox]:
             process.wait()
         assert process.stderr is not None
         process.stderr.close()
-
-
-def _read_url(process: subprocess.Popen[bytes]) -> str:
-    """Return the URL that Firefox prints to standard error when it is ready."""
-    assert process.stderr is not None
-    output = b""
-    deadline = time.monotonic() + START_TIMEOUT
-    while True:
-        match = re.search(rb"WebDriver BiDi listening on (ws://\S+)", output)
-        if match:
-            return match[1].decode()
-        remaining = deadline - time.monotonic()
-        ready, _, _ = select.select([process.stderr], [], [], max(0.0, remaining))
-        data = process.stderr.read1(4096) if ready else b""  # type: ignore[attr-defined]
-        assert data, f"firefox did not start: {output.decode(errors='replace')}"
-        output += data

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
-import select
 import shutil
 import signal
 import subprocess
@@ -20,11 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.browser.process import read_url
 from tests.needs import need
 from tests.support import PATIENCE, poll
 from wsproto_min.net.client import Client, connect
 
-START_TIMEOUT = 30.0  # seconds, for a cold start on a busy machine
 MAX_RESPONSE_SIZE = 1 << 26  # bytes; a screenshot is one message
 FLAGS = (
     "--headless",
@@ -268,7 +266,7 @@ def chromium(profile: Path, extra: Sequence[str] = ()) -> Iterator[Browser]:
         start_new_session=True,
     )
     try:
-        yield Browser(_read_devtools_url(process))
+        yield Browser(read_url(process, "DevTools listening on"))
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -278,19 +276,3 @@ def chromium(profile: Path, extra: Sequence[str] = ()) -> Iterator[Browser]:
             process.wait()
         assert process.stderr is not None
         process.stderr.close()
-
-
-def _read_devtools_url(process: subprocess.Popen[bytes]) -> str:
-    """Return the URL that Chromium prints to standard error when it is ready."""
-    assert process.stderr is not None
-    output = b""
-    deadline = time.monotonic() + START_TIMEOUT
-    while True:
-        match = re.search(rb"DevTools listening on (ws://\S+)\s", output)
-        if match:
-            return match[1].decode()
-        remaining = deadline - time.monotonic()
-        ready, _, _ = select.select([process.stderr], [], [], max(0.0, remaining))
-        data = process.stderr.read1(4096) if ready else b""  # type: ignore[attr-defined]
-        assert data, f"chromium did not start: {output.decode(errors='replace')}"
-        output += data

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.browser.devtools import Browser, chromium
 from tests.browser.test_page import User, Users, join, say, url
 from tests.needs import need
-from tests.support import Daemon, daemon
+from tests.support import Daemon
 
 FORCED = [{"name": "forced-colors", "value": "active"}]
 
@@ -24,25 +22,6 @@ def axe() -> str:
     assert package is not None
     assert package.origin is not None
     return (Path(package.origin).parent / "axe.min.js").read_text()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("profile")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def chat() -> Iterator[Daemon]:
-    with daemon("chatd", "--port", "0", "--db", ":memory:", "--rate-limit", "0") as running:
-        yield running
-
-
-@pytest.fixture
-def users(browser: Browser) -> Iterator[Users]:
-    users = Users(browser)
-    yield users
-    users.close()
 
 
 def violations(user: User, axe: str) -> list[str]:

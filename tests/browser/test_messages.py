@@ -4,37 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from tests.browser.devtools import Browser, chromium
 from tests.browser.test_page import User, Users, join, run_chatd, say, say_many, url
 from tests.support import Daemon, daemon
 
 OWN_ROW = "[...document.querySelectorAll('.row.own')].at(-1)"
 LAST_ROW = "[...document.querySelectorAll('.row')].at(-1)"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("profile")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def chat() -> Iterator[Daemon]:
-    with daemon("chatd", "--port", "0", "--db", ":memory:", "--rate-limit", "0") as running:
-        yield running
-
-
-@pytest.fixture
-def users(browser: Browser) -> Iterator[Users]:
-    users = Users(browser)
-    yield users
-    errors = [text for text in users.close() if "net::ERR_CONNECTION_" not in text]
-    assert errors == []
 
 
 def use_tool(user: User, row: str, label: str) -> None:

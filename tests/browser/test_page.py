@@ -10,13 +10,13 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.browser.devtools import Browser, Tab, chromium
+from tests.browser.devtools import Browser, Tab
 from tests.support import ROOT, Daemon, command, daemon
 from wsproto_min.net.client import Client, connect
 
@@ -102,28 +102,6 @@ class Users:
             errors += tab.console_errors
             tab.close()
         return errors
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("profile")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def chat() -> Iterator[Daemon]:
-    """One server for all tests; each test uses its own rooms."""
-    with daemon("chatd", "--port", "0", "--db", ":memory:", "--rate-limit", "0") as running:
-        yield running
-
-
-@pytest.fixture
-def users(browser: Browser) -> Iterator[Users]:
-    users = Users(browser)
-    yield users
-    # A failed connection logs an error, which no script can prevent. All other errors are bugs.
-    errors = [text for text in users.close() if "net::ERR_CONNECTION_" not in text]
-    assert errors == []
 
 
 def url(chat: Daemon, room: str = "lobby") -> str:
