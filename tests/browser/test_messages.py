@@ -411,3 +411,24 @@ def test_question_mark_lists_keys_and_page_up_scrolls(chat: Daemon, users: Users
     ada.wait_for_text("#help-text", "/search WORDS")
     ada.tab.press("Escape")
     ada.tab.wait("!document.querySelector('#help-dialog').open")
+
+
+def test_jump_to_the_latest_over_a_lost_connection(users: Users, tmp_path: Path) -> None:
+    arguments = ("--db", str(tmp_path / "chat.db"), "--rate-limit", "0")
+    with daemon("chatd", "--port", "0", *arguments) as chat:
+        with join(chat, "lobby", "Ben") as ben:
+            say_many(ben, "lobby", [f"message {number}" for number in range(400)])
+        ada = users.join(url(chat), "Ada")
+        ada.say("/date 2020-01-01")
+        ada.tab.wait("currentRoom.messages[0].text === 'message 0'")
+        port = chat.address[1]
+        chat.process.kill()
+        chat.process.wait()
+        ada.wait_for_text("#status", "Cannot reach")
+        ada.say("/date 2020-01-01")
+        ada.wait_for_text("#notice", "needs a connection")
+        ada.tab.click("#jump-to-latest")
+        with daemon("chatd", "--port", str(port), *arguments):
+            ada.wait_until_joined()
+            ada.wait_for_text(".row:last-child", "message 399")
+            ada.tab.wait("currentRoom.messages.at(-1).text === 'message 399'")
