@@ -79,8 +79,8 @@ class Posts:
         try:
             invitation = self._authorizer.check(token, room)
         except Unauthorized as error:
-            hint = "send the token of `chatd invite` as 'Authorization: Bearer TOKEN'"
-            reason = f"{error}; {hint}"
+            problem = f"{error}" if token else "a message needs a token"
+            reason = f"{problem}; send one of `chatd invite --bot` as 'Authorization: Bearer TOKEN'"
             raise HandshakeError(HTTPStatus.UNAUTHORIZED, reason, _CHALLENGE) from None
         if in_path and invitation.role != "bot":
             reason = (
