@@ -136,10 +136,15 @@ class Room:
         """
         member = self._by_author.get(author)
         key, look = name_key(name), skeleton(name)
-        for holder in {self._members.get(key), self._by_look.get(look)} - {None, member}:
-            assert holder is not None
+        holders = [
+            each
+            for each in (self._members.get(key), self._by_look.get(look))
+            if each is not None and each is not member
+        ]
+        for holder in holders:
             if holder.peers or (holder.reserved_until > now and not proven):
                 raise NameTaken(holder.name)
+        for holder in holders:
             self._remove(holder)
         former_name = None
         if member is None:

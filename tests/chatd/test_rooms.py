@@ -214,8 +214,8 @@ NAMES = st.sampled_from(["Ann", "ann", "ANN", "Ben", "Straße", "STRASSE", "gues
 class RoomMachine(RuleBasedStateMachine):
     """A room beside a simple model: a list of members, a list of reservations, a clock.
 
-    Each observer keeps a set of names up to date. It gets the list of names once, then
-    only changes. `forgets` says whether a presence message without names empties the set.
+    Each observer keeps authors by name up to date. It gets the list of members once, then
+    only changes. `forgets` says whether a presence message without names empties it.
     """
 
     forgets = False
@@ -227,7 +227,7 @@ class RoomMachine(RuleBasedStateMachine):
         self.now = 1000.0
         self.present: list[Member] = []
         self.reserved: list[tuple[Member, float]] = []
-        self.observers: list[set[tuple[str, str]]] = [set()]
+        self.observers: list[dict[str, str]] = [{}]  # authors by name
         self.counts = [0]  # the count that each observer knows
 
     def owner(self, name: str) -> Member | None:
@@ -304,7 +304,7 @@ class RoomMachine(RuleBasedStateMachine):
 
     @rule()
     def observe(self) -> None:
-        self.observers.append(set(self.room.names_to_send()))
+        self.observers.append(dict(self.room.names_to_send()))
         self.counts.append(self.room.count)
 
     @rule()
@@ -322,9 +322,10 @@ class RoomMachine(RuleBasedStateMachine):
         assert joined is not None
         assert left is not None
         for names in self.observers:
-            names -= {each for each in names if each[0] in left}
-            names |= set(joined)
-            expected = {(member.name, member.author) for member in self.present}
+            for name in left:
+                names.pop(name, None)
+            names.update(joined)  # a later holder replaces the earlier one
+            expected = {member.name: member.author for member in self.present}
             assert names == expected, f"joined {joined}, left {left}"
 
     @invariant()
