@@ -823,8 +823,9 @@ def test_missed_messages_show_divider_and_count(
             ada.say(f"/join {room}-not")
             ada.wait_for_text("h1", f"{room}-not")
         elif absence == "hidden":
-            ada.tab.evaluate("Object.defineProperty(document, 'hidden', { get: () => away })")
-            ada.tab.evaluate("window.away = true")
+            ada.tab.evaluate(
+                "window.away = true; Object.defineProperty(document, 'hidden', { get: () => away })"
+            )
         else:
             ada.tab.go("about:blank")
             ada.tab.wait("location.href === 'about:blank' && document.readyState === 'complete'")
