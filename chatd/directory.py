@@ -13,7 +13,7 @@ from chatd.history import Done
 from chatd.modes import ChatMode
 from chatd.protocol import ChatError
 from chatd.registry import RoomRegistry
-from chatd.storage.store import MessageStore, StoreError
+from chatd.storage.store import Activity, MessageStore, StoreError
 from chatd.store_monitor import StoreMonitor
 from wsproto_min import Peer
 
@@ -22,9 +22,6 @@ MAX_DIRECTORY = 200
 CACHE_TIME = 5.0
 # Rooms in use that a response considers, so that it takes milliseconds.
 MAX_COUNTED = 2000
-
-Activity = Sequence[tuple[str, str, str]]
-"""Rooms, each with the time of its last entry and its topic."""
 
 
 class Directory:
@@ -90,9 +87,10 @@ class Directory:
 
     def _list(self, mode: ChatMode) -> list[dict[str, object]]:
         is_listed = self._authorizer.room_filter(mode.tokens.values())
-        stored = {room: (last, topic) for room, last, topic in self._activity}
+        stored = {room: (last, topic) for room, last, topic, _ in self._activity}
+        counts = {room: count for room, *_, count in self._activity if count}
         used = itertools.islice(self._rooms, MAX_COUNTED)
-        counts = {room.name: room.count for room in used if room.name[0] != "@"}
+        counts |= {room.name: room.count for room in used if room.name[0] != "@"}
         names = [name for name in stored.keys() | counts.keys() if is_listed(name)]
         names.sort(
             key=lambda name: (counts.get(name, 0), stored.get(name, ("", ""))[0]), reverse=True

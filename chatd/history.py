@@ -14,8 +14,8 @@ from chatd import protocol
 from chatd.access import costs
 from chatd.model import Kind, Message
 from chatd.protocol import ChatError
+from chatd.storage.room_reads import NewestReader
 from chatd.storage.store import Found, MessageStore, Page, ReadCallback, StoreError
-from chatd.storage.write_batcher import WriteBatcher
 from wsproto_min import Peer
 
 # Messages in `joined` for a `join` without and with the id of the last message seen.
@@ -46,15 +46,18 @@ class HistoryReader:
 
     Args:
         store: Store that keeps the messages.
-        batcher: Writer of the same store.
+        reads: Completes pages with the live messages of the same store.
         on_error: Callback for every failed read.
     """
 
     def __init__(
-        self, store: MessageStore, batcher: WriteBatcher, on_error: Callable[[StoreError], None]
+        self,
+        store: MessageStore,
+        reads: NewestReader,
+        on_error: Callable[[StoreError], None],
     ) -> None:
         self._store = store
-        self._batcher = batcher
+        self._reads = reads
         self._on_error = on_error
 
     def send_page(self, peer: Peer, request: protocol.History, done: Done) -> None:
@@ -118,7 +121,7 @@ class HistoryReader:
         else:
             limit = MAX_MISSED
             read = partial(self._store.read_after, room, after, limit)
-        self._batcher.read_newest(room, limit, read, respond)
+        self._reads.read_newest(room, limit, read, respond)
 
     def search(
         self, peer: Peer, rooms: Sequence[str], request: protocol.Search, done: Done
@@ -131,9 +134,7 @@ class HistoryReader:
                 done(0.0)
                 return
             _, end = _fit([message for _, message in result.messages], 0.0)
-            before = (
-                result.before if end == len(result.messages) else result.messages[end - 1][1].id
-            )
+            before = result.before if end == len(result.messages) else result.cursors[end - 1]
             response = protocol.results(request.text, result.messages[:end], before=before)
             peer.send(response)
             done(costs.SEARCH_COST + costs.response_cost(end, len(response)))

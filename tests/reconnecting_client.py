@@ -106,7 +106,8 @@ class ReconnectingClient:
             if how == "reset":
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             else:
-                sock.shutdown(socket.SHUT_RDWR)
+                with suppress(OSError):  # the server may have reset it already
+                    sock.shutdown(socket.SHUT_RDWR)
         connection.close()
         return None
 

@@ -7,9 +7,9 @@ against the message that it refers to, and keeps the current state in the row of
 from __future__ import annotations
 
 import json
-import sqlite3
 
 from chatd.model import MAX_REACTION_KINDS, MAX_REACTIONS, Kind, Message
+from chatd.storage.database import Database
 from chatd.storage.moderation import add_to_audit
 from chatd.storage.rows import SELECT_ENTRY, to_message
 from chatd.storage.store import Act, NewMessage, Refused
@@ -17,7 +17,7 @@ from chatd.storage.store import Act, NewMessage, Refused
 _NOT_FOUND = Refused("not_found", "this room has no message with the id in ref; it may be removed")
 
 
-def apply_change(database: sqlite3.Connection, new: NewMessage, number: int) -> Refused | None:
+def apply_change(database: Database, new: NewMessage, number: int) -> Refused | None:
     """Apply an entry, other than a plain message, to the state that it changes.
 
     Args:
@@ -29,7 +29,11 @@ def apply_change(database: sqlite3.Connection, new: NewMessage, number: int) -> 
         The reason why the entry is invalid, or None.
     """
     if new.kind is Kind.TOPIC:
-        database.execute("INSERT OR REPLACE INTO topics VALUES (?, ?)", (new.room, new.text))
+        database.execute(
+            "INSERT INTO topics VALUES (?, ?)"
+            " ON CONFLICT (room) DO UPDATE SET text = excluded.text",
+            (new.room, new.text),
+        )
         return None
     row = database.execute(
         f"{SELECT_ENTRY} WHERE room = ? AND id = ? AND kind = 0", (new.room, new.ref)
@@ -63,7 +67,7 @@ def apply_change(database: sqlite3.Connection, new: NewMessage, number: int) -> 
     return None
 
 
-def _react(database: sqlite3.Connection, new: NewMessage, target: Message) -> Refused | None:
+def _react(database: Database, new: NewMessage, target: Message) -> Refused | None:
     """Add the author to the reactions of a message, or remove the author."""
     reactions: dict[str, list[str]] = json.loads(target.reactions or "{}")
     sign, emoji = new.text[0], new.text[1:]

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +30,9 @@ _TIME = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d\.\d{3}Z")
 
 # Columns that an earlier version of the schema does not have, with their value there.
 _LATER_COLUMNS = {"author": "''", "kind": "0", "ref": "NULL", "edited": "NULL", "reactions": "''"}
+
+_AUDIT = ("time", "actor", "action", "room", "name", "author", "details")
+SELECT_AUDIT = f"SELECT {', '.join(_AUDIT)} FROM audit ORDER BY number"
 
 Row = tuple[str, int, str, str, str, str | None, str, int, int | None, int | None, str]
 """Room, id, time, name, text, key, author, kind, ref, edited, reactions."""
@@ -76,10 +79,7 @@ def check_store(database: sqlite3.Connection) -> Iterator[str]:
     if report != ["ok"]:  # the rows of a damaged file prove nothing
         yield from (f"SQLite integrity check: {line}" for line in report)
         return
-    rows: Iterator[Row] = database.execute(f"{_select(database)} ORDER BY room, id")
-    for row in rows:
-        for problem in _check_message(row):
-            yield f"message {row[1]} in room {row[0]!a}: {problem}"
+    yield from check_entries(database.execute(f"{_select(database)} ORDER BY room, id"))
     for number, count in database.execute(
         "SELECT id, count(*) FROM messages GROUP BY id HAVING count(*) > 1"
     ):
@@ -92,6 +92,13 @@ def check_store(database: sqlite3.Connection) -> Iterator[str]:
         " WHERE messages.id <= trimmed.id ORDER BY room, messages.id"
     ):
         yield f"message {number} in room {room!a}: recorded as removed"
+
+
+def check_entries(rows: Iterable[Row]) -> Iterator[str]:
+    """Iterate over the problems of entries."""
+    for row in rows:
+        for problem in _check_message(row):
+            yield f"message {row[1]} in room {row[0]!a}: {problem}"
 
 
 def _select(database: sqlite3.Connection) -> str:
@@ -162,7 +169,11 @@ def export_store(database: sqlite3.Connection, room: str | None) -> Iterator[str
     is private to its client, so the export omits it.
     """
     where, values = ("", ()) if room is None else (" WHERE room = ?", (room,))
-    rows = database.execute(f"{_select(database)}{where} ORDER BY room, id", values)
+    return export_entries(database.execute(f"{_select(database)}{where} ORDER BY room, id", values))
+
+
+def export_entries(rows: Iterable[Row]) -> Iterator[str]:
+    """Iterate over entries as JSON objects."""
     for place, number, time, name, text, _, author, kind, ref, edited, reactions in rows:
         fields = {"room": place, "id": number, "time": time, "name": name, "text": text}
         if kind:
@@ -180,6 +191,10 @@ def export_audit(database: sqlite3.Connection) -> Iterator[str]:
     """Iterate over the audit log as JSON objects, in ascending order."""
     if not _has_kinds(database):
         return  # a schema before the audit log
-    columns = ("time", "actor", "action", "room", "name", "author", "details")
-    for row in database.execute(f"SELECT {', '.join(columns)} FROM audit ORDER BY number"):
-        yield json.dumps(dict(zip(columns, row, strict=True)))
+    for row in database.execute(SELECT_AUDIT):
+        yield export_act(row)
+
+
+def export_act(row: tuple[str, ...]) -> str:
+    """Return an act of moderation as a JSON object."""
+    return json.dumps(dict(zip(_AUDIT, row, strict=True)))

@@ -12,8 +12,9 @@ from time import gmtime, strftime, time_ns
 
 from chatd.model import Kind, Message, direct_authors
 from chatd.storage.changes import apply_change
+from chatd.storage.database import Database
 from chatd.storage.ids import IdAllocator
-from chatd.storage.rows import SELECT_ENTRY, to_message
+from chatd.storage.rows import SELECT_WITH_EDITS, to_message
 from chatd.storage.store import Appended, NewMessage, StoredMessage
 
 # Characters of a key that is certainly random: two senders never choose the same one.
@@ -96,53 +97,10 @@ class MessageWriter:
         """Store entries, except repetitions of stored, removed or earlier ones."""
         with self._database:
             self._database.execute("BEGIN IMMEDIATE")
-            return [self._append_one(new, row) for new, row in zip(messages, rows, strict=True)]
-
-    def _append_one(self, new: NewMessage, row: _Row) -> Appended:
-        earlier = None if new.key is None else self._find_key(new)
-        if earlier is not None:
-            return StoredMessage(earlier, True)
-        room, number, now, name, text, _, author = row
-        if new.kind is not Kind.MESSAGE or new.ref is not None:
-            refused = apply_change(self._database, new, number)
-            if refused is not None:
-                return refused
-        # The message has the text of an edit, so that an entry never keeps a deleted text.
-        kept = "" if new.kind is Kind.EDIT else text
-        self._database.execute(_INSERT, (*row[:4], kept, *row[5:], new.kind, new.ref))
-        for each in direct_authors(room) or ():
-            self._database.execute("INSERT OR IGNORE INTO direct_rooms VALUES (?, ?)", (each, room))
-        return StoredMessage(Message(number, now, name, text, author, new.kind, new.ref), False)
-
-    def _find_key(self, new: NewMessage) -> Message | None:
-        """Return the entry that the sender has stored with this key, also a removed one.
-
-        A sender may have lost its session with its connection. So an entry with the same text
-        and the same name is a repetition, and with a random key under any name. Entries of an
-        earlier version have no author, so their name decides.
-        """
-        rows = self._database.execute(
-            f"{SELECT_ENTRY} WHERE room = ? AND key = ? ORDER BY author = ? DESC",
-            (new.room, new.key, new.author),
-        )
-        is_random = len(new.key or "") >= RANDOM_KEY
-        for row in rows:
-            message = to_message(row)
-            if message.author and message.author == new.author:
-                return message
-            has_name = message.name == new.name
-            if has_name and not message.author:
-                return message
-            if (has_name or is_random) and message.text == new.text:
-                return message
-        found = self._database.execute(
-            "SELECT id, time FROM removed_keys WHERE room = ? AND key = ?"
-            " AND ((author = ? AND author <> '') OR (author = '' AND name = ?))",
-            (new.room, new.key, new.author, new.name),
-        ).fetchone()
-        if found is None:
-            return None
-        return Message(found[0], found[1], new.name, new.text, new.author, new.kind, new.ref)
+            return [
+                append_one(self._database, new, number, now)
+                for new, (_, number, now, *_) in zip(messages, rows, strict=True)
+            ]
 
     def _format_now(self) -> str:
         """Return the present as `model.format_time` does; formats each second once."""
@@ -151,3 +109,61 @@ class MessageWriter:
             self._second = second
             self._prefix = strftime("%Y-%m-%dT%H:%M:%S.", gmtime(second))
         return f"{self._prefix}{nanoseconds // 1_000_000:03d}Z"
+
+
+def append_one(database: Database, new: NewMessage, number: int, now: str) -> Appended:
+    """Store an entry, unless it repeats a stored or removed one.
+
+    Args:
+        database: Connection with a transaction for writing.
+        new: The entry.
+        number: Its id.
+        now: Its time.
+    """
+    earlier = None if new.key is None else _find_key(database, new)
+    if earlier is not None:
+        return StoredMessage(earlier, True)
+    room, name, text, key, author, kind, ref, _ = new
+    if kind is not Kind.MESSAGE or ref is not None:
+        refused = apply_change(database, new, number)
+        if refused is not None:
+            return refused
+    # The message has the text of an edit, so that an entry never keeps a deleted text.
+    kept = "" if kind is Kind.EDIT else text
+    database.execute(_INSERT, (room, number, now, name, kept, key, author, int(kind), ref))
+    for each in direct_authors(room) or ():
+        database.execute(
+            "INSERT INTO direct_rooms VALUES (?, ?) ON CONFLICT DO NOTHING", (each, room)
+        )
+    return StoredMessage(Message(number, now, name, text, author, kind, ref), False)
+
+
+def _find_key(database: Database, new: NewMessage) -> Message | None:
+    """Return the entry that the sender has stored with this key, also a removed one.
+
+    A sender may have lost its session with its connection. So an entry with the same text
+    and the same name is a repetition, and with a random key under any name. Entries of an
+    earlier version have no author, so their name decides.
+    """
+    rows = database.execute(
+        f"{SELECT_WITH_EDITS} WHERE room = ? AND key = ? ORDER BY author = ? DESC",
+        (new.room, new.key, new.author),
+    ).fetchall()
+    is_random = len(new.key or "") >= RANDOM_KEY
+    for row in rows:
+        message = to_message(row)
+        if message.author and message.author == new.author:
+            return message
+        has_name = message.name == new.name
+        if has_name and not message.author:
+            return message
+        if (has_name or is_random) and message.text == new.text:
+            return message
+    found = database.execute(
+        "SELECT id, time FROM removed_keys WHERE room = ? AND key = ?"
+        " AND ((author = ? AND author <> '') OR (author = '' AND name = ?))",
+        (new.room, new.key, new.author, new.name),
+    ).fetchone()
+    if found is None:
+        return None
+    return Message(found[0], found[1], new.name, new.text, new.author, new.kind, new.ref)

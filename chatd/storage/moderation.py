@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from chatd.model import Sanction, format_time, name_author, name_key
+from chatd.storage.database import Database
 from chatd.storage.store import Act
 
 # Messages that one transaction erases, so that the server waits for milliseconds only.
@@ -14,14 +14,15 @@ ERASE_UNIT = 200
 _SANCTIONS = ("ban", "mute")
 
 
-def write_act(database: sqlite3.Connection, act: Act) -> None:
+def write_act(database: Database, act: Act) -> None:
     """Apply an act and add it to the audit log, in one transaction."""
     with database:
         database.execute("BEGIN IMMEDIATE")
         if act.action in _SANCTIONS:
             database.execute(
-                "INSERT OR REPLACE INTO sanctions (author, room, action, name, until)"
-                " VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO sanctions (author, room, action, name, until) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (author, room, action)"
+                " DO UPDATE SET name = excluded.name, until = excluded.until",
                 (act.author, act.room, act.action, act.name, act.until),
             )
         elif act.action.removeprefix("un") in _SANCTIONS:
@@ -33,7 +34,7 @@ def write_act(database: sqlite3.Connection, act: Act) -> None:
         add_to_audit(database, act, f"until {end}" if end else "")
 
 
-def add_to_audit(database: sqlite3.Connection, act: Act, details: str) -> None:
+def add_to_audit(database: Database, act: Act, details: str) -> None:
     """Add an act to the audit log."""
     database.execute(
         "INSERT INTO audit (time, actor, action, room, name, author, details)"
@@ -50,20 +51,20 @@ def add_to_audit(database: sqlite3.Connection, act: Act, details: str) -> None:
     )
 
 
-def read_sanctions(database: sqlite3.Connection) -> list[Sanction]:
+def read_sanctions(database: Database) -> list[Sanction]:
     """Read all sanctions, also those that have ended."""
     rows = database.execute("SELECT author, room, action, name, until FROM sanctions ORDER BY name")
     return [Sanction(*row) for row in rows]
 
 
-def find_authors(database: sqlite3.Connection, name: str) -> set[str]:
+def find_authors(database: Database, name: str) -> set[str]:
     """Return the authors that have used a name, and the one that its invitation has."""
     rows = database.execute("SELECT DISTINCT name, author FROM messages WHERE author <> ''")
     found = {author for used, author in rows if name_key(used) == name_key(name)}
     return found | {name_author(name)}
 
 
-def erase_messages(database: sqlite3.Connection, name: str) -> Iterator[int]:
+def erase_messages(database: Database, name: str) -> Iterator[int]:
     """Remove the texts of all messages of a person, ERASE_UNIT in a transaction.
 
     A message of an earlier version has no author, so its name decides.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
 from chatd.model import Message, direct_authors
+from chatd.storage.database import Cursor, Database
 from chatd.storage.rows import SELECT_ENTRY, SELECT_WITH_EDITS, to_message
 from chatd.storage.store import Page
 
@@ -19,11 +19,11 @@ _MAX_ID = (1 << 63) - 1
 MAX_LISTED_ROOMS = 1000
 LISTING_STEP = 0.008
 
-Read = Callable[[sqlite3.Connection], Any]
+Read = Callable[[Database], Any]
 """A read, in one transaction."""
 
 
-def read_after(room: str, after: int, limit: int, database: sqlite3.Connection) -> Page:
+def read_after(room: str, after: int, limit: int, database: Database) -> Page:
     """Read the entries of a room after an id, the newest `limit` of them."""
     # Another version of this store has assigned an unknown id, so the client has none of
     # this store's messages.
@@ -43,28 +43,28 @@ def read_after(room: str, after: int, limit: int, database: sqlite3.Connection) 
     return Page(messages, more, gap, topic=_topic(database, room))
 
 
-def read_before(room: str, before: int | None, limit: int, database: sqlite3.Connection) -> Page:
+def read_before(room: str, before: int | None, limit: int, database: Database) -> Page:
     """Read the newest `limit` messages of a room before an id, None for no bound."""
     messages, more = _older(database, room, _MAX_ID if before is None else before, limit)
     newer = before is not None and bool(_newer(database, room, before - 1, 1)[0])
     return Page(messages, more, False, newer, _topic(database, room))
 
 
-def read_following(room: str, after: int, limit: int, database: sqlite3.Connection) -> Page:
+def read_following(room: str, after: int, limit: int, database: Database) -> Page:
     """Read the oldest `limit` messages of a room after an id."""
     messages, more_after = _newer(database, room, after, limit)
     more = bool(_older(database, room, after + 1, 1)[0])
     return Page(messages, more, False, more_after)
 
 
-def read_around(room: str, number: int, limit: int, database: sqlite3.Connection) -> Page:
+def read_around(room: str, number: int, limit: int, database: Database) -> Page:
     """Read `limit` messages of a room, half of them before the id `number`."""
     older, more = _older(database, room, number, limit // 2)
     newer, more_after = _newer(database, room, number - 1, limit - limit // 2)
     return Page([*older, *newer], more, False, more_after)
 
 
-def read_from(room: str, moment: str, limit: int, database: sqlite3.Connection) -> Page:
+def read_from(room: str, moment: str, limit: int, database: Database) -> Page:
     """Read the oldest `limit` messages of a room from a time on.
 
     The times of a room increase with its ids, except for errors of the clock. So a binary search
@@ -86,10 +86,10 @@ def read_from(room: str, moment: str, limit: int, database: sqlite3.Connection) 
     return read_following(room, last, limit, database)
 
 
-def read_activity(database: sqlite3.Connection) -> list[tuple[str, str, str]]:
+def read_activity(database: Database) -> list[tuple[str, str, str, int]]:
     """Read rooms by name, each with the time of its last entry and its topic."""
     end = time.monotonic() + LISTING_STEP
-    listed: list[tuple[str, str, str]] = []
+    listed: list[tuple[str, str, str, int]] = []
     name = "@~"  # above the names of direct rooms
     while len(listed) < MAX_LISTED_ROOMS and time.monotonic() < end:
         # Steps from room to room in the index, because a scan would read every message.
@@ -101,11 +101,11 @@ def read_activity(database: sqlite3.Connection) -> list[tuple[str, str, str]]:
         (last,) = database.execute(
             "SELECT time FROM messages WHERE room = ? ORDER BY id DESC LIMIT 1", (name,)
         ).fetchone()
-        listed.append((name, last, _topic(database, name)))
+        listed.append((name, last, _topic(database, name), 0))
     return listed
 
 
-def read_direct_rooms(author: str, database: sqlite3.Connection) -> list[tuple[str, str, str]]:
+def read_direct_rooms(author: str, database: Database) -> list[tuple[str, str, str]]:
     """Read the direct rooms of an author, each with the other member's name and author.
 
     A member that has said nothing yet has no name here, so its name is "".
@@ -124,16 +124,14 @@ def read_direct_rooms(author: str, database: sqlite3.Connection) -> list[tuple[s
     return listed
 
 
-def _is_before(database: sqlite3.Connection, room: str, number: int, moment: str) -> bool:
+def _is_before(database: Database, room: str, number: int, moment: str) -> bool:
     found = database.execute(
         "SELECT 1 FROM messages WHERE room = ? AND id = ? AND time < ?", (room, number, moment)
     ).fetchone()
     return found is not None
 
 
-def _older(
-    database: sqlite3.Connection, room: str, before: int, limit: int
-) -> tuple[list[Message], bool]:
+def _older(database: Database, room: str, before: int, limit: int) -> tuple[list[Message], bool]:
     rows = database.execute(
         f"{SELECT_ENTRY} WHERE room = ? AND id < ? AND kind = 0 ORDER BY id DESC LIMIT ?",
         (room, before, limit + 1),
@@ -143,9 +141,7 @@ def _older(
     return messages, more
 
 
-def _newer(
-    database: sqlite3.Connection, room: str, after: int, limit: int
-) -> tuple[list[Message], bool]:
+def _newer(database: Database, room: str, after: int, limit: int) -> tuple[list[Message], bool]:
     rows = database.execute(
         f"{SELECT_ENTRY} WHERE room = ? AND id > ? AND kind = 0 ORDER BY id LIMIT ?",
         (room, after, limit + 1),
@@ -153,12 +149,12 @@ def _newer(
     return _read_rows(rows, limit)
 
 
-def _topic(database: sqlite3.Connection, room: str) -> str:
+def _topic(database: Database, room: str) -> str:
     row = database.execute("SELECT text FROM topics WHERE room = ?", (room,)).fetchone()
     return "" if row is None else str(row[0])
 
 
-def _has_assigned(database: sqlite3.Connection, room: str, number: int) -> bool:
+def _has_assigned(database: Database, room: str, number: int) -> bool:
     """Return True for 0, and for the id of an entry of a room, also of a removed one."""
     row = database.execute(
         "SELECT ? = 0 OR EXISTS (SELECT 1 FROM messages WHERE room = ? AND id = ?)"
@@ -168,7 +164,7 @@ def _has_assigned(database: sqlite3.Connection, room: str, number: int) -> bool:
     return bool(row[0])
 
 
-def _read_rows(cursor: sqlite3.Cursor, limit: int) -> tuple[list[Message], bool]:
+def _read_rows(cursor: Cursor, limit: int) -> tuple[list[Message], bool]:
     """Read up to `limit` rows within MAX_PAGE_TEXT characters; return whether there are more."""
     messages: list[Message] = []
     size = 0

@@ -7,12 +7,12 @@ would block the event loop. Other requests run between two steps.
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from chatd.model import format_time
+from chatd.storage.database import Database
 from chatd.storage.store import NewMessage
 
 # Limits of one step: messages to delete, and seconds after which no further unit begins.
@@ -29,10 +29,10 @@ WITH RECURSIVE rooms (room) AS (
     SELECT min(room) FROM messages WHERE room > ?
     UNION ALL
     SELECT (SELECT min(room) FROM messages WHERE room > rooms.room) FROM rooms
-    WHERE room IS NOT NULL LIMIT ?
+    WHERE room IS NOT NULL
 )
 SELECT room, (SELECT time FROM messages WHERE messages.room = rooms.room ORDER BY id LIMIT 1)
-FROM rooms WHERE room IS NOT NULL
+FROM rooms WHERE room IS NOT NULL LIMIT ?
 """
 # Seconds for which the store remembers the keys of removed messages.
 KEY_MEMORY = 24 * 3600.0
@@ -52,7 +52,7 @@ class Retention:
 
     def __init__(
         self,
-        database: sqlite3.Connection,
+        database: Database,
         *,
         keep_messages: int | None,
         keep_days: float | None,
@@ -197,7 +197,11 @@ class Retention:
             self._remaining -= self._database.execute(
                 "DELETE FROM messages WHERE room = ? AND id <= ?", (room, end)
             ).rowcount
-            self._database.execute("INSERT OR REPLACE INTO trimmed VALUES (?, ?)", (room, end))
+            self._database.execute(
+                "INSERT INTO trimmed VALUES (?, ?)"
+                " ON CONFLICT (room) DO UPDATE SET id = excluded.id",
+                (room, end),
+            )
             self.has_deleted = True
             if end == last:
                 return
@@ -210,7 +214,7 @@ class Retention:
         while True:
             row = self._database.execute(
                 "SELECT max(number) FROM (SELECT number, removed FROM removed_keys"
-                " ORDER BY number LIMIT ?) WHERE removed NOT BETWEEN ? AND ?",
+                " ORDER BY number LIMIT ?) AS oldest WHERE removed NOT BETWEEN ? AND ?",
                 (DELETE_UNIT, oldest, present),
             ).fetchone()
             if row[0] is None:

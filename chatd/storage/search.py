@@ -203,8 +203,8 @@ class SearchIndex:
                     found.append((room, to_message(row)))
             if len(found) == MAX_FOUND or time.monotonic() >= end:
                 rows.close()
-                return Found(found, before=number)
-        return Found(found, before=None)
+                return _found(found, before=number)
+        return _found(found, before=None)
 
     def _open(self) -> bool:
         """Open the index, again if its file was removed; return False without an index."""
@@ -299,8 +299,12 @@ def _scan(
     found = [each for each in found if each[1].id > bound]
     found.sort(key=lambda each: -each[1].id)
     if len(found) > MAX_FOUND:
-        return Found(found[:MAX_FOUND], before=found[MAX_FOUND - 1][1].id)
-    return Found(found, before=bound + 1 if bound else None)
+        return _found(found[:MAX_FOUND], before=found[MAX_FOUND - 1][1].id)
+    return _found(found, before=bound + 1 if bound else None)
+
+
+def _found(messages: list[tuple[str, Message]], *, before: int | None) -> Found:
+    return Found(messages, before, [message.id for _, message in messages])
 
 
 def _newest(database: sqlite3.Connection, room: str, before: int) -> int:

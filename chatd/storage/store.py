@@ -71,7 +71,8 @@ class Page(NamedTuple):
 
     `more` is True if older matching entries exist beyond the page, `more_after` if newer ones
     exist. `gap` is True if requested entries are missing: retention has removed them, or
-    another store has assigned the requested id. `topic` is the topic of the room.
+    another store has assigned the requested id. `topic` is the topic of the room. `last` is the
+    last id of the room, None from an engine for one process.
     """
 
     messages: Sequence[Message]
@@ -79,16 +80,19 @@ class Page(NamedTuple):
     gap: bool
     more_after: bool = False
     topic: str = ""
+    last: int | None = None
 
 
 class Found(NamedTuple):
     """Result of a search: pairs of room and message, the newest first.
 
-    `before` is the id below which older messages may match, too; None if there are none.
+    `before` is the place below which older messages may match, too; None if there are none.
+    `cursors` has the place of each message. Only the engine knows what a place is.
     """
 
     messages: Sequence[tuple[str, Message]]
     before: int | None
+    cursors: Sequence[int]
 
 
 class Act(NamedTuple):
@@ -109,8 +113,12 @@ class Act(NamedTuple):
 AppendCallback = Callable[[Sequence[Appended] | StoreError], None]
 ReadCallback = Callable[[Page | StoreError], None]
 SearchCallback = Callable[[Found | StoreError], None]
-ActivityCallback = Callable[[Sequence[tuple[str, str, str]] | StoreError], None]
-"""Receives rooms, each with the time of its last entry and its topic."""
+Activity = Sequence[tuple[str, str, str, int]]
+"""Rooms, each with the time of its last entry, its topic, and its members on all nodes.
+
+An engine for one process knows no members and returns 0.
+"""
+ActivityCallback = Callable[[Activity | StoreError], None]
 DirectCallback = Callable[[Sequence[tuple[str, str, str]] | StoreError], None]
 """Receives direct rooms, each with the other member's name and author."""
 ActCallback = Callable[[StoreError | None], None]
@@ -164,7 +172,7 @@ class MessageStore(Protocol):
         Args:
             rooms: Rooms to search.
             text: Words separated by spaces.
-            before: Id below which to search, None for no bound.
+            before: `before` of an earlier result, None for no bound.
             callback: Receives at most `search.MAX_FOUND` messages, or the error.
         """
 

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from chatd.model import Kind, Message
+from chatd.storage.room_reads import RoomRead, RoomReads
 from chatd.storage.store import (
     Appended,
     MessageStore,
@@ -30,35 +29,15 @@ from wsproto_min import Peer
 
 logger = logging.getLogger("chatd")
 
+# Limits of one append to an engine that answers later: messages, and characters of their texts.
+MAX_BATCH = 512
+MAX_BATCH_SIZE = 256 << 10
+# Messages and characters that may wait for the engine before senders must wait.
+MAX_PENDING = 10_000
+MAX_PENDING_SIZE = 16 << 20
+
 Batch = Sequence[tuple[Peer, NewMessage]]
 """Messages of one append, each with its sender."""
-
-
-class _RoomRead:
-    """A read in progress of the newest messages of a room."""
-
-    def __init__(self, room: str, limit: int, callback: ReadCallback) -> None:
-        self.room = room
-        self.callback = callback
-        self._limit = limit
-        # Messages delivered since the start; one over the limit shows that others are missing.
-        self.delivered: deque[Message] = deque(maxlen=limit + 1)
-
-    def complete(self, result: Page | StoreError) -> None:
-        """Call back with the page and the newer messages, the newest of all."""
-        if self.delivered and not isinstance(result, StoreError):
-            last = result.messages[-1].id if result.messages else 0
-            present = {each.id for each in result.messages}
-            # A page of messages alone lacks the changes, which may be older than its last message.
-            newer = [
-                each
-                for each in self.delivered
-                if each.id > last or (each.kind is not Kind.MESSAGE and each.id not in present)
-            ]
-            messages = [*result.messages, *newer]
-            more = result.more or len(messages) > self._limit
-            result = result._replace(messages=messages[-self._limit :], more=more)
-        self.callback(result)
 
 
 class WriteBatcher:
@@ -68,6 +47,10 @@ class WriteBatcher:
         store: Message store to append to.
         deliver: Called with each batch and its result, in the order of the batches.
         observe_append: Called with the seconds that each successful append took.
+        is_bounded: True for an engine that answers later: limits one append and the queue.
+
+    Attributes:
+        on_full: Called with each sender of a message while the queue is full.
     """
 
     def __init__(
@@ -75,20 +58,52 @@ class WriteBatcher:
         store: MessageStore,
         deliver: Callable[[Batch, Sequence[Appended] | StoreError], None],
         observe_append: Callable[[float], None],
+        *,
+        is_bounded: bool = False,
     ) -> None:
+        self.on_full: Callable[[Peer], None] = lambda peer: None
+        self._is_bounded = is_bounded
+        self._pending_size = 0  # characters, if the queue is bounded
         self._store = store
         self._deliver = deliver
         self._observe_append = observe_append
         self._pending: list[tuple[Peer, NewMessage]] = []  # messages of the next batch
         self._appending = False  # until the delivery is complete
         self._append_started = 0.0
-        self._reads: dict[str, list[_RoomRead]] = {}  # in progress, by room
+        self._reads = RoomReads()
         # Results that wait for the delivery of the append in progress.
-        self._results: list[tuple[_RoomRead, Page | StoreError]] = []
+        self._results: list[tuple[RoomRead, Page | StoreError]] = []
 
     def add(self, sender: Peer, message: NewMessage) -> None:
-        """Add a message to the next batch."""
+        """Add a message to a later batch."""
         self._pending.append((sender, message))
+        if self._is_bounded:
+            self._pending_size += len(message.text)
+            if self.is_full:
+                self.on_full(sender)
+
+    @property
+    def is_full(self) -> bool:
+        """True if senders must wait, because the store is slower than they are."""
+        return len(self._pending) >= MAX_PENDING or self._pending_size >= MAX_PENDING_SIZE
+
+    def _take_bounded(self) -> list[tuple[Peer, NewMessage]]:
+        """Return the messages of the next append, and leave the others in the queue."""
+        size = number = 0
+        for _, message in self._pending[:MAX_BATCH]:
+            size += len(message.text)
+            if number and size > MAX_BATCH_SIZE:
+                break
+            number += 1
+            self._pending_size -= len(message.text)
+        batch, self._pending = self._pending[:number], self._pending[number:]
+        return batch
+
+    def drain(self) -> None:
+        """Append all pending messages, whose senders have gone, at the end of the loop."""
+        while self._pending:
+            self._appending = False
+            self.flush()
 
     def flush(self) -> int:
         """Append the pending messages, unless an append is in progress.
@@ -98,7 +113,10 @@ class WriteBatcher:
         """
         if not self._pending or self._appending:
             return 0
-        batch, self._pending = self._pending, []
+        if self._is_bounded:
+            batch = self._take_bounded()
+        else:
+            batch, self._pending = self._pending, []
         self._appending = True
         self._append_started = time.monotonic()
         messages = [message for _, message in batch]
@@ -127,8 +145,7 @@ class WriteBatcher:
             read: Starts the read; called with the callback for its result.
             callback: Receives the page, at once or later.
         """
-        room_read = _RoomRead(room, limit, callback)
-        self._reads.setdefault(room, []).append(room_read)
+        room_read = self._reads.begin(room, limit, callback)
         is_active = True
 
         def on_read(result: Page | StoreError) -> None:
@@ -137,7 +154,7 @@ class WriteBatcher:
             if self._appending:
                 self._results.append((room_read, result))
             else:
-                self._complete(room_read, result)
+                self._reads.complete(room_read, result)
 
         try:
             read(on_read)
@@ -145,13 +162,6 @@ class WriteBatcher:
             if not is_active:  # the exception comes from the callback
                 raise
             on_read(_unexpected("read"))
-
-    def _complete(self, room_read: _RoomRead, result: Page | StoreError) -> None:
-        reads = self._reads[room_read.room]
-        reads.remove(room_read)
-        if not reads:
-            del self._reads[room_read.room]
-        room_read.complete(result)
 
     def _on_append(self, batch: Batch, result: Sequence[Appended] | StoreError) -> None:
         if not isinstance(result, StoreError):
@@ -165,7 +175,7 @@ class WriteBatcher:
             results, self._results = self._results, []
             for room_read, page in results:
                 try:
-                    self._complete(room_read, page)
+                    self._reads.complete(room_read, page)
                 except Exception:  # the other reads must end too
                     logger.exception("message store: the callback of a read raised an exception")
 
@@ -173,8 +183,7 @@ class WriteBatcher:
         """Record delivered messages for the reads in progress."""
         for (_, new), stored in zip(batch, result, strict=True):
             if isinstance(stored, StoredMessage) and not stored.repeated:
-                for room_read in self._reads.get(new.room, ()):
-                    room_read.delivered.append(stored.message)
+                self._reads.record(new.room, stored.message)
 
 
 def _unexpected(action: str) -> StoreError:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from chatd.storage import write_ahead_log
+from chatd.storage.database import Database
 from chatd.storage.pages import read_before
 from chatd.storage.sqlite import SQLiteStore
 from chatd.storage.store import NewMessage, Page, StoreError
@@ -154,7 +155,7 @@ def test_store_closes_during_an_endless_read(path: str) -> None:
     store = SQLiteStore(path)
     calls.start(store)
 
-    def read(database: sqlite3.Connection) -> Page:
+    def read(database: Database) -> Page:
         database.execute(
             "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)"
             " SELECT count(*) FROM n"
@@ -195,7 +196,7 @@ def test_log_restarts_between_two_reads(path: str, monkeypatch: pytest.MonkeyPat
     calls, has_snapshot, gate = Calls(), threading.Event(), threading.Event()
     pages: list[Page | StoreError] = []
 
-    def read(database: sqlite3.Connection) -> Page:
+    def read(database: Database) -> Page:
         page = read_before("x", None, 1, database)
         has_snapshot.set()
         gate.wait(PATIENCE)
