@@ -1,34 +1,26 @@
 """Invitations: a name, rooms and an expiry time, signed with HMAC-SHA256.
 
 A token is `PAYLOAD.SIGNATURE`, both in base64url. The payload is a JSON object. The
-secret is in a file of mode 0600, created at the first use. A second file, the
-revocation list, has the revoked names. For each name it has the time of the revocation,
-which makes every earlier invitation for this name invalid.
+secret comes with the revocation list, which has the revoked names. For each name it has the time
+of the revocation, which makes every earlier invitation for this name invalid.
 """
 
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import hmac
 import json
 import logging
-import os
-import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+from chatd.access.invitation_files import InvitationFiles
 from chatd.model import name_key
 
-SECRET_FILE = "secret"
-REVOCATION_FILE = "revoked"
-# The revocation list until it is complete; a rename then replaces the list.
-TEMPORARY_REVOCATION_FILE = "revoked.new"
-SECRET_SIZE = 32  # bytes, the size of an HMAC-SHA256 digest
 DAY = 86400.0  # seconds
 # Genuine tokens whose content is kept. A genuine token is small, because an operator issued it.
 VERIFIED_TOKENS = 10_000
@@ -68,29 +60,44 @@ class Claims(NamedTuple):
     expires: float
 
 
+class InvitationSource(Protocol):
+    """Place of the secret and of the revocation list."""
+
+    @property
+    def secret(self) -> bytes:
+        """The secret that signs invitations."""
+
+    @property
+    def list_changes(self) -> int:
+        """Number of the changes of the revocation list that were loaded."""
+
+    def load_revocations(self) -> Mapping[str, float]:
+        """Return the time of revocation by `model.name_key`. Raises `OSError`."""
+
+    def revoke(self, key: str, now: float, /) -> None:
+        """Add a name to the revocation list. Raises `OSError`."""
+
+
 class Invitations:
     """Issues, checks and revokes invitations.
 
-    `list_changes` counts the changes of the revocation list that were loaded.
-
     Args:
-        directory: Directory of the secret and of the revocation list.
+        source: The secret and the revocation list, or the directory of their files.
 
     Raises:
         OSError: The secret cannot be read or created, or the revocation list not read.
     """
 
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._revocation_path = directory / REVOCATION_FILE
-        self._secret_path = directory / SECRET_FILE
-        self._secret = _load_secret(self._secret_path)
+    def __init__(self, source: Path | InvitationSource) -> None:
+        self._source = InvitationFiles(source) if isinstance(source, Path) else source
+        self._secret = self._source.secret
         self._verify = lru_cache(VERIFIED_TOKENS)(self._read_token)  # keeps no exception
-        self._revocations: dict[str, float] = {}
-        self._revocation_version: tuple[int, int] | None = None
-        self.list_changes = 0
         self._logged_error: str | None = None
-        self._load_revocations()
+
+    @property
+    def list_changes(self) -> int:
+        """Number of the changes of the revocation list that were loaded."""
+        return self._source.list_changes
 
     def issue(
         self, name: str, rooms: Sequence[str], days: float, now: float, role: str = ""
@@ -135,14 +142,14 @@ class Invitations:
         """Return the Unix time, in seconds, at which a genuine token expires."""
         return self._verify(token).expires
 
-    def load_revocations(self) -> dict[str, float]:
+    def load_revocations(self) -> Mapping[str, float]:
         """Return the time of revocation by name; read the list if it has changed.
 
         Raises:
             RevocationListUnavailable: The revocation list cannot be read.
         """
         try:
-            revocations = self._load_revocations()
+            revocations = self._source.load_revocations()
         except OSError as error:
             if str(error) != self._logged_error:
                 self._logged_error = str(error)
@@ -163,16 +170,7 @@ class Invitations:
         Raises:
             OSError: The revocation list cannot be read or written.
         """
-        with open(self._secret_path) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another process may revoke at the same time
-            revocations = {**self._load_revocations(), name_key(name): now}
-            temporary = self._revocation_path.with_name(TEMPORARY_REVOCATION_FILE)
-            temporary.write_text(json.dumps(revocations))
-            # The user that runs the server must be able to read the list.
-            owner = os.fstat(lock.fileno())
-            os.chown(temporary, owner.st_uid, owner.st_gid)
-            temporary.chmod(owner.st_mode & 0o777)
-            temporary.replace(self._revocation_path)
+        self._source.revoke(name_key(name), now)
 
     def _read_token(self, token: str) -> Claims:
         payload, _, signature = token.partition(".")
@@ -186,55 +184,6 @@ class Invitations:
 
     def _sign(self, payload: str) -> str:
         return _encode_base64(hmac.digest(self._secret, payload.encode(), hashlib.sha256))
-
-    def _load_revocations(self) -> dict[str, float]:
-        version: tuple[int, int] | None
-        try:
-            status = self._revocation_path.stat()
-            version = (status.st_mtime_ns, status.st_ino)
-        except FileNotFoundError:
-            version = None
-        except OSError as error:
-            raise _unreadable(self._revocation_path, error) from None
-        if version != self._revocation_version:
-            self._revocations = _read_revocations(self._revocation_path) if version else {}
-            self._revocation_version = version
-            self.list_changes += 1
-        return self._revocations
-
-
-def _read_revocations(path: Path) -> dict[str, float]:
-    try:
-        revocations = json.loads(path.read_text())
-        return {name: float(time) for name, time in revocations.items()}
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    except (ValueError, TypeError, AttributeError):
-        raise OSError(
-            f"revocation list {path}: the file is damaged; restore a backup, or remove the file"
-            " and revoke its names again"
-        ) from None
-
-
-def _unreadable(path: Path, error: OSError) -> OSError:
-    return OSError(f"revocation list {path}: cannot read: {error.strerror}")
-
-
-def _load_secret(path: Path) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        secret = path.read_bytes()
-        if len(secret) < SECRET_SIZE:
-            raise OSError(
-                f"secret {path}: shorter than {SECRET_SIZE} bytes; remove the file, and chatd"
-                " creates another"
-            ) from None
-        return secret
-    with open(descriptor, "wb") as file:
-        secret = secrets.token_bytes(SECRET_SIZE)
-        file.write(secret)
-    return secret
 
 
 def _encode_base64(data: bytes) -> str:

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from chatd import app, recheck
 from chatd.__main__ import main
 from chatd.access.authorizer import Authorizer
+from chatd.access.invitation_files import SECRET_SIZE
 from chatd.access.invitations import (
     DAY,
-    SECRET_SIZE,
     Invitation,
     Invitations,
     Unauthorized,
