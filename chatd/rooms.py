@@ -37,6 +37,9 @@ class Member:
     `moderates` is True once one of the peers had the invitation of a moderator.
     `peers` is empty while the name is only reserved. A reservation ends at
     `reserved_until`, in seconds of the monotonic clock.
+
+    If several nodes share the store, `is_elsewhere` is True while other nodes have peers of the
+    member, and `version` is the one of the roster with the claim of this node.
     """
 
     room: Room
@@ -45,6 +48,13 @@ class Member:
     moderates: bool = False
     peers: dict[Peer, None] = field(default_factory=dict)
     reserved_until: float = 0.0
+    is_elsewhere: bool = False
+    version: int = 0
+
+    @property
+    def is_present(self) -> bool:
+        """True unless the name is only reserved."""
+        return bool(self.peers) or self.is_elsewhere
 
 
 class Joined(NamedTuple):
@@ -62,7 +72,8 @@ class Room:
     than NAMED_MEMBERS members, it has only the count, and the clients lose their lists
     of names. The first presence message after the room has shrunk has all names.
 
-    `count` is the number of members with peers. `last_broadcast_at` is the time of
+    `count` is the number of members that are present. `claims` is the number of claims of names
+    that the shared store has yet to decide. `last_broadcast_at` is the time of
     the last presence message; `broadcast_scheduled` is True while a timer for the
     next one is pending. `typing` has the members whose typing is not announced yet;
     `last_typing_at` and `typing_scheduled` are like those of the presence message.
@@ -81,10 +92,12 @@ class Room:
         "_left",
         "_members",
         "_names_withheld",
+        "_only_elsewhere",
         "_reported_count",
         "_seen_changes",
         "broadcast_scheduled",
         "chat_peers",
+        "claims",
         "count",
         "last_broadcast_at",
         "last_typing_at",
@@ -99,6 +112,8 @@ class Room:
         self.chat_peers = chat_peers
         self.plain_peers = plain_peers
         self.count = 0
+        self.claims = 0
+        self._only_elsewhere = 0  # number of members that have peers on other nodes only
         self.last_broadcast_at = 0.0
         self.broadcast_scheduled = False
         self.typing: dict[Member, Peer] = {}
@@ -117,7 +132,14 @@ class Room:
         self._reported_count = 0  # the count that all clients know; -1 if they differ
 
     def join(
-        self, name: str, author: str, peer: Peer, now: float, *, proven: bool = False
+        self,
+        name: str,
+        author: str,
+        peer: Peer,
+        now: float,
+        *,
+        proven: bool = False,
+        is_granted: bool = False,
     ) -> Joined:
         """Give a name to a peer, beside the other peers of its author.
 
@@ -130,37 +152,25 @@ class Room:
             now: Time in seconds of the monotonic clock.
             proven: True if an invitation proves that the client owns the name. Then
                 a reservation does not block the name.
+            is_granted: True if the shared store has decided. Then only a member with peers of
+                this node blocks the name.
 
         Raises:
             NameTaken: The name belongs to another author.
         """
-        member = self._by_author.get(author)
         key, look = name_key(name), skeleton(name)
-        holders = [
-            each
-            for each in (self._members.get(key), self._by_look.get(look))
-            if each is not None and each is not member
-        ]
-        for holder in holders:
-            if holder.peers or (holder.reserved_until > now and not proven):
+        for holder in (self._members.get(key), self._by_look.get(look)):
+            if holder is None or holder.author == author:
+                continue
+            is_reserved = holder.is_elsewhere or (holder.reserved_until > now and not proven)
+            if holder.peers or (is_reserved and not is_granted):
                 raise NameTaken(holder.name)
-        for holder in holders:
-            self._remove(holder)
-        former_name = None
-        if member is None:
-            member = Member(self, name, author)
-        elif member.name != name:
-            self._remove(member)
-            if member.peers:
-                former_name = member.name
-                self._record_change(member, self._left, self._joined)
-        is_new = not member.peers or former_name is not None
-        member.name = name
-        self._members[key] = self._by_look[look] = self._by_author[author] = member
-        if not member.peers:
+        member, former_name = self._give_name(name, author, key, look)
+        if not member.is_present:
             self.count += 1
-        if is_new:
             self._record_change(member, self._joined, self._left)
+        if member.is_elsewhere and not member.peers:
+            self._only_elsewhere -= 1
         replaced = None
         if peer not in member.peers and len(member.peers) == MAX_CONNECTIONS:
             replaced = next(iter(member.peers))
@@ -168,15 +178,95 @@ class Room:
         member.peers[peer] = None
         return Joined(member, replaced, former_name)
 
+    def _give_name(self, name: str, author: str, key: str, look: str) -> tuple[Member, str | None]:
+        """Give a name to an author; return the member, and its former name if others saw it.
+
+        Removes other holders of the name, which have no peers.
+        """
+        member = self._by_author.get(author)
+        for holder in (self._members.get(key), self._by_look.get(look)):
+            if holder is not None and holder is not member:
+                if holder.is_elsewhere:
+                    self._set_elsewhere(holder, is_elsewhere=False)
+                self._remove(holder)
+        former_name = None
+        if member is None:
+            member = Member(self, name, author)
+        elif member.name != name:
+            self._remove(member)
+            if member.is_present:
+                former_name = member.name
+                self._record_change(member, self._left, self._joined)
+        member.name = name
+        self._members[key] = self._by_look[look] = self._by_author[author] = member
+        if former_name is not None:
+            self._record_change(member, self._joined, self._left)
+        return member, former_name
+
+    def update_elsewhere(
+        self, name: str, author: str, *, moderates: bool, is_elsewhere: bool
+    ) -> str | None:
+        """Apply a change of a member by another node.
+
+        Args:
+            name: Name of the member; another one than before renames it.
+            author: Its public id.
+            moderates: True if it is a moderator.
+            is_elsewhere: True if other nodes have peers of it.
+
+        Returns:
+            The former name, None if it has not changed.
+        """
+        member = self._by_author.get(author)
+        if not is_elsewhere:
+            if member is not None and member.is_elsewhere:
+                self._set_elsewhere(member, is_elsewhere=False)
+                if not member.peers:
+                    self._remove(member)
+            return None
+        key, look = name_key(name), skeleton(name)
+        for holder in (self._members.get(key), self._by_look.get(look)):
+            if holder is not None and holder.author != author and holder.peers:
+                return None  # this node's member leaves first; another change follows
+        member, former_name = self._give_name(name, author, key, look)
+        member.moderates |= moderates
+        if not member.is_elsewhere:
+            self._set_elsewhere(member, is_elsewhere=True)
+        return former_name
+
+    def _set_elsewhere(self, member: Member, *, is_elsewhere: bool) -> None:
+        was_present = member.is_present
+        member.is_elsewhere = is_elsewhere
+        if not member.peers:
+            self._only_elsewhere += 1 if is_elsewhere else -1
+        if member.is_present and not was_present:
+            self.count += 1
+            self._record_change(member, self._joined, self._left)
+        elif was_present and not member.is_present:
+            self.count -= 1
+            self._record_change(member, self._left, self._joined)
+
+    def authors_elsewhere(self) -> list[str]:
+        """Return the authors with peers on other nodes."""
+        return [each.author for each in self._by_author.values() if each.is_elsewhere]
+
+    def local_members(self) -> list[Member]:
+        """Return the members with peers of this node."""
+        return [each for each in self._by_author.values() if each.peers]
+
     def join_as_guest(self, peer: Peer, now: float) -> Member:
         """Give a peer the next free guest name, for example "guest-1"."""
         author = session_author(token_urlsafe(16))
         while True:
-            self._guests += 1
             try:
-                return self.join(f"guest-{self._guests}", author, peer, now).member
+                return self.join(f"guest-{self.next_guest()}", author, peer, now).member
             except NameTaken:
                 continue
+
+    def next_guest(self) -> int:
+        """Return the number of the next guest name, which may be taken."""
+        self._guests += 1
+        return self._guests
 
     def holder(self, name: str) -> Member | None:
         """Return the member with a name, or with one that looks like it, also a reserved one."""
@@ -197,6 +287,9 @@ class Room:
         """
         if member.peers.pop(peer, peer) is peer or member.peers:
             return  # the peer has left already, or others remain
+        if member.is_elsewhere:
+            self._only_elsewhere += 1
+            return
         if reserve_at is None:
             self._remove(member)
         else:
@@ -221,14 +314,16 @@ class Room:
             Number of remaining reservations.
         """
         for member in list(self._members.values()):
-            if not member.peers and member.reserved_until <= now:
+            if not member.is_present and member.reserved_until <= now:
                 self._remove(member)
         return len(self._members) - self.count
 
     @property
     def is_empty(self) -> bool:
-        """True if the room has no peers, no members and no reservations."""
-        return not self.plain_peers and not self._members
+        """True if the room has no peers, reservations or claims of this node."""
+        if self.plain_peers or self.claims:
+            return False
+        return len(self._members) == self._only_elsewhere
 
     def names_to_send(self) -> list[Named]:
         """Return the members, or [] with more than NAMED_MEMBERS members.
@@ -266,7 +361,7 @@ class Room:
         return changes
 
     def _names(self) -> list[Named]:
-        return [(each.name, each.author) for each in self._members.values() if each.peers]
+        return [(each.name, each.author) for each in self._members.values() if each.is_present]
 
     def _record_change(
         self, member: Member, changes: dict[str, str], opposite: dict[str, str]
