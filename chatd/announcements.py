@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 
 from chatd import protocol
@@ -29,10 +30,12 @@ class Announcer:
 
     Args:
         server: Server with the loop.
+        announce: Sends a message to the members of a room on other nodes; None without any.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, announce: Callable[[str, str], None] | None = None) -> None:
         self._server = server
+        self._announce = announce
         self._changed: OrderedDict[Room, None] = OrderedDict()  # rooms with unreported changes
         self._typing: dict[Room, None] = {}  # rooms with members in `Room.typing`
 
@@ -110,6 +113,8 @@ class Announcer:
                     room.last_typing_at = now
                     announcement = protocol.typing(room.name, member.name)
                     room.chat_peers.send(announcement, sender=peer)
+                    if self._announce is not None:
+                        self._announce(room.name, announcement)
 
     def _broadcast_typing_later(self, room: Room) -> None:
         room.typing_scheduled = False

@@ -34,8 +34,10 @@ from chatd.access.moderation import Moderation
 from chatd.access.origin import OriginPolicy
 from chatd.access.proxy_names import ProxyNames
 from chatd.access.trusted_networks import TrustedNetwork
+from chatd.cluster import Cluster
 from chatd.delivery import Delivery
 from chatd.directory import Directory
+from chatd.feed import Feed
 from chatd.handlers import Services
 from chatd.history import HistoryReader
 from chatd.intake import Intake
@@ -46,9 +48,11 @@ from chatd.ops.access_log import AccessLog
 from chatd.ops.endpoints import (
     HEALTH_PATH,
     METRICS_PATH,
+    READY_PATH,
     check_metrics_reader,
     health_response,
     metrics_response,
+    ready_response,
 )
 from chatd.ops.metrics import Metrics
 from chatd.page import (
@@ -64,6 +68,8 @@ from chatd.posts import MAX_BODY, Posts, check_not_banned
 from chatd.protocol import ChatError
 from chatd.recheck import InvitationRecheck
 from chatd.registry import RoomRegistry
+from chatd.shared_members import SharedMembers
+from chatd.storage.shared import SharedStore
 from chatd.storage.store import MessageStore
 from chatd.storage.write_batcher import WriteBatcher
 from chatd.store_monitor import StoreMonitor
@@ -99,6 +105,7 @@ class Chat:
         name_header: Header in which a trusted proxy gives the name of a person that has signed
             in there.
         directory: True to list the rooms for peers.
+        shared: The store, if several nodes share it.
         rate: Cost per second that a peer may cause, in small messages; 0 for no limit.
         burst: Cost that a peer may cause at once.
         address_rate: Cost per second that the peers of an address may cause, twice as much
@@ -138,6 +145,7 @@ class Chat:
         invite_only: bool = True,
         name_header: str | None = None,
         directory: bool = True,
+        shared: SharedStore | None = None,
     ) -> None:
         self._metrics = Metrics()
         self.server = Server(
@@ -171,14 +179,27 @@ class Chat:
         self._monitor = StoreMonitor(
             store, self._metrics, call_later, lambda sanctions: self._moderator.load(sanctions)
         )
-        delivery = Delivery(lambda: self._rooms, self._monitor, self._metrics)
-        self._batcher = WriteBatcher(store, delivery.deliver, self._metrics.append_seconds.observe)
-        history = HistoryReader(store, self._batcher, self._monitor.on_error)
-        self._rooms = RoomRegistry(self.server, history, max_rooms)
+        delivery = Delivery(
+            lambda: self._rooms,
+            self._monitor,
+            self._metrics,
+            may_be_stored=shared is not None,
+        )
+        self._shared = shared
+        self._cluster = None if shared is None else self._open_cluster(shared, delivery)
+        feed = None if self._cluster is None else self._cluster.feed
+        self._batcher = WriteBatcher(
+            store,
+            delivery.deliver if feed is None else feed.deliver,
+            self._metrics.append_seconds.observe,
+            is_bounded=feed is not None,
+        )
+        history = HistoryReader(store, feed or self._batcher, self._monitor.on_error)
+        self._rooms = RoomRegistry(self.server, history, max_rooms, self._cluster)
         if address_rate is None:
             address_rate = costs.CONNECTIONS_PER_ADDRESS * rate
         self._budgets = costs.Budgets(rate, burst, address_rate, trusted_proxies)
-        self._moderator = Moderator(store, self._monitor, moderation, self._rooms)
+        self._moderator = Moderator(store, self._monitor, moderation, self._rooms, self._cluster)
         self._moderation = moderation
         services = Services(
             self._rooms,
@@ -197,6 +218,25 @@ class Chat:
         self._monitor.start()
         InvitationRecheck(self._authorizer, self.server).start()
 
+    def _open_cluster(self, shared: SharedStore, delivery: Delivery) -> Cluster:
+        call_later = self.server.call_later
+        feed = Feed(shared, delivery, call_later)
+        members = SharedMembers(
+            shared,
+            call_later,
+            lambda name: self._rooms.find(name),
+            lambda room: self._rooms.on_change(room),
+            lambda member, former: self._rooms.announce_rename(None, member, former),
+            lambda member: self._rooms.remove_stale(member),
+        )
+        cluster = Cluster(shared, self.server, feed, members, lambda name: self._rooms.find(name))
+        shared.subscribe(cluster)
+        return cluster
+
+    def finish(self) -> None:
+        """Give the messages that still wait to the store, after the server's `run`."""
+        self._batcher.drain()
+
     def drain(self, timeout: float) -> None:
         """Make the server's `run` return once each peer has the bytes in its write buffer.
 
@@ -207,6 +247,8 @@ class Chat:
             timeout: Seconds after which the server closes the remaining connections.
         """
         self._access_log.draining = True
+        if self._cluster is not None:
+            self._cluster.members.keeps_names = True
         self.server.stop(timeout, accepting=True)
 
     @property
@@ -246,6 +288,10 @@ class Chat:
                 draining=self._access_log.draining,
                 store_is_available=self._monitor.store_is_available,
             )
+        if request.path == READY_PATH:
+            return ready_response(
+                request, draining=self._access_log.draining, problem=self._readiness()
+            )
         if request.path == METRICS_PATH:
             self._origins.check(request)
             check_metrics_reader(request, peer.address, self._metrics_readers)
@@ -284,6 +330,11 @@ class Chat:
                 raise ServiceUnavailable("max_rooms", error.message) from None
             peer.user_data = PlainMode(mode.record, opened, name, token)
         return acceptance
+
+    def _readiness(self) -> str | None:
+        if not self._monitor.store_is_available:
+            return "message store failed"
+        return None if self._shared is None else self._shared.readiness()
 
     def _check_forwarded_rate(self, address: str) -> None:
         if self._budgets.charge_handshake(address) == math.inf:
@@ -331,7 +382,10 @@ class Chat:
         kinds = Counter(type(peer.user_data) for peer in self.server.peers if peer.is_open)
         modes = {"chat": kinds[ChatMode], "plain": kinds[PlainMode]}
         rooms = sum(not room.is_empty for room in self._rooms)
-        return metrics_response(self.server, self._metrics, modes, rooms, self._store.log_size)
+        shared = {} if self._cluster is None else self._cluster.metrics()
+        return metrics_response(
+            self.server, self._metrics, modes, rooms, self._store.log_size, shared
+        )
 
     def _on_before_flush(self) -> None:
         self._metrics.messages_received += self._batcher.flush()

@@ -8,17 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
+from typing import Protocol
 
 from chatd import protocol
-from chatd.model import Kind, direct_authors
+from chatd.model import Kind, Message, direct_authors
 from chatd.modes import ChatMode, PostMode
 from chatd.ops.metrics import Metrics
 from chatd.protocol import ChatError
-from chatd.registry import RoomRegistry
+from chatd.rooms import Room
 from chatd.storage.store import Appended, NewMessage, Refused, StoredMessage, StoreError
 from chatd.storage.write_batcher import Batch
 from chatd.store_monitor import StoreMonitor
 from wsproto_min import CloseCode, Peer, Response
+
+_NOT_STORED = "the message could not be stored and was not sent; try again later"
+_MAY_BE_STORED = "the message may or may not be stored; send it again with the same key"
+
+
+class Rooms(Protocol):
+    """The rooms in use."""
+
+    def find(self, name: str) -> Room | None:
+        """Return a room if it is in use."""
+
+    def connections(self, author: str) -> Sequence[Peer]:
+        """Return the peers that have joined a room as an author."""
 
 
 class Delivery:
@@ -28,11 +42,18 @@ class Delivery:
         rooms: Returns the rooms in use.
         monitor: Receives the results of the store.
         metrics: Counts the deliveries.
+        may_be_stored: True if the store may have an entry although its append failed.
     """
 
     def __init__(
-        self, rooms: Callable[[], RoomRegistry], monitor: StoreMonitor, metrics: Metrics
+        self,
+        rooms: Callable[[], Rooms],
+        monitor: StoreMonitor,
+        metrics: Metrics,
+        *,
+        may_be_stored: bool = False,
     ) -> None:
+        self._failure = _MAY_BE_STORED if may_be_stored else _NOT_STORED
         self._rooms = rooms
         self._monitor = monitor
         self._metrics = metrics
@@ -41,9 +62,8 @@ class Delivery:
         """Deliver a batch in the store's order, or report to its senders that it failed."""
         if isinstance(result, StoreError):
             self._monitor.on_error(result)
-            reason = "the message could not be stored and was not sent; try again later"
             for peer, new in batch:
-                _reject(peer, new, "log_failed", reason)
+                _reject(peer, new, "log_failed", self._failure)
         else:
             self._monitor.on_success()
             for (peer, new), stored in zip(batch, result, strict=True):
@@ -71,19 +91,31 @@ class Delivery:
             # A sender in plain mode receives nothing.
             delivered = len(room.chat_peers)
             if room.plain_peers and new.kind is Kind.MESSAGE:
-                room.plain_peers.send(new.text, sender=peer)
+                room.plain_peers.send(stored.message.text, sender=peer)
                 delivered += len(room.plain_peers) - (peer in room.plain_peers)
             self._metrics.messages_delivered += delivered
         if new.room[0] == "@" and new.kind is Kind.MESSAGE:
-            self._notify_direct(new)
+            self.notify_direct(new.room, new.name, new.author)
 
-    def _notify_direct(self, new: NewMessage) -> None:
+    def deliver_foreign(self, name: str, message: Message) -> None:
+        """Deliver an entry that another node has stored."""
+        room = self._rooms().find(name)
+        if room is None:
+            return
+        if room.chat_peers:
+            room.chat_peers.send(protocol.message(name, message))
+        if room.plain_peers and message.kind is Kind.MESSAGE:
+            room.plain_peers.send(message.text)
+            self._metrics.messages_delivered += len(room.plain_peers)
+        self._metrics.messages_delivered += len(room.chat_peers)
+
+    def notify_direct(self, room: str, name: str, sender: str) -> None:
         """Tell the other member's connections that are not in the direct room of a message."""
-        notice = protocol.direct(new.room, new.name, new.author)
-        for author in direct_authors(new.room) or ():
-            if author != new.author:
+        notice = protocol.direct(room, name, sender)
+        for author in direct_authors(room) or ():
+            if author != sender:
                 for peer in self._rooms().connections(author):
-                    if new.room not in peer.user_data.members:
+                    if room not in peer.user_data.members:
                         peer.send(notice)
 
 

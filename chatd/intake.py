@@ -18,7 +18,8 @@ from chatd.handlers import DEFERRED, QUICK, Services
 from chatd.model import MAX_TEXT
 from chatd.modes import ChatMode, OpenMode, PlainMode
 from chatd.protocol import ChatError, ClientMessage
-from chatd.storage.store import NewMessage
+from chatd.rooms import Member
+from chatd.storage.store import NewMessage, StoreError
 from chatd.work_queue import WorkQueue
 from wsproto_min import CloseCode, Peer
 
@@ -28,6 +29,9 @@ READING_STEP = 0.005
 # Seconds for which a peer is not read while its request waits; it is read at the end of the
 # request if that is earlier.
 WAITING_PAUSE = 10.0
+# Seconds for which a peer is not read while too many messages wait for the store; it is read
+# earlier if they have become fewer.
+HOLD_PAUSE = 10.0
 
 logger = logging.getLogger("chatd")
 
@@ -48,8 +52,10 @@ class Intake:
         call_later: Callable[[float, Callable[[], None]], None],
     ) -> None:
         self._services = services
+        services.batcher.on_full = self._hold
         self._budgets = budgets
         self._work = WorkQueue(call_later)
+        self._held: dict[Peer, None] = {}  # peers that wait until the store takes messages
         self._reading_end = 0.0  # of this iteration, from its first message on
 
     def on_message(self, peer: Peer, message: str | bytes) -> None:
@@ -82,8 +88,14 @@ class Intake:
             except ChatError as error:
                 peer.send(protocol.error(error))
 
+    def _hold(self, peer: Peer) -> None:
+        """Let a sender wait until the store has taken enough messages."""
+        self._held[peer] = None
+        peer.pause_reading(HOLD_PAUSE)
+
     def on_close(self, peer: Peer, mode: OpenMode) -> None:
         """Drop the waiting requests of a closed peer."""
+        self._held.pop(peer, None)
         if isinstance(mode, ChatMode) and mode.budget is not None:
             self._work.discard(peer, mode.budget.address)
 
@@ -91,6 +103,10 @@ class Intake:
         """Allow the work of another iteration."""
         self._work.end_iteration()
         self._reading_end = 0.0
+        if self._held and not self._services.batcher.is_full:
+            held, self._held = self._held, {}
+            for peer in held:
+                peer.pause_reading(0.0)
 
     def _is_reading_over(self, now: float) -> bool:
         """Return True if this iteration has processed messages for READING_STEP seconds."""
@@ -156,11 +172,26 @@ class Intake:
         if len(text) > MAX_TEXT:
             peer.close(CloseCode.MESSAGE_TOO_BIG, f"at most {MAX_TEXT} characters")
         elif text:
-            member = mode.member or self._services.rooms.join_plain(peer, mode)
-            room = mode.room.name
-            if self._services.moderation.is_under("mute", member.author, room, time.time()):
-                peer.close(CloseCode.POLICY_VIOLATION, f"muted in the room {room}")
+            if mode.member is not None:
+                self._store_plain(peer, mode, mode.member, text)
                 return
-            self._services.batcher.add(
-                peer, NewMessage(room, member.name, text, None, member.author)
-            )
+            mode.held.append(text)
+            if len(mode.held) == 1:
+                then = partial(self._store_held, peer, mode)
+                self._services.rooms.join_plain(peer, mode, then)
+
+    def _store_held(self, peer: Peer, mode: PlainMode, member: Member | StoreError) -> None:
+        """Store the messages that a peer has sent before it became a member."""
+        held, mode.held = mode.held, []
+        if isinstance(member, StoreError):
+            peer.close(CloseCode.INTERNAL_ERROR, "the message could not be stored")
+            return
+        for text in held:
+            self._store_plain(peer, mode, member, text)
+
+    def _store_plain(self, peer: Peer, mode: PlainMode, member: Member, text: str) -> None:
+        room = mode.room.name
+        if self._services.moderation.is_under("mute", member.author, room, time.time()):
+            peer.close(CloseCode.POLICY_VIOLATION, f"muted in the room {room}")
+            return
+        self._services.batcher.add(peer, NewMessage(room, member.name, text, None, member.author))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from chatd import protocol
 from chatd.access.moderation import Moderation
+from chatd.cluster import Cluster
 from chatd.history import Done
 from chatd.model import ALL_ROOMS, Sanction
 from chatd.protocol import ChatError
@@ -25,6 +26,7 @@ class Moderator:
         monitor: Receives the failures of the store.
         moderation: The sanctions in force.
         rooms: The rooms in use.
+        cluster: The other nodes, which announce and apply acts too.
     """
 
     def __init__(
@@ -33,7 +35,9 @@ class Moderator:
         monitor: StoreMonitor,
         moderation: Moderation,
         rooms: RoomRegistry,
+        cluster: Cluster | None = None,
     ) -> None:
+        self._cluster = cluster
         self._store = store
         self._monitor = monitor
         self._moderation = moderation
@@ -69,6 +73,10 @@ class Moderator:
                 )
                 room.chat_peers.send(notice)
                 self._remove(room, author, request.action)
+                if self._cluster is not None:
+                    self._cluster.announce(room.name, notice)
+                    if request.action == "kick":
+                        self._cluster.members.expel(room.name, author)
             done(0.0)
 
         self._store.moderate(

@@ -79,10 +79,11 @@ class ChatMode:
 class PlainMode:
     """A connection in plain mode; it becomes a member with its first message.
 
-    `name` and `token` come from its invitation, if it has one.
+    `name` and `token` come from its invitation, if it has one. `held` has the messages that wait
+    until it is a member.
     """
 
-    __slots__ = ("budget", "member", "name", "record", "room", "token")
+    __slots__ = ("budget", "held", "member", "name", "record", "room", "token")
 
     def __init__(
         self, record: ConnectionRecord, room: Room, name: str | None, token: str | None
@@ -92,6 +93,7 @@ class PlainMode:
         self.room = room
         self.name = name
         self.member: Member | None = None
+        self.held: list[str] = []
         self.token = token
 
 

@@ -1,25 +1,36 @@
 """Registry of the rooms in use: peers join, catch up and leave.
 
 A peer in chat mode joins in two steps. It gets its name at once. It gets live messages
-as soon as the store has returned the messages that it missed.
+as soon as the store has returned the messages that it missed. If several nodes share the store,
+the store decides about the name first.
 """
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from secrets import randbelow, token_urlsafe
 from typing import NamedTuple
 
 from chatd import protocol
 from chatd.access import costs
 from chatd.announcements import Announcer
+from chatd.cluster import Cluster
 from chatd.history import CatchUp, Done, HistoryReader
-from chatd.model import NAMED_MEMBERS, RESERVED_FOR, direct_authors, name_author, name_key
+from chatd.model import (
+    NAMED_MEMBERS,
+    RESERVED_FOR,
+    direct_authors,
+    name_author,
+    name_key,
+    session_author,
+)
 from chatd.modes import ChatMode, Mode, OpenMode, PlainMode
 from chatd.protocol import ChatError
-from chatd.rooms import Member, NameTaken, Room
+from chatd.rooms import Joined, Member, NameTaken, Room
+from chatd.storage.shared import Changed, NameHeld
 from chatd.storage.store import StoreError
 from wsproto_min import CloseCode, Peer, Server
 
@@ -59,20 +70,32 @@ class RoomRegistry:
         server: Server with the loop and the groups of the rooms.
         history: Reader for the messages that a joining peer missed.
         max_rooms: Limit of rooms in use; 0 for none.
+        shared: The other nodes; None for the only node.
     """
 
-    def __init__(self, server: Server, history: HistoryReader, max_rooms: int) -> None:
+    def __init__(
+        self,
+        server: Server,
+        history: HistoryReader,
+        max_rooms: int,
+        shared: Cluster | None = None,
+    ) -> None:
+        self._shared = shared
         self._server = server
         self._max_rooms = max_rooms
         self._history = history
         self._rooms: dict[str, Room] = {}
-        self._announcer = Announcer(server)
+        self._announcer = Announcer(server, None if shared is None else shared.announce)
         self._connections: dict[str, dict[Peer, int]] = {}  # by author; numbers of rooms
         # Closed connections that are still in rooms.
         self._leaving: OrderedDict[OpenMode, Peer] = OrderedDict()
         self._expiry_scheduled = False
         self._to_expire: list[Room] = []  # rooms that the current expiry has not visited
         self._reservations_remain = False
+
+    def on_change(self, room: Room) -> None:
+        """Announce the changes of a room's members soon."""
+        self._announcer.on_change(room)
 
     def announce_typing(self, member: Member, peer: Peer) -> None:
         """See `Announcer.announce_typing`."""
@@ -102,6 +125,8 @@ class RoomRegistry:
                 reason = f"the server has its limit of {self._max_rooms} rooms; use another room"
                 raise ChatError("too_many_rooms", reason, room=name)
             room = self._rooms[name] = Room(name, self._server.group(), self._server.group())
+            if self._shared is not None:
+                self._shared.follow(name)
         return room
 
     # Joining.
@@ -129,10 +154,41 @@ class RoomRegistry:
         if self._leaving:
             self._leave_early(request.room, person.name)
         room = self.open(request.room)  # after the leaving, which may close the room
+        if self._shared is None:
+            self._join_now(peer, mode, request, person, done)
+            return
+
+        def on_claimed(result: Changed | NameHeld | StoreError) -> None:
+            try:
+                if isinstance(result, StoreError):
+                    self._history.report_failure(peer, room.name, result)
+                elif isinstance(result, NameHeld):
+                    raise _name_taken(person.name, result.holder, room.name)
+                elif peer.is_open:
+                    self._join_now(peer, mode, request, person, done)
+                    return
+            except ChatError as error:
+                peer.send(protocol.error(error))
+            self._close_if_empty(room)
+            done(0.0)
+
+        self._shared.members.claim(
+            room,
+            person.name,
+            person.author,
+            on_claimed,
+            is_proven=person.is_proven,
+            moderates=person.moderates,
+        )
+
+    def _join_now(
+        self, peer: Peer, mode: ChatMode, request: protocol.Join, person: Person, done: Done
+    ) -> None:
+        """Let a peer join, unless the name is taken on this node."""
+        room = self._rooms[request.room]
+        former_member = mode.members.get(room.name)
         try:
-            result = room.join(
-                person.name, person.author, peer, time.monotonic(), proven=person.is_proven
-            )
+            result = self._give_name(room, peer, person)
         except NameTaken as error:
             self._close_if_empty(room)
             raise _name_taken(person.name, str(error), room.name) from None
@@ -149,15 +205,74 @@ class RoomRegistry:
         if result.replaced is not None:
             self._evict(result.replaced, member)
         if result.former_name is not None:
-            self._announce_rename(peer, member, result.former_name)
+            self.announce_rename(peer, member, result.former_name)
         mode.has_joined = True
         mode.members[room.name] = member
         if request.token is not None:
             mode.tokens[room.name] = request.token
         self._catch_up(peer, mode, member, request, done)
 
-    def join_plain(self, peer: Peer, mode: PlainMode) -> Member:
-        """Let a peer in plain mode join its room, before its first message."""
+    def _give_name(self, room: Room, peer: Peer, person: Person) -> Joined:
+        now = time.monotonic()
+        name, author, is_proven, _ = person
+        if self._shared is None:
+            return room.join(name, author, peer, now, proven=is_proven)
+        holder = room.holder(name)
+        if holder is not None and holder.author != author and holder.peers:
+            # Another node has removed it, and the notification is on its way.
+            self.remove(holder, "kicked", f"another person has the name {name} now")
+        return room.join(name, author, peer, now, proven=is_proven, is_granted=True)
+
+    def join_plain(
+        self, peer: Peer, mode: PlainMode, then: Callable[[Member | StoreError], None]
+    ) -> None:
+        """Let a peer in plain mode join its room, before its first message; then call back."""
+        if self._shared is None:
+            then(self._join_plain_now(peer, mode))
+        else:
+            person = Person(f"guest-{mode.room.next_guest()}", _guest_author())
+            if mode.name is not None:
+                person = Person(mode.name, name_author(mode.name), is_proven=True)
+            self._claim_plain(peer, mode, person, then)
+
+    def _claim_plain(
+        self,
+        peer: Peer,
+        mode: PlainMode,
+        person: Person,
+        then: Callable[[Member | StoreError], None],
+        attempt: int = 0,
+    ) -> None:
+        """Claim a name for a peer in plain mode, and guest names until one is free."""
+        assert self._shared is not None
+        room = mode.room
+
+        def on_claimed(result: Changed | NameHeld | StoreError) -> None:
+            if isinstance(result, NameHeld):
+                # Nodes count their guests apart, so a random number finds a free name at last.
+                number = room.next_guest() if attempt < 3 else randbelow(1_000_000) + 1
+                following = Person(f"guest-{number}", _guest_author())
+                self._claim_plain(peer, mode, following, then, attempt + 1)
+            elif isinstance(result, StoreError):
+                then(result)
+            elif peer.is_open:
+                mode.member = self._give_name(room, peer, person).member
+                self._announcer.on_change(room)
+                then(mode.member)
+            else:  # its messages are stored all the same
+                then(Member(room, person.name, person.author))
+                self._close_if_empty(room)
+
+        self._shared.members.claim(
+            room,
+            person.name,
+            person.author,
+            on_claimed,
+            is_proven=person.is_proven,
+            moderates=False,
+        )
+
+    def _join_plain_now(self, peer: Peer, mode: PlainMode) -> Member:
         room, now = mode.room, time.monotonic()
         self._announcer.on_change(room)
         if mode.name is not None:
@@ -170,7 +285,7 @@ class RoomRegistry:
         mode.member = room.join_as_guest(peer, now)
         return mode.member
 
-    def _announce_rename(self, peer: Peer, member: Member, former_name: str) -> None:
+    def announce_rename(self, peer: Peer | None, member: Member, former_name: str) -> None:
         """Tell the room of a new name, in a large room only the member's other connections."""
         room = member.room
         notice = protocol.renamed(room.name, former_name, member.name, member.author)
@@ -275,14 +390,25 @@ class RoomRegistry:
             else:
                 peer.close(CloseCode.POLICY_VIOLATION, reason)
 
+    def remove_stale(self, member: Member) -> None:
+        """Remove a member of this node that a moderator of another node has removed."""
+        if self._shared is not None and self._shared.is_lost:
+            return  # its connections are about to be closed
+        reason = f"a moderator has removed you from the room {member.room.name}"
+        self.remove(member, "kicked", reason)
+
     def _leave(self, peer: Peer, member: Member, *, reserve: bool = False) -> None:
         room = member.room
         if isinstance(peer.user_data, ChatMode):
             self._forget_connection(member.author, peer)
-        room.leave(member, peer, reserve_at=time.monotonic() if reserve else None)
+        if self._shared is not None:  # the store reserves the name
+            room.leave(member, peer)
+            self._shared.members.release(room, member.author, reserve=reserve)
+        else:
+            room.leave(member, peer, reserve_at=time.monotonic() if reserve else None)
         self._announcer.on_change(room)
         self._close_if_empty(room)
-        if reserve:
+        if reserve and self._shared is None:
             self._schedule_expiry()
 
     def leave_all(self, peer: Peer, mode: OpenMode) -> None:
@@ -316,6 +442,8 @@ class RoomRegistry:
             self._announcer.forget(room)
             if self._rooms.get(room.name) is room:  # else another room has the name since
                 del self._rooms[room.name]
+                if self._shared is not None:
+                    self._shared.unfollow(room.name)
 
     def _schedule_expiry(self) -> None:
         if not self._expiry_scheduled:
@@ -356,6 +484,10 @@ class RoomRegistry:
                     break
         if self._leaving or self._announcer.end_iteration():
             self._server.call_later(0, _continue)  # in the next iteration
+
+
+def _guest_author() -> str:
+    return session_author(token_urlsafe(16))
 
 
 def _continue() -> None:

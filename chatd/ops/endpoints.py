@@ -1,4 +1,4 @@
-"""Endpoints for monitoring: `/healthz` and `/metrics`.
+"""Endpoints for monitoring: `/healthz`, `/readyz` and `/metrics`.
 
 Every client may read the health, which is one word. Metrics reveal more, such as the
 number of people at night. A proxy on this machine must not publish them by accident. A
@@ -21,6 +21,7 @@ from chatd.page import check_method
 from wsproto_min import HandshakeError, Request, Response, Server
 
 HEALTH_PATH = "/healthz"
+READY_PATH = "/readyz"
 METRICS_PATH = "/metrics"
 # Headers that proxies add; any of them marks a forwarded request.
 _PROXY_HEADERS = (
@@ -44,6 +45,18 @@ def health_response(request: Request, *, draining: bool, store_is_available: boo
     if not store_is_available:
         return _response(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", b"message store failed\n")
     return _response(HTTPStatus.OK, "text/plain", b"ok\n")
+
+
+def ready_response(request: Request, *, draining: bool, problem: str | None) -> Response:
+    """Return the response to a readiness check: 200, or 503 with the reason.
+
+    A balancer sends new clients to another node while the response is 503.
+    """
+    check_method(request)
+    if draining:
+        problem = "draining"
+    status = HTTPStatus.OK if problem is None else HTTPStatus.SERVICE_UNAVAILABLE
+    return _response(status, "text/plain", f"{problem or 'ready'}\n".encode())
 
 
 def check_metrics_reader(
@@ -98,6 +111,7 @@ def metrics_response(
     peers_by_mode: Mapping[str, int],
     rooms: int,
     store_log_size: int,
+    shared: Mapping[tuple[str, ...], tuple[str, Value]],
 ) -> Response:
     """Return the response with all metrics.
 
@@ -107,6 +121,7 @@ def metrics_response(
         peers_by_mode: Number of open peers in the modes `chat` and `plain`.
         rooms: Number of rooms with a peer or a reserved name.
         store_log_size: Bytes in the write-ahead log of the message store.
+        shared: Metrics of a shared store.
     """
     peers = server.peers
     values: dict[tuple[str, ...], tuple[str, Value]] = {
@@ -164,7 +179,7 @@ def metrics_response(
             store_log_size,
         ),
     }
-    return _response(HTTPStatus.OK, CONTENT_TYPE, format_exposition(values))
+    return _response(HTTPStatus.OK, CONTENT_TYPE, format_exposition({**values, **shared}))
 
 
 def _response(status: HTTPStatus, content_type: str, body: bytes) -> Response:
