@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     # These modules need the two above.
     from chatd.commands import CommandError, check, export, invite, revoke
+    from chatd.migration_command import migrate
     from chatd.moderation_commands import ban, bans, erase, unban
     from chatd.options import parse_arguments
     from chatd.serve import serve
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "revoke": revoke,
         "check": check,
         "export": export,
+        "migrate": migrate,
         "ban": ban,
         "unban": unban,
         "bans": bans,

@@ -36,7 +36,12 @@ class ListenError(Exception):
 
 
 def listen(
-    server: Server, hosts: Iterable[str], port: int, ssl_context: ssl.SSLContext | None
+    server: Server,
+    hosts: Iterable[str],
+    port: int,
+    ssl_context: ssl.SSLContext | None,
+    *,
+    reuse_port: bool = False,
 ) -> list[Address]:
     """Listen on every address of the hosts, on the same port.
 
@@ -46,6 +51,7 @@ def listen(
             socket accepts both, unless the system has no such sockets.
         port: Port from 0 to 65535; 0 picks a free one.
         ssl_context: TLS configuration, or None for plain TCP.
+        reuse_port: Share the port with other servers.
 
     Returns:
         The addresses that the server listens on.
@@ -65,7 +71,9 @@ def listen(
             if _is_included(address, listening):
                 continue
             try:
-                listening[address] = server.listen(address, port, ssl_context)
+                listening[address] = server.listen(
+                    address, port, ssl_context, reuse_port=reuse_port
+                )
             except OSError as error:
                 if error.errno not in _UNAVAILABLE:
                     raise ListenError(host, port, error) from None

@@ -6,17 +6,21 @@ The module `serve` shares the errors, the output and the invitations with this m
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from chatd.access.invitations import SECRET_FILE, Invitations
+from chatd.access.invitation_files import SECRET_FILE
+from chatd.access.invitations import Invitations
 from chatd.addresses import is_loopback
 from chatd.ops.log_handler import escape_control_characters
 from chatd.storage.check import (
@@ -35,6 +39,14 @@ MAX_PROBLEMS = 100
 
 class CommandError(Exception):
     """A failed command; the message is one line with the problem and its remedy."""
+
+
+def need_psycopg() -> None:
+    """Raise `CommandError` unless the package for PostgreSQL is installed."""
+    if importlib.util.find_spec("psycopg") is None:
+        raise CommandError(
+            "--store: the package psycopg is not installed; pip install 'psycopg[binary]>=3.2'"
+        )
 
 
 def invite(options: Namespace) -> int:
@@ -71,14 +83,14 @@ def revoke(options: Namespace) -> int:
 
 def check(options: Namespace) -> int:
     """Check the message store; return 1 if there is a problem."""
-    path = str(options.db or find_default_store())
+    path = _place(options)
     try:
-        with open_read_only(path) as database, flushed_output():
-            problems = list(itertools.islice(check_store(database), MAX_PROBLEMS + 1))
+        with _open_report(options) as report, flushed_output():
+            problems = list(itertools.islice(report.problems(), MAX_PROBLEMS + 1))
             for problem in problems[:MAX_PROBLEMS]:
                 print(problem)
             if not problems:
-                messages, rooms = count_messages(database)
+                messages, rooms = report.totals()
                 print(f"{path} is sound: {messages} messages in {rooms} rooms")
                 return 0
     except StoreError as error:
@@ -96,15 +108,51 @@ def check(options: Namespace) -> int:
 def export(options: Namespace) -> int:
     """Print the messages as JSON lines."""
     try:
-        with open_read_only(str(options.db or find_default_store())) as database, flushed_output():
-            lines = (
-                export_audit(database) if options.audit else export_store(database, options.room)
-            )
-            for line in lines:
+        with _open_report(options) as report, flushed_output():
+            for line in report.audit() if options.audit else report.entries(options.room):
                 print(line)
     except StoreError as error:
         raise CommandError(escape_control_characters(str(error))) from None
     return 0
+
+
+class _Report(NamedTuple):
+    """Reads of the commands, from a store of either engine."""
+
+    problems: Callable[[], Iterator[str]]
+    totals: Callable[[], tuple[int, int]]
+    entries: Callable[[str | None], Iterator[str]]
+    audit: Callable[[], Iterator[str]]
+
+
+@contextmanager
+def _open_report(options: Namespace) -> Iterator[_Report]:
+    """Open the message store for reading. Raises `StoreError`."""
+    if options.store is None:
+        with open_read_only(_place(options)) as database:
+            yield _Report(
+                partial(check_store, database),
+                partial(count_messages, database),
+                partial(export_store, database),
+                partial(export_audit, database),
+            )
+        return
+    need_psycopg()
+    from chatd.storage.postgres import check as shared
+    from chatd.storage.postgres.connection import open_for_command
+
+    with open_for_command(options.store) as connection:
+        yield _Report(
+            partial(shared.check_shared_store, connection),
+            partial(shared.count_shared_messages, connection),
+            partial(shared.export_shared_store, connection),
+            partial(shared.export_shared_audit, connection),
+        )
+
+
+def _place(options: Namespace) -> str:
+    """Return the file or the URL of the message store."""
+    return str(options.store or options.db or find_default_store())
 
 
 @contextmanager
@@ -159,6 +207,14 @@ def open_invitations(options: Namespace) -> Invitations:
 
 def _find_invitations(options: Namespace) -> Invitations:
     """Return the invitations of an existing server, because a secret is useless without one."""
+    if options.store is not None:
+        need_psycopg()
+        from chatd.storage.postgres.invitations import StoredInvitations
+
+        try:
+            return Invitations(StoredInvitations(options.store))
+        except OSError as error:
+            raise CommandError(str(error)) from None
     if options.db is not None and options.db != MEMORY:
         database = Path(options.db).absolute()
         if not database.exists():

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 
-from chatd.commands import CommandError, find_default_store, flushed_output
+from chatd.commands import CommandError, find_default_store, flushed_output, need_psycopg
 from chatd.model import ALL_ROOMS, format_time, name_key
+from chatd.storage.database import Database
 from chatd.storage.moderation import (
     add_to_audit,
     erase_messages,
@@ -79,15 +80,16 @@ def bans(options: Namespace) -> int:
 
 def erase(options: Namespace) -> int:
     """Remove the texts of a person's messages."""
-    path = _store_path(options)
     with _open_for_writing(options) as database:
         count = sum(erase_messages(database, options.name))
         with database:
             database.execute("BEGIN IMMEDIATE")
             act = Act("erase", ALL_ROOMS, options.name, "", OPERATOR)
             add_to_audit(database, act, f"{count} messages")
-    with suppress(FileNotFoundError):
-        os.unlink(f"{path}-search")  # the server makes another without the texts
+    if options.store is None:
+        with suppress(FileNotFoundError):
+            # The server makes another without the texts.
+            os.unlink(f"{_store_path(options)}-search")
     with flushed_output():
         print(f"{count} messages of {options.name} are erased; open pages show them until a reload")
     return 0
@@ -99,17 +101,35 @@ def _describe_end(until: float | None) -> str:
     return f" until {format_time(datetime.fromtimestamp(int(until), UTC))}"
 
 
+@contextmanager
+def _open_shared(url: str) -> Iterator[Database]:
+    need_psycopg()
+    from chatd.storage.postgres.connection import open_for_command
+    from chatd.storage.postgres.store import touch_sanctions
+
+    try:
+        with open_for_command(url) as database:
+            yield database
+            touch_sanctions(database)
+    except StoreError as error:
+        raise CommandError(str(error)) from None
+
+
 def _store_path(options: Namespace) -> str:
     return os.path.realpath(str(options.db or find_default_store()))
 
 
 @contextmanager
-def _open_for_writing(options: Namespace) -> Iterator[sqlite3.Connection]:
-    """Open the message store.
+def _open_for_writing(options: Namespace) -> Iterator[Database]:
+    """Open the message store, and let the servers notice new sanctions.
 
     Raises:
         CommandError: The store does not exist, or cannot be written.
     """
+    if options.store is not None:
+        with _open_shared(options.store) as shared:
+            yield shared
+        return
     path = _store_path(options)
     try:
         with closing(connect(path)) as database:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from urllib.parse import parse_qs, urlsplit
 
 from chatd.access.origin import is_origin
 from chatd.access.trusted_networks import TrustedNetwork, parse_network
@@ -128,6 +129,30 @@ def file(text: str) -> str:
     """Return the name of a file."""
     if not text:
         raise argparse.ArgumentTypeError("the file name is empty")
+    return text
+
+
+def store(text: str) -> str:
+    """Return the URL of a PostgreSQL database, which must not have a password."""
+    if not text.startswith(("postgresql://", "postgres://")):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not the URL of a PostgreSQL like postgresql://chatd@db.example.org/chat"
+        )
+    parts = urlsplit(text)
+    if ":" in parts.netloc.rpartition("@")[0] or "password" in parse_qs(parts.query):
+        raise argparse.ArgumentTypeError(
+            "the URL has a password, which other users of this machine can see; use PGPASSWORD or"
+            " a file in PGPASSFILE"
+        )
+    return text
+
+
+def node(text: str) -> str:
+    """Return the name of a server."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not 1 to 32 letters, digits, underscores or dashes"
+        )
     return text
 
 

@@ -29,8 +29,9 @@ VERSION = (
     f" SQLite {sqlite3.sqlite_version}, {ssl.OPENSSL_VERSION})"
 )
 DEFAULT_HOST = "127.0.0.1"
-# Commands that work on the file of a message store.
-FILE_COMMANDS = ("check", "export", "ban", "unban", "bans", "erase")
+DEFAULT_STORE_TIMEOUT = 10.0  # seconds
+# Commands that work on a message store with messages.
+STORE_COMMANDS = ("check", "export", "ban", "unban", "bans", "erase")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,6 +76,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     export.add_argument(
         "--audit", action="store_true", help="print the audit log instead of the messages"
     )
+    migrate = commands.add_parser(
+        "migrate", help="copy a message store from a file to a PostgreSQL; repeatable"
+    )
     ban = commands.add_parser("ban", help="keep a person out, and close their connections")
     unban = commands.add_parser("unban", help="end the bans of a person")
     bans = commands.add_parser("bans", help="list the bans and mutes in force")
@@ -92,7 +96,15 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="DURATION",
         help="such as 30m, 12h or 7d (default: until unban)",
     )
-    for each in (parser, invite, revoke, check, export, ban, unban, bans, erase):
+    for each in (parser, invite, revoke, check, export, migrate, ban, unban, bans, erase):
+        each.add_argument(
+            "--store",
+            type=values.store,
+            metavar="URL",
+            default=None if each is parser else argparse.SUPPRESS,
+            help="PostgreSQL that several servers share, instead of a file:"
+            " postgresql://USER@HOST/DATABASE. The password comes from PGPASSWORD or PGPASSFILE",
+        )
         each.add_argument(
             "--db",
             type=values.file,
@@ -109,12 +121,19 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         # argparse takes the value of an unknown option for the command.
         unknown = _find_unknown_option(arguments) if error.argument_name == "COMMAND" else None
         parser.error(f"unknown option {unknown!r}" if unknown else str(error))
-    if options.command in FILE_COMMANDS and options.db == MEMORY:
+    if options.command in STORE_COMMANDS and options.db == MEMORY:
         parser.error(f"{options.command} needs a file; --db :memory: exists only inside its chatd")
     options.command = options.command or "serve"
+    if options.command == "migrate":
+        if options.store is None:
+            parser.error("migrate needs --store URL, the PostgreSQL that receives the messages")
+    elif options.store is not None and options.db is not None:
+        parser.error("--store and --db exclude each other; choose one of them")
     options.host = options.host or [DEFAULT_HOST]
     if options.name_header and not options.trusted_proxy:
         parser.error("--name-header needs --trusted-proxy, because other clients could forge it")
+    if options.reuse_port and options.store is None:
+        parser.error("--reuse-port needs --store, because servers that share a port share messages")
     if options.tls_key and not options.tls_cert:
         parser.error("--tls-key needs --tls-cert")
     if options.tls_cert and options.unix is not None:
@@ -127,6 +146,7 @@ def _find_unknown_option(arguments: Sequence[str] | None) -> str | None:
     parser = _Parser(prog="chatd", add_help=False)
     _add_serve_options(parser)
     parser.add_argument("--db")
+    parser.add_argument("--store")
     _, rest = parser.parse_known_args(arguments)
     return next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
 
@@ -144,6 +164,26 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
         type=values.port,
         default=8765,
         help="TCP port; 0 picks a free one (default: %(default)s)",
+    )
+    add(
+        "--reuse-port",
+        action="store_true",
+        help="share the port with other servers on this machine, one for each core, for example;"
+        " needs --store",
+    )
+    add(
+        "--node",
+        type=values.node,
+        metavar="NAME",
+        help="name of this server among those that share the store (default: the host name)",
+    )
+    add(
+        "--store-timeout",
+        type=values.seconds,
+        default=DEFAULT_STORE_TIMEOUT,
+        metavar="SECONDS",
+        help="time in which the PostgreSQL must answer; then senders get an error and send again"
+        " (default: %(default)g)",
     )
     add("--unix", metavar="PATH", help="listen on a Unix socket instead of TCP")
     add("--tls-cert", metavar="FILE", help="serve HTTPS with this certificate (PEM)")

@@ -19,10 +19,17 @@ from chatd.access.origin import OriginPolicy
 from chatd.addresses import ListenError, is_loopback, listen, page_urls
 from chatd.app import Chat
 from chatd.certificate import Certificate, CertificateError
-from chatd.commands import CommandError, find_default_store, flushed_output, open_invitations
+from chatd.commands import (
+    CommandError,
+    find_default_store,
+    flushed_output,
+    need_psycopg,
+    open_invitations,
+)
 from chatd.ops.log_handler import log_to
+from chatd.storage.shared import SharedStore
 from chatd.storage.sqlite import MEMORY, SQLiteStore
-from chatd.storage.store import StoreError
+from chatd.storage.store import MessageStore, StoreError
 
 logger = logging.getLogger("chatd")
 
@@ -34,33 +41,76 @@ def serve(options: Namespace) -> int:
         CommandError: The server cannot start.
     """
     with log_to(sys.stderr, options.log_format):
-        path = _prepare_store(options)
-        certificate = _load_certificate(options)
-        try:
-            store = SQLiteStore(
-                path, keep_messages=options.keep_messages, keep_days=options.keep_days
-            )
-        except StoreError as error:
-            raise CommandError(str(error)) from None
-        try:
-            invitations = None
-            if options.invite_only or path != MEMORY:
-                invitations = open_invitations(options)
-            chat = _create_chat(store, options, invitations)
-            _reload_at_hangup(chat, certificate)
-            urls = _listen(chat, options, certificate.context if certificate else None)
-            _drain_at_signals(chat, options.drain_timeout)
-            _announce(options, urls, "memory only" if path == MEMORY else path)
-            chat.server.run()
-        finally:
-            store.close()
+        if options.store is not None:
+            _serve_shared(options)
+        else:
+            _serve_embedded(options)
     return 0
 
 
-def _create_chat(store: SQLiteStore, options: Namespace, invitations: Invitations | None) -> Chat:
+def _serve_embedded(options: Namespace) -> None:
+    path = _prepare_store(options)
+    certificate = _load_certificate(options)
+    try:
+        store = SQLiteStore(path, keep_messages=options.keep_messages, keep_days=options.keep_days)
+    except StoreError as error:
+        raise CommandError(str(error)) from None
+    try:
+        invitations = None
+        if options.invite_only or path != MEMORY:
+            invitations = open_invitations(options)
+        chat = _create_chat(store, options, invitations)
+        _run(chat, options, certificate, "memory only" if path == MEMORY else path)
+    finally:
+        store.close()
+
+
+def _serve_shared(options: Namespace) -> None:
+    """Serve as one of several nodes."""
+    need_psycopg()
+    from chatd.storage.postgres.store import PostgresStore
+
+    certificate = _load_certificate(options)
+    try:
+        store = PostgresStore(
+            options.store,
+            name=options.node or socket.gethostname().partition(".")[0],
+            timeout=options.store_timeout,
+            keep_messages=options.keep_messages,
+            keep_days=options.keep_days,
+        )
+    except StoreError as error:
+        raise CommandError(str(error)) from None
+    promise = "acknowledged messages survive a failover"
+    if not store.is_synchronous:
+        promise = "a failover may lose the last moments: synchronous_standby_names is empty"
+    try:
+        chat = _create_chat(store, options, Invitations(store), shared=store)
+        _run(chat, options, certificate, f"{store.place}; {promise}")
+        chat.finish()
+    finally:
+        store.close()
+
+
+def _run(chat: Chat, options: Namespace, certificate: Certificate | None, kept_in: str) -> None:
+    """Listen, and serve until a signal."""
+    _reload_at_hangup(chat, certificate)
+    urls = _listen(chat, options, certificate.context if certificate else None)
+    _drain_at_signals(chat, options.drain_timeout)
+    _announce(options, urls, kept_in)
+    chat.server.run()
+
+
+def _create_chat(
+    store: MessageStore,
+    options: Namespace,
+    invitations: Invitations | None,
+    shared: SharedStore | None = None,
+) -> Chat:
     try:
         return Chat(
             store,
+            shared=shared,
             origins=OriginPolicy(hosts=options.allow_host, origins=options.allow_origin),
             invitations=invitations,
             rate=options.rate_limit,
@@ -183,7 +233,9 @@ def _listen(chat: Chat, options: Namespace, context: ssl.SSLContext | None) -> l
     """Listen as the options demand; return the addresses of the page, none for a Unix socket."""
     if options.unix is None:
         try:
-            listening = listen(chat.server, options.host, options.port, context)
+            listening = listen(
+                chat.server, options.host, options.port, context, reuse_port=options.reuse_port
+            )
         except ListenError as error:
             raise CommandError(_explain_tcp_error(error)) from None
         return page_urls("https" if context else "http", listening)
