@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
-from typing import Any, Self
+from typing import Any, Self, cast
 from unittest.mock import patch
 
 from chatd import protocol
@@ -256,13 +257,34 @@ class StoreWithoutFiles:
 
 
 def open_store(path: str = MEMORY, **options: Any) -> SQLiteStore:
-    """Return a store that a server in another thread can use; a new one has ids from 1."""
+    """Return a store that a server in another thread can use; a new one has ids from 1.
+
+    With CHATD_TEST_ENGINE, the URL of a database, a store in memory is one in PostgreSQL instead,
+    in another database of this server. So tests of the chat hold for both engines.
+    """
+    if path == MEMORY and (shared := open_shared_store(**options)) is not None:
+        return cast(SQLiteStore, shared)
     connect_for_any_thread = partial(sqlite3.connect, check_same_thread=False)
     with (
         patch("sqlite3.connect", connect_for_any_thread),
         patch("chatd.storage.ids.first_id", lambda: 0),
     ):
         return SQLiteStore(path, **options)
+
+
+def open_shared_store(**options: Any) -> Any:
+    """Return a store in a new database of CHATD_TEST_ENGINE, None without this variable."""
+    url = os.environ.get("CHATD_TEST_ENGINE")
+    if not url:
+        return None
+    import psycopg
+
+    from chatd.storage.postgres.store import PostgresStore
+
+    name = f"chat_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    return PostgresStore(f"{url.rpartition('/')[0]}/{name}", **options)
 
 
 @contextmanager
@@ -275,6 +297,8 @@ def serve_chat(store: MessageStore | None = None, **options: Any) -> Iterator[Ru
     options.setdefault("metrics_readers", [parse_network("127.0.0.1")])
     options.setdefault("rate", 0.0)
     store = store or open_store()
+    if hasattr(store, "change_member"):
+        options["shared"] = store
     try:
         with serving(server=Chat(store, **options).server) as running:
             yield running

@@ -23,7 +23,9 @@ MODULES = [
     importlib.import_module(info.name)
     for package in (wsproto_min, chatd)
     for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
-    if not info.name.endswith("__main__") and ".examples" not in info.name
+    if not info.name.endswith("__main__")
+    and ".examples" not in info.name
+    and ".postgres." not in info.name  # needs the extra postgres
 ]
 
 

@@ -38,11 +38,12 @@ Address = tuple[str, int]
 T = TypeVar("T")
 
 
-def poll(condition: Callable[[], object], expectation: str) -> None:
+def poll(condition: Callable[[], object], expectation: str, *, within: float | None = None) -> None:
     """Wait until `condition` holds; fail with `expectation` if it never does."""
-    deadline = time.monotonic() + PATIENCE
+    seconds = PATIENCE if within is None else within
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {expectation}"
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {expectation}"
         select.select([], [], [], 0.002)
 
 

@@ -29,6 +29,7 @@ RULES = [
     (r"chatd/protocol/", r"chatd\.(?!(model|protocol)\b)"),
     (r"chatd/storage/", r"chatd\.(?!model\b|storage\b)"),
     (r"chatd/(access|ops)/", r"chatd\.app\b"),
+    (r"chatd/(?!storage/postgres/)", r"psycopg\b"),
     (rf"(?!{ASYNCIO_EXAMPLE})", r"asyncio\b"),
 ]
 

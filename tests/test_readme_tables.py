@@ -239,7 +239,8 @@ def test_options_table_matches_the_parser(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_metrics_table_matches_the_code() -> None:
-    source = (ROOT / "chatd/ops/endpoints.py").read_text()
+    files = ("ops/endpoints.py", "storage/postgres/engine_state.py", "cluster.py")
+    source = "".join((ROOT / "chatd" / file).read_text() for file in files)
     metrics = re.findall(r'\("(chatd_\w+)"', source)
     shown = {code_in(name)[0]: kind for name, kind, _ in table(RUN, "metrics")}
     assert list(shown) == metrics

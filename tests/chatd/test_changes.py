@@ -76,6 +76,7 @@ def test_changes_of_others_are_refused_with_the_key(chat: RunningServer) -> None
         assert state(ben.join("others", "Ben")) == [{"text": "mine", "edited": False}]
 
 
+@pytest.mark.embedded
 def test_client_away_during_changes_gets_them_once_in_order(chat: RunningServer) -> None:
     with ChatClient(chat.address) as ann:
         ann.join("away", "Ann")

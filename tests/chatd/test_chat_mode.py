@@ -162,6 +162,7 @@ def test_invalid_message_gets_error_and_connection_stays_open(chat: RunningServe
         assert texts(ben.messages()) == ["x" * 4000]
 
 
+@pytest.mark.embedded
 def test_request_without_join_gets_not_joined(chat: RunningServer) -> None:
     with ChatClient(chat.address) as ann, ChatClient(chat.address) as ben:
         ben.join("lobby", "Ben")
@@ -180,6 +181,7 @@ def test_ping_before_join_gets_pong_with_same_t(chat: RunningServer) -> None:
             assert ann.receive() == {"type": "pong", "t": t}
 
 
+@pytest.mark.embedded
 def test_typing_reaches_other_members_in_chat_mode(chat: RunningServer) -> None:
     with (
         ChatClient(chat.address) as ann,
@@ -356,6 +358,7 @@ def test_rejoin_gets_missed_messages_and_reserved_name(chat: RunningServer) -> N
             assert texts(back.messages()) == ["live"]
 
 
+@pytest.mark.embedded
 def test_reserved_name_is_free_after_timeout(
     chat: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -521,6 +524,7 @@ def test_join_after_removed_messages_reports_gap() -> None:
 # Both modes in one room.
 
 
+@pytest.mark.embedded
 def test_chat_mode_and_plain_mode_share_a_room(chat: RunningServer) -> None:
     with (
         ChatClient(chat.address) as ann,
@@ -604,6 +608,7 @@ def test_readers_in_both_modes_see_one_order(chat: RunningServer, seed: int) -> 
 # Presence.
 
 
+@pytest.mark.embedded
 def test_presence_of_one_iteration_is_one_message(
     chat: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -627,6 +632,7 @@ def test_presence_of_one_iteration_is_one_message(
         assert ann.receive_pending() == []
 
 
+@pytest.mark.embedded
 def test_member_back_in_same_iteration_causes_no_presence(chat: RunningServer) -> None:
     with ChatClient(chat.address) as ann, ChatClient(chat.address) as ben:
         ann.join("lobby", "Ann")
@@ -639,6 +645,7 @@ def test_member_back_in_same_iteration_causes_no_presence(chat: RunningServer) -
         assert ann.receive_pending() == []
 
 
+@pytest.mark.embedded
 def test_names_sent_within_iteration_are_corrected_at_its_end(chat: RunningServer) -> None:
     with ExitStack() as stack:
         ann, ben, cem, dan = (stack.enter_context(ChatClient(chat.address)) for _ in range(4))

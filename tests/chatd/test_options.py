@@ -73,6 +73,12 @@ def test_defaults_serve_this_machine_only_and_keep_all_messages() -> None:
         (["invite", "Ann", "--room", "a", "--room", "b"], "room", ["a", "b"]),
         (["invite", "Ann"], "command", "invite"),
         (["revoke", "Ann"], "command", "revoke"),
+        (["--store", "postgresql://ann@h1,h2/chat"], "store", "postgresql://ann@h1,h2/chat"),
+        (["check", "--store", "postgres:///chat"], "store", "postgres:///chat"),
+        (["--node", "a-1"], "node", "a-1"),
+        (["--store", "postgresql:///chat", "--reuse-port"], "reuse_port", True),
+        (["--store-timeout", "2.5"], "store_timeout", 2.5),
+        (["migrate", "--db", "a", "--store", "postgresql:///chat"], "command", "migrate"),
     ],
 )
 def test_valid_arguments_are_parsed(arguments: list[str], name: str, value: object) -> None:
@@ -126,6 +132,14 @@ NUMBERS = ["", "x", "-1", "nan", "inf", "1e999", "٣x"]
             (["invite", "Ann", "--url", page], "is not a page like https://example.org/")
             for page in ("example.org", "ftp://a/", "https://a/#b", "https://a/?b", "/")
         ),
+        *((["--store", url], "--store") for url in ("", "chat.db", "mysql://a/b", "host=a")),
+        (["--store", "postgresql://ann:secret@host/chat"], "use PGPASSWORD"),
+        (["--store", "postgresql:///chat?password=secret"], "use PGPASSWORD"),
+        (["--store", "postgresql:///chat", "--db", "a"], "exclude each other"),
+        (["--reuse-port"], "--reuse-port needs --store"),
+        (["migrate", "--db", "a"], "migrate needs --store"),
+        *((["--node", name], "--node") for name in ("", "a b", "x" * 33)),
+        *((["--store-timeout", value], "--store-timeout") for value in ("0", "x")),
         (["--db="], "--db"),
         (["invite", "Ann", "--db", ""], "--db"),
         (["invite"], "NAME"),
@@ -303,7 +317,7 @@ def test_server_for_other_machines_warns_about_open_access(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     # Nothing listens, because tests use 127.0.0.1 only.
-    monkeypatch.setattr("chatd.app.Server.listen", lambda _, address, *__: (address, 8765))
+    monkeypatch.setattr("chatd.app.Server.listen", lambda _, address, *__, **___: (address, 8765))
     monkeypatch.setattr("chatd.app.Server.run", lambda server: server.stop())
     monkeypatch.setattr("chatd.serve.signal.signal", lambda *_: None)
     assert main(["--host", host, "--db", str(tmp_path / "chat.db"), *more]) == 0
@@ -354,7 +368,7 @@ def test_used_port_and_foreign_host_fail_with_one_line(
 def test_privileged_port_fails_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **options: object) -> None:
         raise PermissionError(13, os.strerror(13))
 
     monkeypatch.setattr("chatd.app.Server.listen", refuse)

@@ -35,6 +35,7 @@ from chatd.storage.store import (
     StoredMessage,
     StoreError,
 )
+from tests.chat import open_shared_store
 from tests.support import PATIENCE, ROOT
 
 LONG_AGO = int(datetime(2024, 3, 1, 12, tzinfo=UTC).timestamp()) * 10**9  # in nanoseconds
@@ -55,7 +56,8 @@ def _long_steps() -> Iterator[None]:
 
 @contextmanager
 def open_store(path: str = MEMORY, **options: Any) -> Iterator[SQLiteStore]:
-    store = SQLiteStore(path, **options)
+    shared = open_shared_store(**options) if path == MEMORY else None
+    store = shared or SQLiteStore(path, **options)
     try:
         yield store
     finally:
@@ -144,6 +146,7 @@ def test_message_time_is_rfc_3339_in_utc() -> None:
         assert earliest <= datetime.fromisoformat(stored.message.time) <= datetime.now(UTC)
 
 
+@pytest.mark.embedded
 def test_rooms_are_separate_and_ids_increase_in_each() -> None:
     with open_store() as store:
         append(store, message("a", room="x"), message("b", room="y"), message("c", room="x"))
@@ -578,6 +581,7 @@ def test_read_after_id_of_a_lost_version_reports_a_gap(
         assert not read_after(store, ids(kept)[3]).gap
 
 
+@pytest.mark.embedded
 def test_read_after_id_of_a_removed_store_reports_a_gap(path: str) -> None:
     for place in (path, MEMORY):
         with open_store(place) as store:
@@ -918,6 +922,7 @@ def test_file_size_limit_fails_the_batch_only(path: str) -> None:
         assert texts(read_after(store)) == ["kept", "later"]
 
 
+@pytest.mark.embedded
 def test_read_append_and_retention_report_database_errors() -> None:
     with open_store(keep_messages=1, keep_days=1) as store:
         append(store, *map(message, "abc"))
