@@ -9,10 +9,20 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.benchmarks import codec, echo, fanout, handshakes, idle, latency, memory, start
+from tests.benchmarks import (
+    codec,
+    echo,
+    fanout,
+    handshakes,
+    idle,
+    latency,
+    memory,
+    shared_store,
+    start,
+)
 from tests.benchmarks.measure import OURS_TO_THEIRS, Benchmark, Result, machine, measure
 
-MODULES = (fanout, latency, memory, handshakes, idle, codec, echo, start)
+MODULES = (fanout, latency, memory, handshakes, idle, codec, echo, start, shared_store)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
