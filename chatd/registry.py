@@ -220,7 +220,9 @@ class RoomRegistry:
         holder = room.holder(name)
         if holder is not None and holder.author != author and holder.peers:
             # Another node has removed it, and the notification is on its way.
+            room.claims += 1  # keeps the room, which may be empty without the holder
             self.remove(holder, "kicked", f"another person has the name {name} now")
+            room.claims -= 1
         return room.join(name, author, peer, now, proven=is_proven, is_granted=True)
 
     def join_plain(

@@ -186,7 +186,7 @@ def test_ready_line_for_all_addresses_names_one_for_others(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outgoing(monkeypatch, AF_INET="192.0.2.7", AF_INET6="2001:db8::7")
-    monkeypatch.setattr("chatd.app.Server.listen", lambda _, host, port, *__: (host, port))
+    monkeypatch.setattr("chatd.app.Server.listen", lambda _, host, port, *__, **___: (host, port))
     monkeypatch.setattr("chatd.app.Server.run", lambda server: server.stop())
     monkeypatch.setattr("chatd.serve.signal.signal", lambda *_: None)
     assert main(["--host", "0.0.0.0", "--db", ":memory:"]) == 0

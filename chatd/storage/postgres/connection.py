@@ -190,6 +190,11 @@ def connect(url: str) -> Connection:
             f"SET search_path TO {SCHEMA}; SET enable_seqscan = off; SET enable_hashjoin = off;"
             " SET enable_mergejoin = off; SET idle_in_transaction_session_timeout = '60s'"
         )
+        # Otherwise a crash of the engine could lose acknowledged entries, and give their ids again.
+        connection.execute(
+            "SELECT set_config('synchronous_commit', 'on', false)"
+            " WHERE current_setting('synchronous_commit') = 'off'"
+        )
         connection.execute("SELECT hello()")
         (connection.engine,) = connection.execute("SELECT engine FROM meta", ()).fetchone()
     except BaseException:

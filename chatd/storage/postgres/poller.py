@@ -85,6 +85,7 @@ class Poller:
         self._is_stopped = False
         self._is_joining = False
         self._is_polling = False
+        self._polls_again = False
         self._polls = 0
         self._repairs = 0  # polls in a row with a repair
         self._was_repaired = False
@@ -100,8 +101,10 @@ class Poller:
         self._is_stopped = True
 
     def poll_soon(self) -> None:
-        """Poll now, unless a poll is in progress."""
-        if not self._is_polling:
+        """Poll now, or after the poll in progress, which may have read too early."""
+        if self._is_polling:
+            self._polls_again = True
+        else:
             self.poll(lambda: None)
 
     def take_sanctions(self) -> list[Sanction] | None:
@@ -179,6 +182,9 @@ class Poller:
                 if is_regular:
                     self._watch_nodes(result.nodes)
             then()
+            if self._polls_again and not self._is_polling:
+                self._polls_again = False
+                self.poll(lambda: None)
 
         self._submit(job, finish, "read")
 
@@ -236,6 +242,7 @@ def _remove(node: str, beats: int, database: Connection) -> bool:
         "SELECT remove_node(?, ?, ?)", (node, beats, float(RESERVED_FOR))
     ).fetchone()
     if is_removed:
-        logger.warning("node %s: no sign of life; its members leave", node)
+        if beats != reads.ENDED:
+            logger.warning("node %s: no sign of life; its members leave", node)
         notify([format_payload("poll", "operator", 0)], database)
     return bool(is_removed)

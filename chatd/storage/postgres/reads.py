@@ -15,6 +15,9 @@ from chatd.storage.rows import SELECT_WITH_EDITS, to_message
 from chatd.storage.shared import Position
 from chatd.storage.store import Page
 
+# Beats of a node that has ended on purpose.
+ENDED = -1
+
 _WITH_KEY = SELECT_WITH_EDITS.replace("SELECT ", "SELECT key, ", 1)
 
 
@@ -106,6 +109,11 @@ def poll(
         rows = database.execute("SELECT name, at FROM revocations", ())
         new_revocations = (versions[1], dict(rows))
     return Poll(rooms, new_sanctions, new_revocations, nodes)
+
+
+def say_goodbye(node: str, database: Connection) -> None:
+    """Record that a node ends; its lease runs on."""
+    database.execute("UPDATE nodes SET beats = ? WHERE node = ?", (ENDED, node))
 
 
 def beat(node: str, database: Connection) -> bool:

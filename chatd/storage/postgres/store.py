@@ -156,10 +156,12 @@ class PostgresStore:
             )
         database.execute("INSERT INTO nodes (node) VALUES (?)", (self.node,))
         notify([format_payload("poll", self.node, 0)], database)
-        (standbys,) = database.execute(
-            "SELECT current_setting('synchronous_standby_names')", ()
+        (is_synchronous,) = database.execute(
+            "SELECT current_setting('synchronous_standby_names') <> ''"
+            " AND current_setting('synchronous_commit') <> 'local'",
+            (),
         ).fetchone()
-        return bytes(row[0]), bool(standbys)
+        return bytes(row[0]), is_synchronous
 
     def _connect(self) -> Connection:
         """Connect, in the thread of a connection."""
@@ -452,6 +454,7 @@ class PostgresStore:
         self._is_closed = True
         self._poller.stop()
         if self._call_later is not None:
+            self._submit(partial(reads.say_goodbye, self.node), lambda _: None, "stop")
             self._listener.stop()
         workers = (self._writer, self._reader, self._sender)
         end = time.monotonic() + STOP_TIMEOUT

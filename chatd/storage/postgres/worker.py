@@ -160,9 +160,7 @@ class Worker:
     def _fail(self, entry: _Entry) -> None:
         callback, entry.callback = entry.callback, None
         if callback is not None:
-            callback(
-                StoreError(f"message store: no answer of the engine within {self._timeout:g} s")
-            )
+            callback(self._timeout_error())
 
     def _finish(self, entry: _Entry, result: object) -> None:
         if self._current is entry:
@@ -183,7 +181,7 @@ class Worker:
     def _attempt(self, entry: _Entry) -> object:
         """Run a job until it succeeds, fails, or is dropped."""
         backoff = MIN_BACKOFF
-        while entry.callback is not None and not self._stopping.is_set():
+        while not self._is_over(entry):
             connection = self._connection
             try:
                 if connection is None:
@@ -209,7 +207,15 @@ class Worker:
                 return StoreError("message store: unexpected exception; see the log")
             self._stopping.wait(backoff * random.uniform(0.5, 1.0))
             backoff = min(2 * backoff, MAX_BACKOFF)
-        return StoreError("message store: no answer of the engine")
+        return self._timeout_error()
+
+    def _is_over(self, entry: _Entry) -> bool:
+        """Return True if a job need not run any more."""
+        is_late = time.monotonic() >= entry.deadline
+        return entry.callback is None or is_late or self._stopping.is_set()
+
+    def _timeout_error(self) -> StoreError:
+        return StoreError(f"message store: no answer of the engine within {self._timeout:g} s")
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
