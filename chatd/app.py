@@ -41,6 +41,7 @@ from chatd.feed import Feed
 from chatd.handlers import Services
 from chatd.history import HistoryReader
 from chatd.intake import Intake
+from chatd.joins import Joins
 from chatd.model import DEFAULT_MAX_ROOMS, direct_authors, name_author
 from chatd.moderator import Moderator
 from chatd.modes import ChatMode, Handshaking, Mode, OpenMode, PlainMode, PostMode
@@ -195,7 +196,7 @@ class Chat:
             is_bounded=feed is not None,
         )
         history = HistoryReader(store, feed or self._batcher, self._monitor.on_error)
-        self._rooms = RoomRegistry(self.server, history, max_rooms, self._cluster)
+        self._rooms = RoomRegistry(self.server, max_rooms, self._cluster)
         if address_rate is None:
             address_rate = costs.CONNECTIONS_PER_ADDRESS * rate
         self._budgets = costs.Budgets(rate, burst, address_rate, trusted_proxies)
@@ -203,6 +204,7 @@ class Chat:
         self._moderation = moderation
         services = Services(
             self._rooms,
+            Joins(self._rooms, history, self._cluster),
             history,
             self._batcher,
             self._authorizer,

@@ -20,12 +20,13 @@ from chatd.access.invitations import Unauthorized
 from chatd.access.moderation import Moderation
 from chatd.directory import Directory
 from chatd.history import Done, HistoryReader
+from chatd.joins import Joins, Person
 from chatd.model import Kind, name_author, session_author
 from chatd.moderator import Moderator
 from chatd.modes import ChatMode
 from chatd.ops.access_log import AccessLog
 from chatd.protocol import ChatError
-from chatd.registry import Person, RoomRegistry
+from chatd.registry import RoomRegistry
 from chatd.rooms import Member
 from chatd.storage.store import NewMessage
 from chatd.storage.write_batcher import WriteBatcher
@@ -40,6 +41,7 @@ class Services:
     """Parts of the chat that handlers use."""
 
     rooms: RoomRegistry
+    joins: Joins
     history: HistoryReader
     batcher: WriteBatcher
     authorizer: Authorizer
@@ -128,7 +130,7 @@ def join(
         reason = f"you are banned from the room {request.room}"
         services.access_log.on_join_refused(peer, request.room, reason)
         raise ChatError("banned", reason, room=request.room)
-    services.rooms.join(peer, mode, request, person, done)
+    services.joins.join(peer, mode, request, person, done)
 
 
 def history(

@@ -178,7 +178,7 @@ class Intake:
             mode.held.append(text)
             if len(mode.held) == 1:
                 then = partial(self._store_held, peer, mode)
-                self._services.rooms.join_plain(peer, mode, then)
+                self._services.joins.join_plain(peer, mode, then)
 
     def _store_held(self, peer: Peer, mode: PlainMode, member: Member | StoreError) -> None:
         """Store the messages that a peer has sent before it became a member."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from chatd import announcements, registry, rooms, work_queue
+from chatd import announcements, joins, registry, rooms, work_queue
 from chatd.model import NAMED_MEMBERS, session_author
 from chatd.registry import RoomRegistry
 from chatd.rooms import Room
@@ -281,7 +281,7 @@ def test_connection_joins_rooms_under_different_names(chat: RunningServer) -> No
 def test_join_beyond_max_rooms_gets_too_many_rooms(
     chat: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "MAX_ROOMS", 2)
+    monkeypatch.setattr(joins, "MAX_ROOMS", 2)
     with ChatClient(chat.address) as ann:
         ann.join("one", "Ann")
         ann.join("two", "Ann")

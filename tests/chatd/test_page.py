@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from chatd import history, protocol, registry
+from chatd import history, joins, protocol
 from chatd.model import MAX_NAME, MAX_TEXT
 from tests.chat import client_fields, serve_chat, server_messages
 from tests.support import ROOT, exchange
@@ -117,7 +117,7 @@ def test_page_has_the_limits_and_the_name_of_the_protocol() -> None:
     for name, value in {
         "MAX_TEXT": MAX_TEXT,
         "MAX_NAME": MAX_NAME,
-        "SESSION_TAKEN_OVER": registry.TAKEN_OVER,
+        "SESSION_TAKEN_OVER": joins.TAKEN_OVER,
         "NEWEST": history.MAX_NEWEST,
     }.items():
         assert re.search(rf"^const {name} = {value};( //.*)?$", SCRIPT, re.M), name

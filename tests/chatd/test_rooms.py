@@ -11,6 +11,7 @@ from chatd import rooms
 from chatd.model import NAMED_MEMBERS, RESERVED_FOR, is_room_name
 from chatd.rooms import MAX_CONNECTIONS, Member, NameTaken
 from tests.chat import bare_peer, bare_room, leave, names, new_author
+from wsproto_min.net.peer import Peer
 
 
 @pytest.mark.parametrize("name", ["a", "lobby", "A-Z_0.9", "...", "x" * 64])
@@ -364,3 +365,90 @@ LargeRoomMachine.TestCase.settings = RoomMachine.TestCase.settings
 ForgettingRoomMachine.TestCase.settings = RoomMachine.TestCase.settings
 test_room_of_changing_size_agrees_with_model = LargeRoomMachine.TestCase
 test_observers_of_a_shrunk_room_regain_all_names = ForgettingRoomMachine.TestCase
+
+
+class SharedRoomMachine(RuleBasedStateMachine):
+    """A room on this node, while members join and leave on this node and on another one."""
+
+    authors = st.integers(0, 3)
+    some_names = st.sampled_from(["Ann", "Ben", "Cem"])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room = bare_room()
+        self.members: dict[int, str] = {}  # names by author
+        self.here: dict[int, Peer] = {}
+        self.there: set[int] = set()
+        self.observers: list[dict[str, str]] = []
+
+    def claim(self, author: int, name: str) -> bool:
+        """Decide as the shared store does."""
+        if any(other != author and name == held for other, held in self.members.items()):
+            return False
+        self.members[author] = name
+        return True
+
+    def release(self, author: int) -> None:
+        if author not in self.here and author not in self.there:
+            del self.members[author]
+
+    def update(self, author: int, name: str) -> None:
+        is_elsewhere = author in self.there
+        self.room.update_elsewhere(name, f"a{author}", moderates=False, is_elsewhere=is_elsewhere)
+
+    @rule(author=authors, name=some_names)
+    def join_here(self, author: int, name: str) -> None:
+        if self.claim(author, name):
+            peer = self.here.setdefault(author, bare_peer())
+            self.room.join(name, f"a{author}", peer, 0.0, is_granted=True)
+            self.update(author, name)
+
+    @rule(author=authors, name=some_names)
+    def join_there(self, author: int, name: str) -> None:
+        if self.claim(author, name):
+            self.there.add(author)
+            self.update(author, name)
+
+    @rule(author=authors)
+    def leave_here(self, author: int) -> None:
+        peer = self.here.pop(author, None)
+        member = self.room.find_author(f"a{author}")
+        if peer is not None and member is not None:
+            self.room.leave(member, peer)
+            self.release(author)
+
+    @rule(author=authors)
+    def leave_there(self, author: int) -> None:
+        if author in self.there:
+            self.there.discard(author)
+            self.update(author, self.members[author])
+            self.release(author)
+
+    @rule()
+    def observe(self) -> None:
+        self.observers.append(dict(self.room.names_to_send()))
+
+    @rule()
+    def report_changes(self) -> None:
+        joined, left = self.room.take_changes() or ([], [])
+        assert joined is not None
+        assert left is not None
+        expected = {name: f"a{author}" for author, name in self.members.items()}
+        for known in self.observers:
+            for name in left:
+                known.pop(name, None)
+            known.update(joined)
+            assert known == expected, f"joined {joined}, left {left}"
+
+    @invariant()
+    def agrees_with_the_store(self) -> None:
+        assert self.room.count == len(self.members)
+        assert self.room.is_empty == (not self.here)
+        assert {member.author for member in self.room.local_members()} == {
+            f"a{author}" for author in self.here
+        }
+        assert set(self.room.authors_elsewhere()) == {f"a{author}" for author in self.there}
+
+
+SharedRoomMachine.TestCase.settings = RoomMachine.TestCase.settings
+test_shared_room_agrees_with_the_store = SharedRoomMachine.TestCase
