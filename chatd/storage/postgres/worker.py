@@ -84,11 +84,6 @@ class Worker:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    @property
-    def waiting(self) -> int:
-        """Number of jobs without a result."""
-        return len(self._waiting) + (self._current is not None)
-
     def start(self, call_later: CallLater, call_soon: CallSoon) -> None:
         """Start the thread."""
         self._call_later, self._call_soon = call_later, call_soon
