@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import pytest
 
+from chatd.storage.shared import SharedStore
 from tests.chat import serve_chat
 from tests.scale.engine import Engine, engine
-from tests.support import RunningServer
+from tests.support import RunningServer, poll
 
 OpenNodes = Callable[..., "list[RunningServer]"]
 
@@ -29,7 +31,7 @@ def url(server: Engine) -> str:
 
 @contextmanager
 def running_nodes(url: str, number: int = 2, **options: object) -> Iterator[list[RunningServer]]:
-    """Run chat servers of this process that share a store; `store` of each is its store."""
+    """Run chat servers of this process that share a store."""
     from chatd.storage.postgres.store import PostgresStore
 
     store_options = {"timeout": options.pop("timeout", 10.0)}
@@ -39,7 +41,15 @@ def running_nodes(url: str, number: int = 2, **options: object) -> Iterator[list
             store = PostgresStore(url, name=f"n{place}", **store_options)  # type: ignore[arg-type]
             node = stack.enter_context(serve_chat(store, **options))
             nodes.append(node)
+            # A node that does not listen yet misses what is sent at most once, such as typing.
+            poll(partial(_listens, store), "the node listens")
         yield nodes
+
+
+def _listens(store: SharedStore) -> bool:
+    _, connected = store.metrics()["chatd_store_connected", "part"]
+    assert isinstance(connected, Mapping)
+    return connected["listener",] == 1
 
 
 @pytest.fixture
