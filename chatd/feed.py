@@ -8,7 +8,6 @@ gets its acknowledgement at its entry's place in the order.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -26,8 +25,6 @@ from chatd.storage.store import (
 )
 from chatd.storage.write_batcher import Batch
 from wsproto_min import Peer
-
-logger = logging.getLogger("chatd")
 
 # Entries of one read.
 READ_LIMIT = 500

@@ -41,7 +41,7 @@ def running_nodes(url: str, number: int = 2, **options: object) -> Iterator[list
             store = PostgresStore(url, name=f"n{place}", **store_options)  # type: ignore[arg-type]
             node = stack.enter_context(serve_chat(store, **options))
             nodes.append(node)
-            # A node that does not listen yet misses what is sent at most once, such as typing.
+            # A node that does not listen yet misses notices that are sent once, such as typing.
             poll(partial(_listens, store), "the node listens")
         yield nodes
 

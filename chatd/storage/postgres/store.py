@@ -412,12 +412,10 @@ class PostgresStore:
     def _retain(self, database: Connection) -> bool:
         if self._retention is None or self._retention[0] is not database:
             self._retention = database, self._new_retention(database)
-        with database:
-            database.execute("BEGIN")
-            # One node at a time does a step.
-            (is_free,) = database.execute(
-                "SELECT pg_try_advisory_lock(hashtext('chatd retention'))", ()
-            ).fetchone()
+        # One node at a time does a step.
+        (is_free,) = database.execute(
+            "SELECT pg_try_advisory_lock(hashtext('chatd retention'))", ()
+        ).fetchone()
         if not is_free:
             return False
         try:

@@ -26,20 +26,17 @@ def append(node: str, messages: Sequence[NewMessage], database: Connection) -> l
         messages: The batch.
         database: Connection of the writer.
     """
-    result = None
     if _are_plain(messages):
         try:
-            result = _append_plain(node, messages, database)
+            return _append_plain(node, messages, database)
         except psycopg.Error as error:
             if error.sqlstate != REPEATED_KEY:
                 raise
-    if result is None:
-        result = _append_one_by_one(node, messages, database)
-    return result
+    return _append_one_by_one(node, messages, database)
 
 
 def _are_plain(messages: Sequence[NewMessage]) -> bool:
-    """Return True for messages without changes, direct messages and repeated keys."""
+    """Return True for plain messages, each with another key, and none in a direct room."""
     keys = {(each.room, each.key) for each in messages}
     return len(keys) == len(messages) and all(
         each.kind is Kind.MESSAGE and each.ref is None and each.room[0] != "@" for each in messages
