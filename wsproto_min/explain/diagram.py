@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from wsproto_min.explain.figure import ROW, FigureField, figure_fields
 from wsproto_min.explain.frame_fields import FrameFields
 from wsproto_min.explain.style import Style
 
-_ROW = 32  # bits
 _MARGIN = " " * 9
-_PAYLOAD_BYTES = 4  # shown in full, after the row in which the header ends
-
-_FLAGS = ("FIN", "RSV1", "RSV2", "RSV3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +38,9 @@ def render_diagram(frame: FrameFields, offset: int, style: Style) -> Iterator[st
         style: Colours, or `plain`.
 
     """
-    tens = (str(bit // 10) if bit % 10 == 0 else " " for bit in range(_ROW))
+    tens = (str(bit // 10) if bit % 10 == 0 else " " for bit in range(ROW))
     yield (f"{_MARGIN} " + " ".join(tens)).rstrip()
-    yield f"{_MARGIN} " + " ".join(str(bit % 10) for bit in range(_ROW))
+    yield f"{_MARGIN} " + " ".join(str(bit % 10) for bit in range(ROW))
     above: list[_Cell] = []
     for index, row in enumerate(_rows(_cells(frame))):
         yield _MARGIN + _border(above, row)
@@ -59,35 +56,20 @@ def render_diagram(frame: FrameFields, offset: int, style: Style) -> Iterator[st
 
 def _cells(frame: FrameFields) -> list[_Cell]:
     """Return the fields that have arrived, from left to right."""
-    data = frame.data
-    first = f"{data[0]:08b}"
-    cells = [_Cell(bit, "header", tuple(name)) for bit, name in zip(first[:4], _FLAGS, strict=True)]
-    cells.append(_Cell(first[4:], "header", ("opcode", f"{frame.opcode:#x}")))
-    if frame.short_length is None:
-        return cells
-    second = f"{data[1]:08b}"
-    cells.append(_Cell(second[0], "header", tuple("MASK")))
-    cells.append(_Cell(second[1:], "length", ("payload len", f"{frame.short_length}")))
-    length = data[2 : frame.length_end]
-    value = "" if frame.length is None else f"{frame.length}"
-    cells.append(_Cell(_bits(length), "length", ("extended length", value)))
-    key = data[frame.length_end : frame.header_size]
-    cells.append(_Cell(_bits(key), "key", ("masking key", key.hex(" "))))
-    in_last_row = -frame.header_size % 4
-    payload = frame.wire_payload[: in_last_row + _PAYLOAD_BYTES]
-    masked = "payload, masked" if frame.masked else "payload"
-    cells.append(_Cell(_bits(payload), "payload", (masked,)))
-    return [cell for cell in cells if cell.bits]
+    return [_Cell(field.bits, field.role, _labels(field)) for field in figure_fields(frame)]
 
 
-def _bits(data: bytes) -> str:
-    return "".join(f"{byte:08b}" for byte in data)
+def _labels(field: FigureField) -> tuple[str, ...]:
+    """Return the lines in a field: the name of one bit from top to bottom, or name and value."""
+    if len(field.bits) == 1:
+        return tuple(field.name)
+    return (field.name,) if field.role == "payload" else (field.name, field.value)
 
 
 def _rows(cells: list[_Cell]) -> Iterator[list[_Cell]]:
     """Split the fields into rows of 32 bits."""
     row: list[_Cell] = []
-    room = _ROW
+    room = ROW
     for cell in cells:
         bits, labels = cell.bits, cell.labels
         while len(bits) > room:
@@ -95,12 +77,12 @@ def _rows(cells: list[_Cell]) -> Iterator[list[_Cell]]:
             bits = bits[room:]
             labels = (f"{cell.labels[0]} (cont.)",)
             yield row
-            row, room = [], _ROW
+            row, room = [], ROW
         row.append(_Cell(bits, cell.role, labels))
         room -= len(bits)
         if not room:
             yield row
-            row, room = [], _ROW
+            row, room = [], ROW
     if row:
         yield row
 

@@ -39,7 +39,7 @@ def print_dissector(dissector: Dissector, *, as_json: bool) -> None:
         seen = [to_json(event) for event in dissector.events()]
         _print_json({"seen": seen, "verdict": verdict_to_json(dissector.verdict)})
         return
-    style = _style()
+    style = output_style()
     hint = None
     for event in dissector.events():
         print("\n".join(render(event, style)))
@@ -62,7 +62,7 @@ def print_connections(
         left_out = [{"name": each.name, "reason": each.reason} for each in skipped]
         _print_json({"connections": found, "skipped": left_out})
         return
-    style = _style()
+    style = output_style()
     for number, connection in enumerate(connections, 1):
         title = shortened(f"Connection {number}: {printable(connection.name)}", COLUMNS)
         print(style("title", title), end="\n\n")
@@ -77,7 +77,8 @@ def print_connections(
         print(f"Not explained: {first}{others}: {reason}.")
 
 
-def _style() -> Style:
+def output_style() -> Style:
+    """Return the style of standard output: colours on a terminal, unless NO_COLOR forbids them."""
     is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     return coloured if is_terminal and not os.environ.get("NO_COLOR") else plain
 

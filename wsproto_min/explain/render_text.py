@@ -16,6 +16,7 @@ from wsproto_min.explain.conversation_dissector import CaptureEvent, MessageRepo
 from wsproto_min.explain.diagram import render_diagram
 from wsproto_min.explain.direction import FragmentInfo
 from wsproto_min.explain.dissector import FrameReport
+from wsproto_min.explain.figure import PAYLOAD_SECTIONS
 from wsproto_min.explain.frame_fields import FrameFields
 from wsproto_min.explain.handshake_lines import HandshakeLines
 from wsproto_min.explain.style import (
@@ -31,11 +32,6 @@ from wsproto_min.explain.verdict import Verdict, close_code_name, count, status_
 from wsproto_min.frames import parse_close
 
 _UNMASKED_BYTES = 12  # shown one by one
-_CONTROL_SECTIONS: dict[int, str] = {
-    Opcode.CLOSE: "5.5.1",
-    Opcode.PING: "5.5.2",
-    Opcode.PONG: "5.5.3",
-}
 
 
 def render(event: CaptureEvent, style: Style) -> Iterator[str]:
@@ -177,7 +173,7 @@ def _name_ranges(frame: FrameFields, offset: int) -> Iterator[str]:
         state = "" if frame.mask is not None else ", incomplete"
         yield line(end, frame.header_size, f"masking key{state}", "5.3")
     begin, name, masked = frame.header_size, "payload", ", masked" if frame.masked else ""
-    section = _CONTROL_SECTIONS.get(frame.opcode, "5.6")
+    section = PAYLOAD_SECTIONS.get(frame.opcode, "5.6")
     if frame.opcode == Opcode.CLOSE and len(frame.payload) >= 2:
         code = int.from_bytes(frame.payload[:2], "big")
         yield line(begin, begin + 2, f"close code{masked}: {code}", section)
