@@ -21,14 +21,13 @@ from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import ConnectionClosed
 from wsproto_min.frames import encode_close, encode_frame
 from wsproto_min.testing import strategies
-from wsproto_min.testing.raw_frame import parse_frame_notation
+from wsproto_min.testing.raw_frame import parse_frame_notation, patterned
 from wsproto_min.testing.strategies import (
     Compression,
     Control,
     Traffic,
     chunkings,
     nearly_valid,
-    patterned,
     single_bytes,
     traffic,
 )

@@ -24,7 +24,8 @@ from wsproto_min.deflate import (
 from wsproto_min.errors import ProtocolError
 from wsproto_min.frames import encode_frame
 from wsproto_min.rules import Rule
-from wsproto_min.testing.strategies import chunkings, patterned
+from wsproto_min.testing.raw_frame import patterned
+from wsproto_min.testing.strategies import chunkings
 
 Parameters = Sequence[tuple[str, str | None]]
 

@@ -20,7 +20,7 @@ from wsproto_min.frames import (
     parse_header,
 )
 from wsproto_min.masking import apply_mask
-from wsproto_min.testing.raw_frame import RawFrame, naive_mask, parse_frame_notation
+from wsproto_min.testing.raw_frame import RawFrame, naive_mask, parse_frame_notation, patterned
 from wsproto_min.testing.strategies import (
     BOUNDARY_LENGTHS,
     Traffic,
@@ -28,7 +28,6 @@ from wsproto_min.testing.strategies import (
     frames,
     masks,
     nearly_valid,
-    patterned,
     payloads,
     single_bytes,
     traffic,

@@ -58,6 +58,11 @@ def naive_mask(data: bytes, mask: bytes, offset: int = 0) -> bytes:
     return bytes(octet ^ mask[(offset + i) % 4] for i, octet in enumerate(data))
 
 
+def patterned(length: int) -> bytes:
+    """Return bytes in which neighbouring chunks differ."""
+    return (bytes(range(251)) * (length // 251 + 1))[:length]
+
+
 def parse_frame_notation(notation: str, *, masked: bool) -> bytes:
     """Return the bytes of frames that are written in hex.
 

@@ -28,7 +28,7 @@ from typing import Literal
 
 from hypothesis import strategies as st
 
-from wsproto_min.testing.raw_frame import RawFrame
+from wsproto_min.testing.raw_frame import RawFrame, patterned
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
@@ -73,11 +73,6 @@ def payloads(max_size: int = 40) -> st.SearchStrategy[bytes]:
     """Draw short payloads, and payloads with a length at a boundary of section 5.2."""
     longer = [length for length in BOUNDARY_LENGTHS if length > max_size]
     return st.binary(max_size=max_size) | st.sampled_from(longer).map(patterned)
-
-
-def patterned(length: int) -> bytes:
-    """Return bytes in which neighbouring chunks differ."""
-    return (bytes(range(251)) * (length // 251 + 1))[:length]
 
 
 def texts() -> st.SearchStrategy[str]:
