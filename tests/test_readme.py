@@ -12,14 +12,12 @@ import socket
 import ssl
 import subprocess
 import sys
-import textwrap
 import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from threading import Event, Thread, Timer
-from types import ModuleType
 
 import pytest
 
@@ -38,7 +36,7 @@ from tests.documents import (
     table,
 )
 from tests.support import PATIENCE, ROOT, daemon, exchange, make_certificate, poll, serving
-from wsproto_min import HandshakeError, Peer, connect, connection, messages
+from wsproto_min import HandshakeError, Peer, connect
 from wsproto_min.__main__ import main
 
 COMMANDS = [
@@ -356,7 +354,7 @@ def test_python_blocks_all_have_a_test() -> None:
             assert f'"{name[1]}"' in source or f"<!-- {name[1]} -->" in source, name[1]
 
 
-# Output and diagrams
+# Output of explain
 
 
 @pytest.mark.parametrize("name", ["figure", "explained frame"])
@@ -366,16 +364,6 @@ def test_figure_is_the_output_of_explain(name: str, capsys: pytest.CaptureFixtur
     arguments = before.rpartition("python3 -m wsproto_min ")[2].split()
     assert main(arguments) == 0
     assert block(name, "") in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("name", "module"), [("fragmentation", messages), ("closing handshake", connection)]
-)
-def test_diagram_equals_the_docstring(name: str, module: ModuleType) -> None:
-    lines = textwrap.dedent(block(name, "")).strip("\n")
-    docstring = module.__doc__ or ""
-    figures = [textwrap.dedent(each).strip("\n") for each in re.split(r"::\n\n", docstring)[1:]]
-    assert any(figure.startswith(lines) for figure in figures), f"differs from {module.__name__}"
 
 
 # Commands

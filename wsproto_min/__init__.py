@@ -3,6 +3,56 @@
 The protocol without I/O lies in the modules of this package, sockets in `wsproto_min.net`,
 the dissector in `wsproto_min.explain`, strategies for property tests in `wsproto_min.testing`.
 The README beside this file says which module to read first.
+
+This is a connection from its first byte to its last, with the states of both ends and
+with the random bytes of the RFC's own examples::
+
+    +-----------+                                                  +-----------+
+    |  client   |                                                  |  server   |
+    +-----------+                                                  +-----------+
+          |  GET /chat HTTP/1.1                                          |
+          |  Host: example.com                                           |
+          |  Upgrade: websocket                                          |
+          |  Connection: Upgrade                                         |
+          |  Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==                 |
+          |  Sec-WebSocket-Version: 13                                   |
+          | -----------------------------------------------------------> |
+          |          HTTP/1.1 101 Switching Protocols                    |
+          |          Upgrade: websocket                                  |
+          |          Connection: Upgrade                                 |
+          |          Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=  |
+          | <----------------------------------------------------------- |
+    +-----------+                                                  +-----------+
+    |   OPEN    |                                                  |   OPEN    |
+    +-----------+                                                  +-----------+
+          |  text "Hello"   81 85 37 fa 21 3d 7f 9f 4d 51 58             |
+          | -----------------------------------------------------------> |
+          |                                     text "Hi"   81 02 48 69  |
+          | <----------------------------------------------------------- |
+          |                                     Ping "42"   89 02 34 32  |
+          | <----------------------------------------------------------- |
+          |  Pong "42"   8a 82 37 fa 21 3d 03 c8                         |
+          | -----------------------------------------------------------> |
+          |  Close 1000   88 82 37 fa 21 3d 34 12                        |
+          | -----------------------------------------------------------> |
+    +-----------+                                                  +-----------+
+    |  CLOSING  |                                                  | FLUSHING  |
+    +-----------+                                                  +-----------+
+          |                                    Close 1000   88 02 03 e8  |
+          | <----------------------------------------------------------- |
+    +-----------+                                                        |
+    | FLUSHING  |                                                        |
+    +-----------+                                                        |
+          |                                           end of the stream  |
+          | <----------------------------------------------------------- |
+    +-----------+                                                        |
+    |  CLOSED   |                                                        |
+    +-----------+                                                        |
+          |  end of the stream                                           |
+          | -----------------------------------------------------------> |
+                                                                   +-----------+
+                                                                   |  CLOSED   |
+                                                                   +-----------+
 """
 
 from importlib import import_module

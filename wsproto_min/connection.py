@@ -21,19 +21,26 @@ the peer then drops the unfinished message.
 
 The closing handshake (sections 7.1.2 to 7.1.4)::
 
-                          close()                     Close received
-      +------+  send Close   +---------+                +----------+
-      | OPEN | ------------> | CLOSING | -------------> |          |
-      +------+               +---------+                | FLUSHING |
-         |   Close received: send Close                 |          |
-         +--------------------------------------------> +----------+
-         |   violation or fail(): send Close                  |
-         +--------------------------------------------------> |
-         |                                                    |
-         |             receive_eof()                          v
-         +------------------------------------------>    +--------+
-                                                         | CLOSED |
-                                                         +--------+
+    +---------------------+                              +---------------------+
+    |        OPEN         |      close(): send Close     |       CLOSING       |
+    |  send and receive   | ---------------------------> |    receive only     |
+    +---------------------+                              +---------------------+
+       |        |                                                  |        |
+       |        | Close received: send Close        Close received |        |
+       |        | violation: send Close                  violation |        |
+       |        | fail(): send Close                        fail() |        |
+       |        |                                                  |        |
+       |        |             +---------------------+              |        |
+       |        +-----------> |      FLUSHING       | <------------+        |
+       |                      |    discard input    |                       |
+       |                      +---------------------+                       |
+       |                                 |                                  |
+       | receive_eof()                   | receive_eof()      receive_eof() |
+       |                                 v                                  |
+       |                      +---------------------+                       |
+       +--------------------> |       CLOSED        | <---------------------+
+                              |  end of the stream  |
+                              +---------------------+
 """
 
 from __future__ import annotations

@@ -13,18 +13,22 @@ frames to messages, module `connection` reacts to them. The decoder has three pr
 
 `parse_header` follows the figure of section 5.2 from left to right::
 
-     0                   1                   2                   3
-     0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
-    +-+-+-+-+-------+-+-------------+-------------------------------+
-    |F|R|R|R| opcode|M| payload len |   extended length: 16 bits    |
-    |I|S|S|S|  (4)  |A|     (7)     |   if payload len is 126,      |
-    |N|V|V|V|       |S|             |   64 bits if it is 127        |
-    | |1|2|3|       |K|             |                               |
-    +-+-+-+-+-------+-+-------------+-------------------------------+
-    |   masking key: 4 bytes, if the MASK bit is set                |
-    +---------------------------------------------------------------+
-    |   payload: as many bytes as the length announces              |
-    +---------------------------------------------------------------+
+                byte 0          byte 1
+                0 1 2 3 4 5 6 7 0 1 2 3 4 5 6 7
+               +-+-+-+-+-------+-+-------------+
+      header   |F|R|R|R|opcode |M| payload len |    masking key:
+               |I|S|S|S|       |A|             |    only if MASK is 1
+               |N|V|V|V|       |S|             |    16 bits:
+               | |1|2|3|       |K|             |    extended length
+               +-+-+-+-+-------+-+-------------+
+    payload len  0   1   2   3   4   5   6   7   8   9  10  11  12  13
+               +-------+---------------+---------------------------------------+
+      0 to 125 |header |  masking key  |                payload                |
+               +-------+-------+-------+-------+-------------------------------+
+           126 |header |16 bits|  masking key  |            payload            |
+               +-------+-------+---------------+-------+---------------+-------+
+           127 |header |   extended length: 64 bits    |  masking key  |payload|
+               +-------+-------------------------------+---------------+-------+
 
 FIN marks the last frame of a message. The RSV bits belong to extensions. The opcode separates
 data frames (text, binary, continuation) from control frames (Close, Ping, Pong).

@@ -12,18 +12,23 @@ It then keeps no payload except the incomplete character at the end of a chunk.
 A message is fragmented like this: the first frame has the opcode, all others are continuation
 frames, and the last one has FIN. Control frames may come in between::
 
-                      text or binary, FIN=1
-                    +----------------------+
-                    |                      |
-                    v                      |
-    start --> [ no message ] --------------+
-                  |      ^
-     text or      |      |  continuation, FIN=1
-     binary,      v      |
-     FIN=0   [ message under way ] <--+
-                        |             |
-                        +-------------+
-                    continuation, FIN=0
+             text or binary, FIN=1                         continuation, FIN=0
+                    +------+                                   +----------+
+                    v      |                                   v          |
+               +---------------+   text or binary, FIN=0  +-------------------+
+               |               | -----------------------> |                   |
+    start  --> |  no message   |                          | message under way |
+               |               | <----------------------- |                   |
+               +---------------+    continuation, FIN=1   +-------------------+
+                       |                                            |
+                       | continuation                text or binary |
+                       |                                            |
+                       v                                            v
+       +------------------------------+         +------------------------------+
+       |  violation: close code 1002  |         |  violation: close code 1002  |
+       | a continuation frame has no  |         | a message begins before the  |
+       |     message to continue      |         |      last one has ended      |
+       +------------------------------+         +------------------------------+
 """
 
 from __future__ import annotations
