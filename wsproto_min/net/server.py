@@ -30,6 +30,7 @@ from wsproto_min.http import Request, Response
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE, MessageChunk
 from wsproto_min.net.broadcast import Group
 from wsproto_min.net.context import ServerContext
+from wsproto_min.net.event_loop import EventLoop
 from wsproto_min.net.listener import Listener, open_tcp_listeners, open_unix_listener
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.write_buffer import DEFAULT_HIGH_MARK, DEFAULT_LOW_MARK
@@ -226,6 +227,11 @@ class Server:
     def peers(self) -> frozenset[Peer]:
         """All peers that have a socket, including peers in their handshake."""
         return frozenset(self._context.peers)
+
+    @property
+    def loop(self) -> EventLoop:
+        """The event loop. `run` calls the handlers of further sockets in it, too."""
+        return self._loop
 
     @property
     def bytes_received(self) -> int:
