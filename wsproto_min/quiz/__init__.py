@@ -1,0 +1,1 @@
+"""A quiz about frames: close code, byte and rule of each violation."""
