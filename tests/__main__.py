@@ -1,7 +1,7 @@
-"""Run the plain tests in three processes side by side: `python -m tests [pytest option ...]`.
+"""Run the plain tests in four processes side by side: `python -m tests [pytest option ...]`.
 
 `--coverage` as the first option measures the coverage; `coverage combine` joins the files of the
-three processes. `python -m pytest` runs the same tests in one process.
+processes. `python -m pytest` runs the same tests in one process.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ PARTS = (
     _files("tests/chatd/test_[a-f]*.py"),
     [*_files("tests/chatd/test_[!a-f]*.py"), "chatd", "tests/explain", "tests/net"],
     [*_files("tests/test_*.py"), "wsproto_min"],
+    ["tests/learn", "tests/quiz", "tests/tap"],
 )
 
 

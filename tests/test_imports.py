@@ -17,12 +17,19 @@ ASYNCIO_EXAMPLE = "wsproto_min/examples/asyncio_echo.py"
 
 # A rule: the files, and the imports that these files may not have. A pattern matches from
 # the beginning; an import reads "module.name" ("import x" reads "x").
+COMMANDS = r"wsproto_min\.(tap|learn|quiz|examples)\b"
+HYPOTHESIS = r"(wsproto_min\.testing\.strategies|hypothesis)\b"
 RULES = [
-    (r"wsproto_min/(?!__)\w+\.py", r"wsproto_min\.(net|explain|testing|examples)\b"),
+    (r"wsproto_min/(?!__)\w+\.py", r"wsproto_min\.(net|explain|testing)\b"),
     (r"wsproto_min/(?!__)\w+\.py", r"(socket|selectors|ssl|threading|time|chatd|tests)\b"),
-    (r"wsproto_min/net/", r"wsproto_min\.(explain|testing|examples)\b"),
-    (r"wsproto_min/explain/(?!live_trace)", r"wsproto_min\.(net|testing\.strategies|examples)\b"),
-    (r"wsproto_min/testing/", r"wsproto_min\.(net|explain|examples)\b"),
+    (r"wsproto_min/((?!__)\w+\.py|net/|explain/|testing/)", COMMANDS),
+    (r"wsproto_min/net/", r"wsproto_min\.(explain|testing)\b"),
+    (r"wsproto_min/explain/(?!live_trace)", r"wsproto_min\.net\b"),
+    (r"wsproto_min/(?!learn/random_traffic|testing/)", HYPOTHESIS),
+    (r"wsproto_min/tap/", r"wsproto_min\.(testing|learn|quiz|examples)\b"),
+    (r"wsproto_min/learn/", r"wsproto_min\.(net|tap|quiz|examples)\b"),
+    (r"wsproto_min/quiz/", r"wsproto_min\.(net|tap|learn|examples)\b"),
+    (r"wsproto_min/testing/", r"wsproto_min\.(net|explain)\b"),
     (r"wsproto_min/", r"(chatd|tests)\b"),
     (r"chatd/", rf"(tests\b|wsproto_min\b(?!\.({PUBLIC})$))"),
     (r"chatd/model\.py", r"chatd\b"),

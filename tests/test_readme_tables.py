@@ -36,6 +36,8 @@ from tests.support import ROOT
 from tests.test_threats import ADVISORIES
 from wsproto_min import Peer, Server, accept, connect, deflate, messages, reconnect
 from wsproto_min.__main__ import main
+from wsproto_min.learn.path import STEPS
+from wsproto_min.quiz.levels import LEVELS
 
 # Tables of wsproto_min
 
@@ -144,6 +146,15 @@ def test_examples_table_has_all_examples() -> None:
     assert len(named) == 7
 
 
+def test_steps_table_matches_the_path() -> None:
+    shown = [(number, title) for number, title, _ in table(LEARN, "steps")]
+    assert shown == [(str(number), step.title) for number, step in enumerate(STEPS, 1)]
+
+
+def test_quiz_levels_table_matches_the_levels() -> None:
+    assert table(LEARN, "quiz levels") == [[str(number), text] for number, text in LEVELS.items()]
+
+
 def test_explain_section_has_all_options(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["explain", "--help"])
@@ -152,11 +163,13 @@ def test_explain_section_has_all_options(capsys: pytest.CaptureFixture[str]) -> 
     assert options == set(named)
 
 
-def test_connect_options_table_has_all_options(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", ["connect", "tap"])
+def test_options_table_has_all_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["connect", "--help"])
+        main([command, "--help"])
     options = re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE)
-    shown = [code_in(option)[0].split()[0] for option, _ in table(LEARN, "connect options")]
+    rows = table(LEARN, f"{command} options")
+    shown = [code_in(option)[0].split()[0] for option, _ in rows]
     assert sorted(shown) == sorted(options)
 
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m wsproto_min connect | echo | explain`."""
+"""The command line: `python -m wsproto_min connect | echo | explain | tap | quiz`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from wsproto_min.explain.cli import add_explain
 from wsproto_min.explain.live_trace import Tracer, run_interactive
 from wsproto_min.explain.style import printable
 from wsproto_min.http import Request, is_token
+from wsproto_min.learn.cli import add_learn
 from wsproto_min.messages import DEFAULT_MAX_MESSAGE_SIZE
 from wsproto_min.net.client import connect
 from wsproto_min.net.peer import Peer
 from wsproto_min.net.server import Server
+from wsproto_min.quiz.dialogue import add_quiz
 from wsproto_min.server_handshake import Acceptance, accept
+from wsproto_min.tap.cli import add_tap
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_connect(commands.add_parser("connect", help="send lines to a server, print its messages"))
     _add_echo(commands.add_parser("echo", help="run a server that sends every message back"))
     add_explain(commands.add_parser("explain", help="explain the bytes of frames and handshakes"))
+    add_quiz(commands.add_parser("quiz", help="ask about frames, and explain the answers"))
+    add_tap(commands.add_parser("tap", help="show the conversation of a client and a server"))
+    add_learn(commands.add_parser("learn", help="build a server in steps, each with a checker"))
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)

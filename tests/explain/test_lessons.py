@@ -1,11 +1,8 @@
-"""Lessons in wsproto_min/README.md and tests/README.md: steps, rules, parser and exercises."""
+"""Lessons in wsproto_min/README.md and tests/README.md: steps, rules and parser."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import Phase, settings
 
-from tests import exercises
 from tests.solutions.parser import parse
-from tests.support import PATIENCE, ROOT
+from tests.support import ROOT
 from wsproto_min import _fast_path, connection, frames, messages
 from wsproto_min.connection import Connection, Role
 from wsproto_min.explain.verdict import close_code_name
@@ -148,117 +144,3 @@ def test_property_finds_only_its_own_bug(name: str, bug: str, correction: str) -
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_property_holds_for_the_solution(name: str) -> None:
     PASS(property_of(name, parse))()
-
-
-# Exercises
-
-TASKS = section("wsproto_min/README.md", "Exercises")
-COMMANDS = re.findall(r"^ {7}(python3 .*)$", TASKS, re.MULTILINE)
-PREDICTED = {
-    "82 fe 00 05": "1002",  # a 16-bit length of 5 bytes
-    "88 82 00 00 00 00 03 ee": "1002",  # close code 1006
-    "88 83 00 00 00 00 03 e8 ff": "1007",  # a reason that is not UTF-8
-    "81 81 00 00 00 00 e9": "1007",  # the first byte of a character of three
-    "82 ff 00 00 00 01 00 00 00 00 00 00 00 00": "1009",  # 4 GiB
-}
-SOLVED = {
-    0: {"HEX": "81 82 01 02 03 04 49 6b"},
-    1: {"HEX": "01 02 48 c3 89 00 80 01 a9"},
-    2: {"CODE CODE CODE CODE CODE": " ".join(PREDICTED.values())},
-    3: {"mine.py": str(SOLUTIONS / "client.py")},
-    4: {"mine.py": str(SOLUTIONS / "client.py")},
-}
-
-
-def check(number: int, answers: dict[str, str]) -> tuple[int, str]:
-    """Run the command of an exercise with answers; return its status and output."""
-    line = COMMANDS[number].replace("python3", sys.executable)
-    for place, answer in answers.items():
-        assert place in line
-        line = line.replace(place, answer)
-    done = subprocess.run(
-        line, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-def test_exercises_are_five() -> None:
-    assert len(COMMANDS) == len(SOLVED) == 5
-
-
-@pytest.mark.parametrize("number", SOLVED)
-def test_exercise_command_accepts_the_solution(number: int) -> None:
-    assert check(number, SOLVED[number]) == (0, "solved\n")
-
-
-@pytest.mark.parametrize(
-    ("name", "answer", "complaint"),
-    [
-        ("mask", "81 82 01 02 03 04 48 69", "it must be one frame, from which the server gets"),
-        ("mask", "89 82 01 02 03 04 49 6b", "it must be one frame"),
-        ("mask", "01 81 01 02 03 04 49 80 81 01 02 03 04 68", "it must be one frame"),
-        ("mask", "81 82 00 00 00 00 48 69", "the key is 00 00 00 00, not 01 02 03 04"),
-        ("mask", "81 02 48 69", "broken: a client's frame is not masked"),
-        ("mask", "81 82 01 02 03 04 49 6b 83", "broken: opcode 0x3 is reserved"),
-        ("mask", "81 82 01 02 03 04 49", "incomplete: the TEXT frame at byte 0 is incomplete"),
-        ("mask", "81 8", "the answer is not hex: '8' (line 1, column 4) has an odd number"),
-        ("split", "01 02 48 c3 80 01 a9", "there must be two fragments, and a Ping between"),
-        ("split", "01 01 48 89 00 80 02 c3 a9", "the first fragment must end within the \u00e9"),
-        ("split", "01 03 48 c3 a9 89 00 80 00", "the first fragment must end within the \u00e9"),
-        ("split", "02 02 48 c3 89 00 80 01 a9", "the client must get the text H\u00e9"),
-        ("split", "01 02 48 c3 89 00 80 01 28", "broken: a text message is not UTF-8"),
-        ("split", "01 02 48 c3 89 00", "incomplete: the server's message waits for its last"),
-        ("predict", "1002 1002 1007 1007 1008", "1008 is not the close code for 82 ff 00 00 00"),
-        ("predict", "1002", "there are 5 frames; give one close code for each"),
-        ("client", os.devnull, "the client exits without connecting to the URL"),
-    ],
-)
-def test_exercise_wrong_answer_gets_its_problem(
-    name: str, answer: str, complaint: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert exercises.main([name, *answer.split()]) == 1
-    assert capsys.readouterr().out.startswith(complaint)
-
-
-@pytest.mark.parametrize("arguments", [[], ["mask"], ["moon", "81 00"]])
-def test_exercise_wrong_arguments_print_the_usage(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert exercises.main(arguments) == 2
-    names = "mask|split|predict|client|ping"
-    assert capsys.readouterr().err == f"usage: python3 -m tests.exercises {names} ANSWER\n"
-
-
-def test_exercise_predict_shows_its_frames_in_order() -> None:
-    assert tuple(PREDICTED) == exercises.TO_PREDICT
-    text = TASKS.replace("\n   ", " ")
-    places = [text.index(f"`{data}`") for data in PREDICTED]
-    assert places == sorted(places)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "pings", "complaint"),
-    [
-        ("Opcode.PING", "Opcode.PONG", True, "closes without a Pong to the Ping"),
-        ('b"Hello", mask=os.urandom(4)', 'b"Hello"', False, "a client's frame is not masked"),
-        ("key = ", "key = 'x' + ", False, "the handshake is refused: header Sec-WebSocket-Key"),
-        ("print(message", "print(2 * message", False, "it printed 'HelloHello"),
-        ('b"Hello", mask', 'b"hello", mask', False, "must send the text Hello; it sent 'hello'"),
-        (" and not frame.remaining", "", False, "closes after a part of a frame"),
-        ("frame.fin and ", "", True, "closes after a fragment with FIN 0"),
-        ("if frame.fin and", "if message == b'Hello' and", True, "closes after a fragment with"),
-        ("while (frame := decoder", "if (frame := decoder", False, "without a Close frame after a"),
-        ("mask=os.urandom(4)", "mask=bytes(4)", False, "masks with 00 00 00 00; choose"),
-        ("mask=os.urandom(4)", "mask=b'mask'", False, "masks two frames with one key; choose"),
-    ],
-)
-def test_exercise_client_with_a_bug_gets_its_problem(
-    old: str, new: str, pings: bool, complaint: str, tmp_path: Path
-) -> None:
-    code = (SOLUTIONS / "client.py").read_text()
-    assert old in code
-    path = tmp_path / "mine.py"
-    path.write_text(code.replace(old, new))
-    problem = exercises.check_client(str(path), pings=pings)
-    assert problem is not None
-    assert complaint in problem

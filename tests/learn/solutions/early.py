@@ -1,0 +1,49 @@
+"""A short solution of the first steps: blocking sockets, one connection after another."""
+
+import base64
+import hashlib
+import socket
+import sys
+
+GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+def accept_key(key: str) -> str:
+    return base64.b64encode(hashlib.sha1((key + GUID).encode()).digest()).decode()
+
+
+def respond(request: str) -> str:
+    lines = request.split("\r\n")[1:]
+    headers = {name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
+    if headers.get("upgrade", "").lower() != "websocket" or "sec-websocket-key" not in headers:
+        return "HTTP/1.1 400 Bad Request\r\n\r\n"
+    if headers.get("sec-websocket-version") != "13":
+        return "HTTP/1.1 426 Upgrade Required\r\n\r\n"
+    return (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Accept: {accept_key(headers['sec-websocket-key'])}\r\n\r\n"
+    )
+
+
+def serve(port: int) -> None:
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        while True:
+            with listener.accept()[0] as sock:
+                sock.sendall(respond(sock.recv(65536).decode()).encode())
+                while data := sock.recv(65536):
+                    length, start = data[1] & 0x7F, 2
+                    if length > 125:
+                        start = 4 if length == 126 else 10
+                        length = int.from_bytes(data[2:start], "big")
+                    while len(data) < start + 4 + length:
+                        data += sock.recv(65536)
+                    key = data[start : start + 4]
+                    payload = bytes(b ^ key[i % 4] for i, b in enumerate(data[start + 4 :]))
+                    sock.sendall(bytes([data[0], data[1] & 0x7F]) + data[2:start] + payload)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "accept":
+        print(accept_key(sys.argv[2]))
+    else:
+        serve(int(sys.argv[2]))

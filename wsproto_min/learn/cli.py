@@ -1,0 +1,118 @@
+"""The command `python -m wsproto_min learn`: build a WebSocket server in steps."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from wsproto_min.learn.path import DEFAULT_PATIENCE, STEPS, check_step
+from wsproto_min.learn.progress import record, solved_steps
+
+_USAGE = 2
+_COMMAND = "python3 -m wsproto_min learn"
+
+_INTRODUCTION = f"""\
+Build WebSocket yourself, from the first byte to the conformance suite, in
+{len(STEPS)} steps. You write one file, my_ws.py, in any style. You need Python and
+its standard library. Each step has a page and a checker:
+
+  {_COMMAND} 1                     the page of step 1
+  {_COMMAND} 1 check my_ws.py      run and check your file
+  {_COMMAND} check my_ws.py        check all steps in their order
+"""
+_EPILOG = """\
+exit status: 0 if the check finds no problem, 1 if your file has one, 2 for a usage error. The
+state of the path is in the file .wsproto_min_learn.json of the current directory."""
+
+
+def add_learn(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command to `parser`."""
+    parser.usage = f"{_COMMAND} [N] [check FILE] [--patience SECONDS]"
+    parser.description = (
+        "Build a WebSocket server yourself, in numbered steps. Without arguments, show the state"
+        " of the path; with N, the page of step N; with check, run FILE and check it."
+    )
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "words", nargs="*", metavar="N, check, FILE", help="the step, and the file to check"
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=DEFAULT_PATIENCE,
+        metavar="SECONDS",
+        help="time to wait for each answer of your program (default: %(default)g)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
+    try:
+        number, file = _parse(options.words)
+        if file is None:
+            print("\n".join(_page(number) if number else _state()))
+            return 0
+        numbers = [number] if number else range(1, len(STEPS) + 1)
+        for each in numbers:
+            solved = check_step(each, file, patience=options.patience, show=_show)
+            record(each, solved=solved)
+            if not solved:
+                return 1
+        if numbers[-1] < len(STEPS):
+            print(f"The next step: {_COMMAND} {numbers[-1] + 1}")
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"wsproto_min: {error}", file=sys.stderr)
+        return _USAGE
+
+
+def _show(line: str) -> None:
+    print(line, flush=True)
+
+
+def _parse(words: list[str]) -> tuple[int | None, Path | None]:
+    """Return the step, if there is one, and the file to check, if there is one.
+
+    Raises:
+        ValueError: The words have another form, or there is no such step or file.
+
+    """
+    number = None
+    if words and words[0] != "check":
+        text, *words = words
+        if not text.isdecimal() or not 1 <= int(text) <= len(STEPS):
+            raise ValueError(f"learn {text}: no such step; use a number from 1 to {len(STEPS)}")
+        number = int(text)
+    if not words:
+        return number, None
+    if words[0] != "check" or len(words) != 2:
+        raise ValueError(f"learn: wrong arguments; use {_COMMAND} N check my_ws.py")
+    file = Path(words[1])
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file; write it first, or name another one")
+    return number, file
+
+
+def _page(number: int) -> list[str]:
+    step = STEPS[number - 1]
+    title = f"Step {number} of {len(STEPS)}: {step.title}"
+    return [
+        title,
+        "=" * len(title),
+        "",
+        step.page,
+        "",
+        f"Check your file:  {_COMMAND} {number} check my_ws.py",
+    ]
+
+
+def _state() -> list[str]:
+    solved = solved_steps()
+    following = next((n for n in range(1, len(STEPS) + 1) if n not in solved), None)
+    lines = [_INTRODUCTION]
+    for number, step in enumerate(STEPS, 1):
+        state = "solved" if number in solved else "next" if number == following else ""
+        lines.append(f"  {number:>2}  {state:<6}  {step.title}")
+    return lines
