@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import socket
 import sys
@@ -16,7 +17,8 @@ from wsproto_min.explain.frame_fields import FrameFields
 from wsproto_min.explain.heads import split_parts
 from wsproto_min.explain.style import COLUMNS
 from wsproto_min.learn import program
-from wsproto_min.learn.answers import describe, difference, encoded, rows
+from wsproto_min.learn.answers import compare, describe, encoded
+from wsproto_min.learn.client_frames import masked, message, rows, shown_parts
 from wsproto_min.learn.path import STEPS, check_step
 from wsproto_min.learn.progress import FILE_NAME
 from wsproto_min.learn.violations import completed
@@ -129,10 +131,12 @@ def test_report_shows_the_figure_of_a_wrong_frame(capsys: Output) -> None:
     Path("my_ws.py").write_text(code)
     assert learn("3", "check", "my_ws.py") == 1
     output = capsys.readouterr().out
-    assert "The checker sent 11 bytes:\n       0  81 85 00 00 00 00 48 65 6c 6c 6f\n" in output
+    assert (
+        "The checker sent 11 bytes:\n  TEXT, 5 bytes: 'Hello'\n       0  81 85 00 00 00 00 48 65 6c 6c 6f\n"
+        in output
+    )
     assert "Frame 1: BINARY, server to client\n" in output
     assert "A right answer is, in 7 bytes:\n       0  81 05 48 65 6c 6c 6f\n" in output
-    assert "The first difference: byte 0 is 82, not 81.\n" in output
     assert max(map(len, output.splitlines())) <= COLUMNS
 
 
@@ -141,7 +145,8 @@ def test_report_shows_an_incomplete_frame(capsys: Output) -> None:
     Path("my_ws.py").write_text(code)
     assert learn("3", "check", "my_ws.py", "--patience", "0.5") == 1
     output = capsys.readouterr().out
-    assert "the server sends nothing for 0.5 seconds; expected:" in output
+    problem = "the server's frame is not complete: of its payload of 72 bytes, 4 bytes have come"
+    assert problem in " ".join(output.split())
     assert "\nFrame 1: TEXT, server to client\n" in output
     assert "payload: 4 of 72 bytes" in output
 
@@ -174,15 +179,24 @@ def suite(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     program.write_text(
         f"#!{sys.executable}\nimport shutil, sys\n"
         f"shutil.copy({str(tmp_path / 'result')!r}, sys.argv[2] + '/index.json')\n"
+        f"shutil.copy({str(tmp_path / 'case')!r}, sys.argv[2] + '/case.json')\n"
     )
     program.chmod(0o700)
+    details = {
+        "description": "A frame.",
+        "result": "Too late.",
+        "resultClose": "Clean",
+        "remoteCloseCode": 1000,
+    }
+    (tmp_path / "case").write_text(json.dumps(details))
     monkeypatch.setattr(sys, "executable", str(python))
     return tmp_path / "result"
 
 
 def report(**behaviors: str) -> str:
     cases = {
-        case: {"behavior": behavior, "behaviorClose": "OK"} for case, behavior in behaviors.items()
+        case: {"behavior": behavior, "behaviorClose": "OK", "reportfile": "case.json"}
+        for case, behavior in behaviors.items()
     }
     return json.dumps({"server": cases})
 
@@ -197,11 +211,13 @@ def test_suite_with_failed_cases_names_ten(suite: Path, capsys: Output) -> None:
     suite.write_text(report(right="OK", **{f"c{number}": "FAILED" for number in range(12)}))
     assert learn(str(len(STEPS)), "check", str(SOLUTION)) == 1
     output = capsys.readouterr().out
+    details = "    A frame.\n    Too late.\n    Clean; your close code: 1000\n"
     assert "The problem: 12 of 13 cases fail.\n  case c0: FAILED, closing: OK\n" in output
-    assert "  case c9: FAILED, closing: OK\n  and 2 more\n" in output
+    assert f"  case c9: FAILED, closing: OK\n{details}  and 2 more\n" in output
     suite.write_text(report(c0="UNCLEAN"))
     assert learn(str(len(STEPS)), "check", str(SOLUTION)) == 1
-    assert "1 of 1 cases fail.\n  case c0: UNCLEAN, closing: OK\n\n" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert f"1 of 1 cases fail.\n  case c0: UNCLEAN, closing: OK\n{details}\n" in output
 
 
 def test_suite_without_a_report_is_a_problem(suite: Path, capsys: Output) -> None:
@@ -212,6 +228,14 @@ def test_suite_without_a_report_is_a_problem(suite: Path, capsys: Output) -> Non
 
 
 # Usage
+
+
+def test_closed_pipe_returns_141_without_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert learn() == 141
 
 
 @pytest.mark.parametrize(
@@ -255,20 +279,50 @@ def test_completed_violation_is_a_whole_frame_or_large(violation: Violation) -> 
 def test_answers_are_described_and_encoded() -> None:
     cases: list[tuple[Event, str, str]] = [
         ("Hi", "the text 'Hi' of 2 bytes", "81 02 48 69"),
-        (b"\x00", "the binary message '\\x00' of 1 byte", "82 01 00"),
+        (b"\x00", "the binary message 00 of 1 byte", "82 01 00"),
         (Pong(b"p"), "a Pong with the payload 'p'", "8a 01 70"),
         (Ping(b""), "a Ping with the payload ''", "89 00"),
         (Close(1000, "x"), "a Close with 1000 NORMAL_CLOSURE", "88 03 03 e8 78"),
-        (Close(1005), "a Close with 1005 NO_STATUS_RCVD", "88 00"),
+        (Close(1005), "a Close without a code", "88 00"),
     ]
     for event, description, data in cases:
         assert describe(event) == description
         assert encoded(event).hex(" ") == data
 
 
-def test_difference_is_the_first_byte_that_differs() -> None:
-    assert difference(b"abc", b"abd") == ["The first difference: byte 2 is 63, not 64."]
-    assert difference(b"ab", b"abc") == []
+@pytest.mark.parametrize(
+    ("found", "right", "sentence"),
+    [
+        ("abc", "abd", "byte 2 of the payload is 63, not 64"),
+        (b"ab", b"abc", "1 byte is missing at the end"),
+        (b"a", b"abc", "2 bytes are missing at the end"),
+        ("abcd", "abc", "1 byte too many at the end"),
+        ("abc", b"abc", ""),
+        (b"", Close(1000), ""),
+        (Close(1000), "", ""),
+    ],
+)
+def test_compare_names_the_first_difference(found: Event, right: Event, sentence: str) -> None:
+    assert compare(found, right) == sentence
+
+
+def test_shown_parts_describe_requests_and_frames() -> None:
+    data = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" + message("Hel", key=bytes(4), fin=False)
+    data += masked(9, key=bytes(4)) + b"\x80\xfe"
+    assert list(shown_parts(data)) == [
+        "    b'GET / HTTP/1.1\\r\\n'",
+        "    b'Host: a\\r\\n'",
+        "    b'\\r\\n'",
+        "  TEXT, FIN 0, 3 bytes: 'Hel'",
+        "       0  01 83 00 00 00 00 48 65 6c",
+        "  PING, 0 bytes",
+        "       0  89 80 00 00 00 00",
+        "  CONTINUATION, a length that is cut",
+        "       0  80 fe",
+    ]
+    many = list(shown_parts(message("x") * 10))
+    assert many[0] == "  2 parts before the last 8"
+    assert len(many) == 17
 
 
 def test_port_with_a_listener_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:

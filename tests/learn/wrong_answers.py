@@ -64,6 +64,9 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
     *_answers(
         2,
         ("lines end with LF", r"websocket\r\nConnection: Upgrade\r\n", r"websocket\n\n", "CR LF"),
+        ("400 for another version", "426 Upgrade Required", "400 Bad Request", "status 426"),
+        ("426 without the version", r"Sec-WebSocket-Version: 13\r\n", "", "lacks a header"),
+        ("no version accepted", '!= ["13"]', 'not in (["13"], [])', "expected: status 426"),
         ("no HTTP", "HTTP/1.1 101 Switching", "101 Switching", "is not HTTP/1.1"),
         ("status 200", "101 Switching Protocols", "200 OK", "answered 200"),
         ("constant accept key", "{accept_key(key)}", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "not fit"),
@@ -101,8 +104,9 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
             "length of the whole frame",
             "form, more = (size, 0)",
             "form, more = (size + 2, 0)",
-            "nothing",
+            "of 7 bytes, 5 bytes have come",
         ),
+        ("one byte sent", "return header + key + (", "return header[:1] or (", "0 bytes have come"),
         (
             "key taken as payload",
             "key_end = start + (4 if self.masked else 0)",
@@ -268,7 +272,7 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
             "code 1002",
             "raise Violation(1007) from None\n\n\ndef check_close",
             "raise Violation(1002) from None\n\n\ndef check_close",
-            "closes with 1002",
+            "a Close with 1002",
         ),
         (
             "fragments not checked",
@@ -303,9 +307,20 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
             "always 1000",
             "frame(CLOSE, payload[:2])",
             'frame(CLOSE, b"\\x03\\xe8")',
-            "closes with 1000",
+            "a Close with 1000 NORMAL_CLOSURE; expected",
         ),
-        ("always empty", "frame(CLOSE, payload[:2])", 'frame(CLOSE, b"")', "closes with 1005"),
+        (
+            "always empty",
+            "frame(CLOSE, payload[:2])",
+            'frame(CLOSE, b"")',
+            "a Close without",
+        ),
+        (
+            "1001 without a code",
+            "frame(CLOSE, payload[:2])",
+            'frame(CLOSE, payload[:2] or b"\\x03\\xe9")',
+            "It is empty, because",
+        ),
         ("native byte order", "frame(CLOSE, payload[:2])", "frame(CLOSE, payload[1::-1])", "rule"),
         ("answers after the Close", "while not self.ending and (event", "while (event", ""),
         (
@@ -324,7 +339,7 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
             "key decoded without a check",
             "KEY.fullmatch(key)",
             "base64.b64decode(key, validate=True)",
-            "without a whole response",
+            "the server ends the stream",
         ),
         ("key of any length", "KEY.fullmatch(key)", 'key.strip("=!")', "status 101"),
     ),
@@ -348,7 +363,7 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
             "expected: a Close with 1002",
         ),
         ("long form of a short length", "if length < least or ", "if ", "1002"),
-        ("top bit of the length", " or length >= 1 << 63", "", "closes with 1009"),
+        ("top bit of the length", " or length >= 1 << 63", "", "a Close with 1009"),
         ("half a close code", "(len(payload) < 2 or not (", "(len(payload) > 1 and not (", "1002"),
         (
             "any close code",
@@ -357,6 +372,19 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
             "1002",
         ),
         ("codes that are never sent", " and code not in (1004, 1005, 1006)", "", "1002"),
+        (
+            "codes not registered",
+            "1000 <= code <= 1014 and code not in (1004, 1005, 1006)",
+            "code in (1000, 1001, 1002, 1007, 1008, 1009, 1011)",
+            "expected: a Close with 1003",
+        ),
+        ("socket closed at once", "self.sock.shutdown(socket.SHUT_WR)", "raise OSError", "resets"),
+        (
+            "order checked after the payload",
+            "if opcode < CLOSE and (opcode == CONT",
+            "if len(data) > length and opcode < CLOSE and (opcode == CONT",
+            "sends nothing",
+        ),
         ("reason not checked", "payload[2:], 1)", 'b"", 1)', "expected: a Close with 1007"),
         (
             "no Close frame",
@@ -387,6 +415,7 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
             "1008",
         ),
         ("too few fragments", "max(128, self.limit // 64)", "16", "Close with 1008"),
+        ("128 fragments", "max(128, self.limit // 64)", "128", "Close with 1008"),
         (
             "announced length allocated",
             f"        {_IS_TOO_BIG}",
@@ -397,7 +426,7 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
             "code 1002",
             f"{_IS_TOO_BIG}\n            raise Violation(1009)",
             f"{_IS_TOO_BIG}\n            raise Violation(1002)",
-            "closes with 1002",
+            "a Close with 1002",
         ),
         ("request without end", "elif len(head) > 16384:", "elif False:", "sends nothing"),
         ("LIMIT ignored", "serve(*map(int, sys.argv[2:]))", "serve(int(sys.argv[2]))", ""),
@@ -412,7 +441,15 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
             "",
         ),
         ("sendall", _SEND, "self.sock.sendall(self.unsent); self.unsent.clear()", ""),
-        ("rest never written", "(EVENT_WRITE if self.unsent else 0)", "0", "sends nothing"),
+        (
+            "blocking sendall",
+            _SEND,
+            "self.sock.setblocking(True); self.sock.sendall(self.unsent);"
+            " self.sock.setblocking(False); self.unsent.clear()",
+            "sends nothing",
+        ),
+        ("write buffer without end", " if len(self.unsent) < 1 << 20 else 0", "", "reads 64 MiB"),
+        ("rest never written", "(EVENT_WRITE if self.unsent else 0)", "0", "have come"),
         (
             "whole header awaited",
             (
@@ -445,6 +482,19 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
             "compressobj(wbits=self.bits)",
             "breaks a rule",
         ),
+        ("window of 8 bits", "range(9, 16)", "range(8, 16)", "the "),
+        (
+            "context kept",
+            "compressor = zlib.compressobj(wbits=-self.bits)",
+            "compressor = self.__dict__.setdefault('c', zlib.compressobj(wbits=-self.bits))",
+            "not DEFLATE data",
+        ),
+        (
+            "client's window not offered",
+            '"; client_no_context_takeover"',
+            '"; client_no_context_takeover; client_max_window_bits=10"',
+            "was not offered",
+        ),
         (
             "used without an offer",
             'negotiate(headers["sec-websocket-extensions"])',
@@ -462,6 +512,12 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
             " and valid and not values:",
             " and valid:",
             "invalid offer",
+        ),
+        (
+            "offer without a window declined",
+            'values.pop("client_max_window_bits", "")',
+            'values.pop("client_max_window_bits", "none")',
+            "does not accept the offer",
         ),
         (
             "window ignored",
@@ -555,6 +611,21 @@ CLIENT_ANSWERS: tuple[WrongAnswer, ...] = tuple(
         ),
         ("silence", _HELLO, "sock.recv(1)", "sends nothing"),
         ("Close without Hello", _HELLO, _HELLO_CLOSE, "without the text"),
+        (
+            "Close not awaited",
+            "            sock.sendall(frame(CLOSE",
+            "            sock.sendall(frame(CLOSE, b'\\x03\\xe8', os.urandom(4))); sys.exit()\n"
+            "            sock.sendall(frame(CLOSE",
+            "without waiting",
+        ),
+        ("key used twice", "os.urandom(16)", "bytes(16)", "key of an earlier request"),
+        (
+            "bytes after the Close",
+            "            sock.sendall(frame(CLOSE",
+            "            sock.sendall(frame(CLOSE, b'\\x03\\xe8', os.urandom(4)))\n"
+            "            sock.sendall(frame(CLOSE",
+            "after its Close",
+        ),
         ("no end", "            break\n", "            time.sleep(60)\n", "does not end"),
         (
             "no connection in time",

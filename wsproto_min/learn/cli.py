@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from wsproto_min.learn.path import DEFAULT_PATIENCE, STEPS, check_step
 from wsproto_min.learn.progress import record, solved_steps
 
 _USAGE = 2
+_PIPE_CLOSED = 141  # 128 + SIGPIPE, the status that shells report
 _COMMAND = "python3 -m wsproto_min learn"
 
 _INTRODUCTION = f"""\
@@ -52,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         number, file = _parse(options.words)
         if file is None:
-            print("\n".join(_page(number) if number else _state()))
+            print("\n".join(_page(number) if number else _state()), flush=True)
             return 0
         numbers = [number] if number else range(1, len(STEPS) + 1)
         for each in numbers:
@@ -63,6 +65,10 @@ def run(options: argparse.Namespace) -> int:
         if numbers[-1] < len(STEPS):
             print(f"The next step: {_COMMAND} {numbers[-1] + 1}")
         return 0
+    except BrokenPipeError:
+        # At exit Python flushes standard output again and would report a second error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
     except (ValueError, OSError) as error:
         print(f"wsproto_min: {error}", file=sys.stderr)
         return _USAGE

@@ -1,7 +1,6 @@
 """The checker's client: an exchange of bytes with the student's server over a socket.
 
-Frames are sent from `RawFrame`, which does not use the codec. The `Dissector` reads the answers,
-so a wrong answer is shown as `explain` shows it.
+The `Dissector` reads the server's frames, so a wrong answer is shown as `explain` shows it.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ from threading import Thread
 from typing import Self
 
 from wsproto_min.client_handshake import upgrade_request, validate_response
-from wsproto_min.codes import Opcode
+from wsproto_min.codes import CloseCode
 from wsproto_min.connection import Close, Event, Role
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import HandshakeError
 from wsproto_min.explain.dissector import Dissector, FrameReport
+from wsproto_min.explain.frame_fields import FrameFields
 from wsproto_min.explain.handshake_lines import HandshakeContext
 from wsproto_min.explain.render_text import render, render_verdict
 from wsproto_min.explain.style import plain
@@ -29,42 +29,15 @@ from wsproto_min.explain.verdict import count
 from wsproto_min.handshake import NegotiatedOptions
 from wsproto_min.http import Response
 from wsproto_min.http_reader import HeadReader, parse_response
-from wsproto_min.learn.answers import describe, difference, encoded, rows, shown_head
+from wsproto_min.learn.answers import compare, describe, encoded
+from wsproto_min.learn.client_frames import head_lines, rows, shown_parts
 from wsproto_min.learn.program import Program, Wrong
-from wsproto_min.testing.raw_frame import RawFrame
-
-ZERO_KEY = bytes(4)
-"""A masking key that changes nothing, for the steps before unmasking."""
 
 _RECEIVE_SIZE = 1 << 16
 _PAUSE = 0.001  # seconds between two parts
-
-
-def message(data: str | bytes, *, key: bytes | None = None, fin: bool = True) -> bytes:
-    """Return a client's text or binary message in one frame, or its first fragment.
-
-    Args:
-        data: The message: `str` for text, `bytes` for binary.
-        key: The masking key; None for a random one.
-        fin: The FIN bit.
-
-    """
-    if isinstance(data, str):
-        return masked(Opcode.TEXT, data.encode(), key=key, fin=fin)
-    return masked(Opcode.BINARY, data, key=key, fin=fin)
-
-
-def masked(
-    opcode: int, payload: bytes = b"", *, key: bytes | None = None, fin: bool = True, rsv: int = 0
-) -> bytes:
-    """Return a client's frame; see `RawFrame`. None stands for a random key."""
-    return RawFrame(opcode, payload, fin, os.urandom(4) if key is None else key, rsv).data
-
-
-def close_frame(code: int | None = None, reason: bytes = b"") -> bytes:
-    """Return a client's Close frame, with an empty payload if `code` is None."""
-    payload = b"" if code is None else code.to_bytes(2, "big") + reason
-    return masked(Opcode.CLOSE, payload)
+_STALL = 0.5  # seconds in which a socket takes nothing, so that its peer does not read
+_MAX_SHOWN = 1 << 16  # bytes of the checker that a report describes
+_NO_LIMIT = 1 << 40
 
 
 class Exchange:
@@ -74,22 +47,33 @@ class Exchange:
         program: The student's program.
         receive_buffer: Size of the kernel's receive buffer, in bytes; None for its default.
 
+    Attributes:
+        note: The part of the case in a few words, for a report; or empty.
+        last_frame: The server's last frame, or None.
+
     """
 
     def __init__(self, program: Program, *, receive_buffer: int | None = None) -> None:
+        self.note: str = ""
+        self.last_frame: FrameFields | None = None
+        self._program = program
         self._socket = program.connect(receive_buffer)
         self._socket.settimeout(program.patience)
         self._patience = program.patience
-        self._dissector = Dissector(Role.SERVER, max_message_size=1 << 40)
-        self._sent = b""  # the last bytes of the checker
-        self._last: FrameReport | None = None  # the last frame of the server
+        self._dissector = Dissector(Role.SERVER, max_message_size=_NO_LIMIT)
+        self._sent = bytearray()  # since the last right answer, up to _MAX_SHOWN
+        self._sent_size = 0
+        self._last: FrameReport | None = None  # the server's last frame since then
+        self._was_reset = False
 
     def __enter__(self) -> Self:
         """Return the exchange."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close the socket."""
+        """Close the socket. After a problem, first let the program write its own errors."""
+        if isinstance(error[1], Wrong):
+            self._program.keep_errors()
         self._socket.close()
 
     def reset(self) -> None:
@@ -98,10 +82,7 @@ class Exchange:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self._socket.close()
 
-    @property
-    def last_payload(self) -> bytes:
-        """The payload of the server's last frame, as it is on the wire."""
-        return b"" if self._last is None else self._last.fields.payload
+    # The opening handshake
 
     def open(
         self, *, compression: DeflateParameters | None = None, offer: str | None = None
@@ -131,35 +112,42 @@ class Exchange:
             Wrong: The response does not open the connection.
 
         """
-        response, head, rest = self._receive_response()
+        response, head, rest = self._receive_response("a response with status 101")
         try:
             options = validate_response(response, key, compression=compression)
         except HandshakeError as error:
-            raise Wrong(error.reason, *shown_head(head)) from None
+            raise self._wrong_response(error.reason, head) from None
         self._dissector = Dissector(
             Role.SERVER,
             context=HandshakeContext(options.compression),
-            max_message_size=1 << 40,
+            max_message_size=_NO_LIMIT,
         )
         self._dissector.receive_data(rest)
+        self._forget_sent()
         return options
 
-    def expect_refusal(self, statuses: Collection[int] = range(200, 600)) -> None:
-        """Receive a response that refuses the handshake, or the end of the stream after bytes.
+    def expect_refusal(
+        self,
+        statuses: Collection[int] = range(200, 600),
+        expected: str = "a refusal, such as status 400",
+    ) -> Response:
+        """Receive a response that refuses the handshake, and return it.
+
+        Args:
+            statuses: The right statuses.
+            expected: The right response in a few words.
 
         Raises:
             Wrong: The response has another status.
 
         """
-        response, head, _ = self._receive_response()
+        response, head, _ = self._receive_response(expected)
         if response.status not in statuses:
-            raise Wrong(
-                f"the server answers with the status {response.status}, but this request is "
-                "not a valid opening handshake",
-                *shown_head(head),
-            )
+            problem = f"the server answers with status {response.status}; expected: {expected}"
+            raise self._wrong_response(problem, head)
+        return response
 
-    def _receive_response(self) -> tuple[Response, bytes, bytes]:
+    def _receive_response(self, expected: str) -> tuple[Response, bytes, bytes]:
         reader = HeadReader()
         received = b""
         while True:
@@ -167,22 +155,39 @@ class Exchange:
                 head = reader.next_head()
                 if head is not None:
                     return parse_response(head), head, reader.trailing_data
-                data = self._receive("a response that ends with an empty line", received)
             except HandshakeError as error:
-                raise Wrong(error.reason, *shown_head(received)) from None
-            if not data:
-                raise Wrong(
-                    "the server ends the stream without a whole response", *shown_head(received)
+                raise self._wrong_response(error.reason, received) from None
+            try:
+                data = self._socket.recv(_RECEIVE_SIZE)
+            except TimeoutError:
+                problem = (
+                    f"the server sends nothing more for {self._patience:g} seconds; expected:"
+                    f" {expected}, and an empty line at its end. The client keeps the connection"
+                    " open: the empty line ends the request"
                 )
+                raise self._wrong_response(problem, received) from None
+            except OSError:
+                data = b""
+            if not data:
+                problem = f"the server ends the stream; expected: {expected}"
+                raise self._wrong_response(problem, received)
             received += data
             if b"\n\n" in received:
                 problem = "each line of the response must end with CR LF: \\r\\n in Python"
-                raise Wrong(problem, *shown_head(received))
+                raise self._wrong_response(problem, received)
             reader.receive_data(data)
+
+    def _wrong_response(self, problem: str, received: bytes) -> Wrong:
+        response = list(head_lines(received))
+        title = "The server sent:" if response else "The server sent nothing."
+        return Wrong(problem, *self._shown_sent(), title, *response)
+
+    # Sending
 
     def send(self, data: bytes) -> None:
         """Send bytes at once. If the server does not take them, the next `expect` reports it."""
-        self._sent = data
+        self._sent += data[: _MAX_SHOWN - len(self._sent)]
+        self._sent_size += len(data)
         with suppress(OSError):
             self._socket.sendall(data)
 
@@ -194,7 +199,37 @@ class Exchange:
             self.send(data[begin:end])
             time.sleep(_PAUSE)
             begin = end
-        self._sent = data
+
+    def send_until_stalled(self, frame: bytes, limit: int) -> tuple[int, bytes]:
+        """Send a frame again and again until the server takes no more bytes.
+
+        Args:
+            frame: The frame.
+            limit: Bytes after which the server must have stopped reading.
+
+        Returns:
+            The number of frames that were begun, and the bytes that the last one lacks.
+
+        Raises:
+            Wrong: The server takes more bytes than `limit`.
+
+        """
+        self._socket.settimeout(_STALL)
+        sent = 0
+        rest = memoryview(frame)
+        with suppress(OSError):  # a timeout, or the server has closed
+            while sent < limit:
+                taken = self._socket.send(rest)
+                sent += taken
+                rest = rest[taken:] or memoryview(frame)
+        self._socket.settimeout(self._patience)
+        if sent >= limit:
+            raise Wrong(
+                f"the server reads {sent >> 20} MiB from a client that reads nothing; stop reading"
+                " a client while its write buffer is large"
+            )
+        begun = -(-sent // len(frame))
+        return begun, bytes(rest) if sent % len(frame) else b""
 
     @contextmanager
     def sending(self, data: bytes) -> Iterator[None]:
@@ -206,6 +241,8 @@ class Exchange:
         finally:
             thread.join()
 
+    # Receiving
+
     def expect(self, *events: Event) -> None:
         """Receive these messages and control frames, in this order.
 
@@ -214,12 +251,15 @@ class Exchange:
 
         """
         for event in events:
-            expected = f"expected: {describe(event)}"
-            found = self.next_event(expected)
+            found = self._next_event(event)
             if found is None:
-                raise self._wrong(f"the server ends the stream; {expected}", event)
+                raise self._wrong("the server ends the stream", event)
             if found != event:
-                raise self._wrong(f"the server sends {describe(found)}; {expected}", event)
+                problem = f"the server sends {describe(found)}"
+                difference = compare(found, event)
+                raise self._wrong(f"{problem}, and {difference}" if difference else problem, event)
+            self._last = None
+            self._forget_sent()
 
     def expect_close(self, *codes: int) -> None:
         """Receive a Close frame with one of these codes, and the end of the stream after it.
@@ -230,22 +270,34 @@ class Exchange:
             Wrong: The server sends something else, or nothing, or breaks a rule.
 
         """
-        expected = f"expected: {describe(Close(codes[0]))}"
-        found = self.next_event(expected)
         right = Close(codes[0])
+        found = self._next_event(right)
         if found is None:
-            raise self._wrong(
-                f"the server ends the stream without a Close frame; {expected}", right
-            )
-        if not isinstance(found, Close):
-            raise self._wrong(f"the server sends {describe(found)}; {expected}", right)
-        if found.code not in codes:
-            raise self._wrong(f"the server closes with {found.code}; {expected}", right)
-        # A frame after the Close is a problem that `next_event` raises.
-        self.next_event("expected: the end of the TCP stream (7.1.1)")
+            raise self._wrong("the server ends the stream without a Close frame", right)
+        if not isinstance(found, Close) or found.code not in codes:
+            raise self._wrong(f"the server sends {describe(found)}", right)
+        # A frame after the Close is a problem that `_next_event` raises.
+        self._next_event(None)
 
-    def next_event(self, expected: str) -> Event | None:
+    def check_no_reset(self) -> None:
+        """Check that the server has ended the stream with FIN.
+
+        Raises:
+            Wrong: It has closed the socket with bytes that it did not read, which sends RST.
+
+        """
+        if self._was_reset:
+            raise Wrong(
+                "the server closes its socket although the client's bytes are in it, so the"
+                " system resets the connection, and the client may lose the Close frame;"
+                " half-close the socket and read until the client ends its stream"
+            )
+
+    def _next_event(self, right: Event | None) -> Event | None:
         """Return the next message or control frame of the server; None at the end of its stream.
+
+        Args:
+            right: The right event; None for the end of the stream.
 
         Raises:
             Wrong: The server sends nothing, breaks a rule, or ends the stream within a frame.
@@ -255,46 +307,63 @@ class Exchange:
             for report in self._dissector.events():
                 assert isinstance(report, FrameReport)
                 self._last = report
+                self.last_frame = report.fields
                 if report.verdict is not None:
-                    figure = [*render(report, plain), *render_verdict(report.verdict)]
-                    raise Wrong(f"the server breaks a rule: {report.verdict.reason}", *figure)
-                if report.event is not None and not report.ignored:
-                    return report.event
+                    problem = f"the server breaks a rule: {report.verdict.reason}"
+                    raise self._wrong(problem, right)
                 if report.ignored:
                     raise self._wrong("the server sends a frame after its Close frame (5.5.1)")
-            data = self._receive(expected)
+                if report.event is not None:
+                    return report.event
+            try:
+                data = self._socket.recv(_RECEIVE_SIZE)
+            except TimeoutError:
+                raise self._wrong(self._silence(), right) from None
+            except ConnectionError:  # the server has closed with input that it did not read
+                self._was_reset = True
+                return None
             if not data:
                 return None
             self._dissector.receive_data(data)
 
-    def _receive(self, expected: str, received: bytes = b"") -> bytes:
-        """Return the next bytes; none at the end of the stream."""
-        try:
-            return self._socket.recv(_RECEIVE_SIZE)
-        except TimeoutError:
-            problem = f"the server sends nothing for {self._patience:g} seconds; {expected}"
-            if received:
-                raise Wrong(problem, *shown_head(received)) from None
-            raise self._wrong(problem, incomplete=True) from None
-        except OSError:  # the server has closed with input that it did not read
-            return b""
+    def _silence(self) -> str:
+        """Return the problem of a server that sends nothing, or an incomplete frame."""
+        self._dissector.receive_eof()
+        report = self._dissector.next_event()
+        if isinstance(report, FrameReport):
+            self._last = report
+            frame = report.fields
+            announced = "" if frame.length is None else f" of {count(frame.length, 'byte')}"
+            return (
+                f"the server's frame is not complete: of its payload{announced},"
+                f" {count(len(frame.wire_payload), 'byte')} have come"
+            )
+        return f"the server sends nothing for {self._patience:g} seconds"
 
-    def _wrong(
-        self, problem: str, right: Event | None = None, *, incomplete: bool = False
-    ) -> Wrong:
-        """Return a problem with the bytes that the checker sent, the answer, and a right answer."""
-        details = [f"The checker sent {count(len(self._sent), 'byte')}:", *rows(self._sent)]
-        if incomplete:
-            self._last = None
-            self._dissector.receive_eof()
-            for report in self._dissector.events():
-                assert isinstance(report, FrameReport)
-                self._last = report
-        if self._last is not None:
-            details += ["", "The last frame of the server:", "", *render(self._last, plain)]
+    def _wrong(self, problem: str, right: Event | None = None) -> Wrong:
+        """Return a problem with the checker's bytes, the server's frame, and a right answer."""
+        expected = "the end of the TCP stream (7.1.1)" if right is None else describe(right)
+        details = self._shown_sent()
+        last = self._last
+        if last is not None:
+            details += ["The last frame of the server:", "", *render(last, plain)]
+            if last.verdict is not None:
+                details += [*render_verdict(last.verdict), ""]
         if right is not None:
             data = encoded(right)
             details += [f"A right answer is, in {count(len(data), 'byte')}:", *rows(data)]
-            if self._last is not None:
-                details += difference(self._last.fields.data, data)
-        return Wrong(problem, *details)
+            if isinstance(right, Close) and right.code == CloseCode.NO_STATUS_RCVD:
+                details.append("It is empty, because the client sent no code.")
+        note = f" ({self.note})" if self.note else ""
+        return Wrong(f"{problem}; expected: {expected}{note}", *details)
+
+    def _shown_sent(self) -> list[str]:
+        """Return the lines about the checker's bytes since the last right answer."""
+        if not self._sent:
+            return []
+        title = f"The checker sent {count(self._sent_size, 'byte')}:"
+        return [title, *shown_parts(bytes(self._sent)), ""]
+
+    def _forget_sent(self) -> None:
+        self._sent.clear()
+        self._sent_size = 0

@@ -31,8 +31,6 @@ from wsproto_min.learn.step import Skipped, Step
 DEFAULT_PATIENCE = 10.0
 """Seconds to wait for each answer of the student's program."""
 
-_GRACE = 0.2  # seconds in which a program that fails may end
-
 STEPS: tuple[Step, ...] = (
     accept_key.STEP,
     request.STEP,
@@ -103,11 +101,6 @@ def _show_wrong(name: str, wrong: Wrong, program: Program, show: Callable[[str],
         show(line)
     for line in wrong.details:
         show(line)
-    if (status := program.status(_GRACE)) is not None:
-        show(f"The program has ended with status {status}.")
-    errors = program.errors()
-    if errors:
-        show("The program wrote on standard error:")
-        for line in errors:
-            show(f"    {line}")
+    for line in program.errors():
+        show(line)
     show("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import subprocess
@@ -20,6 +21,8 @@ _RETRY = 0.02  # seconds between two attempts to connect
 # Free ports are rare among the ports that the system gives to clients, so choose from others.
 _PORTS = range(20000, 30000)
 _MAX_ERROR_LINES = 6
+_MAX_ERROR_SIZE = 1 << 14  # bytes
+_GRACE = 0.2  # seconds in which a program that fails may end
 
 
 class Wrong(Exception):
@@ -46,6 +49,10 @@ class Program:
         limit: Argument LIMIT of `serve`: the largest message in bytes. None leaves it out.
         restarts: Start the program again if its process has ended since the last connection.
 
+    Attributes:
+        address: Host and port of the program's server.
+        client_keys: The values of Sec-WebSocket-Key that the program has sent.
+
     """
 
     def __init__(
@@ -53,10 +60,12 @@ class Program:
     ) -> None:
         self.patience: float = patience
         self.limit: int | None = limit
+        self.client_keys: set[str] = set()
         self._restarts = restarts
         interpreter = [sys.executable] if path.suffix == ".py" else []
         self._command = [*interpreter, str(path.absolute())]
         self._output = TemporaryFile()  # noqa: SIM115, closed by `__exit__`
+        self._errors: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
         self.address: tuple[str, int] = ("127.0.0.1", 0)
 
@@ -173,24 +182,27 @@ class Program:
                 if time.monotonic() > deadline:
                     raise Wrong("the program does not connect to the URL") from None
 
-    def errors(self) -> list[str]:
-        """Return the last lines that the program wrote on standard error."""
-        self._output.seek(0)
+    def keep_errors(self) -> None:
+        """Remember the program's state for a report, before the checker causes other errors."""
+        if self._errors:
+            return
+        if self._process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GRACE)
+            if self._process.returncode is not None:
+                status = self._process.returncode
+                self._errors.append(f"The program has ended with status {status}.")
+        self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(0, self._output.tell() - _MAX_ERROR_SIZE))
         lines = self._output.read().decode("utf-8", "replace").splitlines()
-        return [printable(line) for line in lines[-_MAX_ERROR_LINES:]]
+        if lines:
+            shown = (f"    {printable(line)}" for line in lines[-_MAX_ERROR_LINES:])
+            self._errors += ["The program wrote on standard error:", *shown]
 
-    def status(self, wait: float = 0.0) -> int | None:
-        """Return the exit status of the server's process; None if it runs or never ran.
-
-        Args:
-            wait: Seconds to wait for the end of the process.
-
-        """
-        if self._process is None:
-            return None
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(wait)
-        return self._process.returncode
+    def errors(self) -> list[str]:
+        """Return the lines about the program's state that a report shows."""
+        self.keep_errors()
+        return self._errors
 
     def _start(self) -> None:
         self._end()
@@ -206,7 +218,8 @@ class Program:
         )
 
     def _check_running(self) -> None:
-        status = self.status()
+        assert self._process is not None
+        status = self._process.poll()
         if status is not None:
             raise Wrong(f"the program ends with status {status}; it must go on to serve")
 

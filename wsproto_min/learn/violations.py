@@ -86,8 +86,8 @@ def refuses_violation(
             raise Wrong(
                 wrong.problem,
                 f"The rule: {rule.sentence} ({rule.section})",
-                f"The server closes with {close_code_name(rule.close_code)}.",
-                f"More about it: explain --break {violation.name}",
+                f"The server must close with {close_code_name(rule.close_code)}.",
+                f"More about it: python3 -m wsproto_min explain --break {violation.name}",
                 "",
                 *wrong.details,
             ) from None

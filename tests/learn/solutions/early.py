@@ -15,10 +15,13 @@ def accept_key(key: str) -> str:
 def respond(request: str) -> str:
     lines = request.split("\r\n")[1:]
     headers = {name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
-    if headers.get("upgrade", "").lower() != "websocket" or "sec-websocket-key" not in headers:
-        return "HTTP/1.1 400 Bad Request\r\n\r\n"
     if headers.get("sec-websocket-version") != "13":
-        return "HTTP/1.1 426 Upgrade Required\r\n\r\n"
+        return "HTTP/1.1 426 Upgrade Required\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    upgrade, connection = headers.get("upgrade", ""), headers.get("connection", "")
+    if upgrade.lower() != "websocket" or "upgrade" not in connection.lower():
+        return "HTTP/1.1 400 Bad Request\r\n\r\n"
+    if "sec-websocket-key" not in headers:
+        return "HTTP/1.1 400 Bad Request\r\n\r\n"
     return (
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Accept: {accept_key(headers['sec-websocket-key'])}\r\n\r\n"

@@ -38,6 +38,7 @@ import re
 import socket
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from wsproto_min.codes import CloseCode, Opcode
@@ -49,7 +50,8 @@ from wsproto_min.explain.style import plain
 from wsproto_min.frames import encode_frame
 from wsproto_min.handshake import accept_key
 from wsproto_min.http_reader import HeadReader, parse_request
-from wsproto_min.learn.answers import describe, rows
+from wsproto_min.learn.answers import describe
+from wsproto_min.learn.client_frames import rows
 from wsproto_min.learn.program import Program, Wrong
 from wsproto_min.learn.step import Case, Step
 from wsproto_min.server_handshake import accept
@@ -87,9 +89,10 @@ def _fragments_and_ping() -> list[_Part]:
 class _Conversation:
     """The checker's end of a connection from the student's client."""
 
-    def __init__(self, sock: socket.socket, patience: float) -> None:
+    def __init__(self, sock: socket.socket, program: Program) -> None:
         self._socket = sock
-        self._patience = patience
+        self._program = program
+        self._patience = program.patience
         self._dissector = Dissector(Role.CLIENT)
         self._keys: list[bytes | None] = []
 
@@ -100,15 +103,36 @@ class _Conversation:
             reader.receive_data(self._receive("within its request"))
         self._dissector.receive_data(reader.trailing_data)
         try:
-            response = accept(parse_request(head)).response
+            request = parse_request(head)
+            response = accept(request).response
         except HandshakeError as error:
             lines = head.decode("latin-1").split("\r\n")
             raise Wrong(f"the request is invalid: {error.reason}", *lines) from None
+        key = request.headers.get("Sec-WebSocket-Key") or ""
+        if key in self._program.client_keys:
+            raise Wrong("the client sends the key of an earlier request; choose each at random")
+        self._program.client_keys.add(key)
         return response.encode()
 
     def send(self, data: bytes) -> None:
-        """Send bytes."""
-        self._socket.sendall(data)
+        """Send bytes. If the client has gone, the next event reports it."""
+        with suppress(ConnectionError):
+            self._socket.sendall(data)
+
+    def close(self) -> None:
+        """Answer the client's Close, and end the stream, after a check that it waits for both."""
+        self._socket.settimeout(_PAUSE)
+        late = self._dissector.next_event() is not None
+        try:
+            if not late and not self._socket.recv(1):
+                raise ConnectionError
+            raise Wrong("the client sends bytes after its Close frame (5.5.1)")
+        except TimeoutError:
+            self._socket.sendall(_CLOSE)
+            self._socket.shutdown(socket.SHUT_WR)
+        except ConnectionError:
+            problem = "the client ends the connection without waiting for the server's Close frame"
+            raise Wrong(problem) from None
 
     def next_event(self, state: str, patience: float | None = None) -> Event | None:
         """Return the next message or control frame.
@@ -175,7 +199,7 @@ def _talks(parts: list[_Part], greeting: bytes, program: Program) -> None:
 
     """
     with program.connecting() as (sock, finish):
-        conversation = _Conversation(sock, program.patience)
+        conversation = _Conversation(sock, program)
         conversation.send(conversation.receive_request() + greeting)
         remaining = deque(parts)
         pings = [_PING] * (greeting + b"".join(data for data, _ in parts)).count(_PING)
@@ -203,8 +227,7 @@ def _talks(parts: list[_Part], greeting: bytes, program: Program) -> None:
         if pings:
             raise Wrong("the client closes without a Pong to a Ping of the server (5.5.2)")
         conversation.check_keys()
-        conversation.send(_CLOSE)
-        sock.shutdown(socket.SHUT_WR)
+        conversation.close()
         status, output = finish()
     if output.strip() != "Hello":
         raise Wrong(f"the client must print the answer, Hello; it prints {output!r}")
@@ -215,7 +238,7 @@ def _talks(parts: list[_Part], greeting: bytes, program: Program) -> None:
 def _refuses(change: Callable[[bytes], bytes], program: Program) -> None:
     """Answer with a changed response; expect that the client ends without a frame."""
     with program.connecting() as (sock, finish):
-        conversation = _Conversation(sock, program.patience)
+        conversation = _Conversation(sock, program)
         conversation.send(change(conversation.receive_request()))
         conversation.expect_end()
         sock.close()

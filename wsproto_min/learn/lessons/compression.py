@@ -7,13 +7,16 @@ negotiated in the handshake. A browser offers it like this:
 
 A server that accepts answers with the same name, and the parameters that
 both sides then use. Without an offer the server must not use it. An offer
-with an unknown parameter must be declined; the header may have several
-offers in a list. The parameters (section 7.1):
+with an unknown parameter, or with an invalid value, must be declined; the
+header may have several offers in a list. The parameters (section 7.1):
 
     server_no_context_takeover   the server compresses each message alone
     client_no_context_takeover   the client does; the server may ask for it
     server_max_window_bits=N     the server's window has 2^N bytes, 8 to 15
     client_max_window_bits[=N]   the client can limit its window
+
+Answer client_max_window_bits only if it was offered. zlib cannot compress
+with a window of 2^8 bytes in this format: decline an offer that asks for 8.
 
 To send a message (section 7.2.1): compress it with DEFLATE, flush, and
 remove the last four bytes 00 00 ff ff. Set RSV1 in its first frame, and in
@@ -27,8 +30,9 @@ no other frame. To receive one with RSV1 (7.2.2): join the fragments, append
 The *context* is the end of the earlier messages. Without no_context_takeover
 a message may refer to it, so keep the same decompressor for all messages
 of the client, or ask for client_no_context_takeover. A sender may also end
-its DEFLATE stream within a message (7.2.3.5): `unused_data` then has the
-rest, which begins a new stream.
+its DEFLATE stream within a message (7.2.3.5): `eof` is then true, and
+`unused_data` has the rest, which begins a new stream. A decompressor whose
+stream has ended cannot be used again.
 
 - RSV1 is still an error in a continuation frame and a control frame (6.1).
 - The limit of step 11 holds for the decompressed message: 1 KiB on the
@@ -46,8 +50,9 @@ from random import Random
 from wsproto_min import rules
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Pong
-from wsproto_min.deflate import TAIL, DeflateParameters
-from wsproto_min.learn.exchange import Exchange, masked, message
+from wsproto_min.deflate import MAX_WINDOW_BITS, TAIL, DeflateParameters
+from wsproto_min.learn.client_frames import masked, message
+from wsproto_min.learn.exchange import Exchange
 from wsproto_min.learn.program import Program, Wrong
 from wsproto_min.learn.random_traffic import check_random_traffic
 from wsproto_min.learn.step import Case, Step
@@ -153,16 +158,45 @@ def _respects_the_window(program: Program) -> None:
         parameters = exchange.open(compression=_SMALL_WINDOW).compression
         exchange.send(message(data))
         exchange.expect(data)
-        if parameters is not None:
-            _inflate_in_steps(exchange.last_payload, parameters.server_max_window_bits)
+        frame = exchange.last_frame
+        if parameters is not None and frame is not None and frame.rsv[0]:
+            _check_window(frame.payload, parameters.server_max_window_bits)
 
 
-def _inflate_in_steps(data: bytes, bits: int) -> None:
-    """Decompress with a window of `bits`. zlib checks distances only across calls."""
+def _survives_the_smallest_window(program: Program) -> None:
+    with Exchange(program) as exchange:
+        exchange.open(compression=DeflateParameters(server_max_window_bits=8))
+        exchange.send(message(_SAMPLES[0]))
+        exchange.expect(_SAMPLES[0])
+
+
+def _compresses_each_message_alone(program: Program) -> None:
+    """Offer server_no_context_takeover; expect answers that decompress alone."""
+    offer = DeflateParameters(server_no_context_takeover=True)
+    data = Random(7692).randbytes(200)
+    with Exchange(program) as exchange:
+        exchange.open(compression=offer)
+        for _ in range(2):
+            exchange.send(message(data))
+            exchange.expect(data)
+
+
+def _sets_no_client_window(program: Program) -> None:
+    offer = "permessage-deflate"
+    with Exchange(program) as exchange:
+        parameters = exchange.open(offer=offer, compression=_OFFER).compression
+        if parameters is None:
+            raise Wrong(f"the server does not accept the offer {offer!r}")
+        if parameters.client_max_window_bits != MAX_WINDOW_BITS:
+            raise Wrong("the server answers client_max_window_bits, which was not offered")
+
+
+def _check_window(data: bytes, bits: int) -> None:
+    """Decompress a message with a window of 2^bits bytes."""
     decompressor = zlib.decompressobj(wbits=-bits)
     data += TAIL
     try:
-        while data:
+        while data:  # in steps, because zlib checks distances only across calls
             decompressor.decompress(data, 64)
             data = decompressor.unconsumed_tail
     except zlib.error:
@@ -209,9 +243,12 @@ STEP = Step.from_docstring(
             "an invalid window is declined",
             partial(_declines, "permessage-deflate; server_max_window_bits=16"),
         ),
+        Case("an offer without client_max_window_bits", _sets_no_client_window),
         Case("the second one of two offers", _accepts_the_second_offer),
         Case("DEFLATE streams that end within a message", _streams_that_end),
         Case("a window of 512 bytes for the server", _respects_the_window),
+        Case("a window of 256 bytes for the server", _survives_the_smallest_window),
+        Case("server_no_context_takeover", _compresses_each_message_alone),
         Case("1 KiB that becomes 1 MiB", _bomb),
         *(
             Case(violation.name, partial(refuses_violation, violation, compression=_OFFER))

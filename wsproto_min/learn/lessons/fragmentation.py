@@ -43,24 +43,13 @@ from itertools import repeat
 
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Event, Pong
-from wsproto_min.learn.exchange import Exchange, masked, message
+from wsproto_min.learn.client_frames import fragments, masked, message
+from wsproto_min.learn.exchange import Exchange
 from wsproto_min.learn.program import Program
 from wsproto_min.learn.step import Case, Step
 from wsproto_min.testing.raw_frame import patterned
 
 _Exchanges = list[tuple[bytes, list[Event]]]
-
-
-def fragments(data: str | bytes, *cuts: int) -> list[bytes]:
-    """Return a client's message in fragments that end at these indices of its bytes."""
-    payload = data.encode() if isinstance(data, str) else data
-    opcode = Opcode.TEXT if isinstance(data, str) else Opcode.BINARY
-    ends = [*cuts, len(payload)]
-    frames: list[bytes] = []
-    for begin, end in zip([0, *cuts], ends, strict=True):
-        frames.append(masked(opcode, payload[begin:end], fin=len(frames) == len(cuts)))
-        opcode = Opcode.CONTINUATION
-    return frames
 
 
 def _ping(payload: bytes) -> bytes:

@@ -31,7 +31,8 @@ from wsproto_min.explain.diagram import render_diagram
 from wsproto_min.explain.frame_fields import FrameFields
 from wsproto_min.explain.style import plain
 from wsproto_min.explain.verdict import count
-from wsproto_min.learn.exchange import ZERO_KEY, Exchange, message
+from wsproto_min.learn.client_frames import ZERO_KEY, message
+from wsproto_min.learn.exchange import Exchange
 from wsproto_min.learn.program import Program
 from wsproto_min.learn.step import Case, Step
 from wsproto_min.testing.raw_frame import patterned

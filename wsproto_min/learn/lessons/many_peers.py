@@ -24,6 +24,10 @@ sockets and one selector serve all of them in one thread:
 - A client that sends and does not read makes its buffer grow. Stop reading
   it while its buffer is large, and continue when it has shrunk.
 - An error of one socket ends this connection only.
+- To close: mark the connection, send the rest of its buffer, half-close the
+  socket, and read until the client ends its stream.
+- The parser must not wait: with too few bytes it returns, and continues with
+  the next ones. Keep its state in an object for each connection.
 
 Threads are another way, and pass this step too. They cost more memory.
 """
@@ -35,14 +39,15 @@ from contextlib import ExitStack
 from wsproto_min.client_handshake import upgrade_request
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Pong
-from wsproto_min.learn.exchange import Exchange, masked, message
+from wsproto_min.learn.client_frames import masked, message
+from wsproto_min.learn.exchange import Exchange
 from wsproto_min.learn.program import Program
 from wsproto_min.learn.step import Case, Step
 from wsproto_min.testing.raw_frame import patterned
 
 _PEERS = 100
 _LARGE = 1 << 19
-_UNREAD = 24  # messages of _LARGE bytes: more than the kernel's buffers
+_MAX_UNREAD = 64 << 20  # bytes, far more than the kernel's buffers
 _SMALL_BUFFER = 1 << 13  # bytes
 
 
@@ -89,17 +94,21 @@ def _half_a_request(program: Program) -> None:
 
 
 def _slow_reader(program: Program) -> None:
-    """Read nothing on one connection; expect that others are served, and then read it all."""
+    """Send on one connection until it stalls; expect that others are served meanwhile."""
     data = patterned(_LARGE)
     with ExitStack() as stack:
         other = _opened(program, stack)
         slow = stack.enter_context(Exchange(program, receive_buffer=_SMALL_BUFFER))
         slow.open()
-        with slow.sending(message(data) * _UNREAD):
-            for number in range(20):
-                other.send(message(f"message {number}") + masked(Opcode.PING, b"p"))
-                other.expect(f"message {number}", Pong(b"p"))
-            slow.expect(*[data] * _UNREAD)
+        frames, rest = slow.send_until_stalled(message(data), _MAX_UNREAD)
+        for number in range(5):
+            other.send(message(f"message {number}") + masked(Opcode.PING, b"p"))
+            other.expect(f"message {number}", Pong(b"p"))
+        late = _opened(program, stack)
+        late.send(message("late"))
+        late.expect("late")
+        with slow.sending(rest):
+            slow.expect(*[data] * frames)
 
 
 def _resets(program: Program) -> None:

@@ -19,9 +19,12 @@ A frame is whole if the buffer has its 2 bytes of header, then the longer
 length, the key and the payload. Each of them may be missing. Bytes behind
 the empty line of the request belong to the first frame.
 
+A function `next_frame(buffer)` is a good form: it takes a whole frame out
+of the buffer and returns it, or returns None. Step 12 can use it unchanged.
+
 Another way is a function `read_exactly(n)`: it returns n bytes, and keeps
 the bytes that it received too many. `makefile("rb").read(n)` of a socket
-is such a function. For step 12 a buffer is better.
+is such a function. It waits, so step 12 needs another one, or threads.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ from collections.abc import Iterator
 from itertools import chain, repeat
 
 from wsproto_min.client_handshake import upgrade_request
-from wsproto_min.learn.exchange import Exchange, message
+from wsproto_min.learn.client_frames import message
+from wsproto_min.learn.exchange import Exchange
 from wsproto_min.learn.program import Program
 from wsproto_min.learn.step import Case, Step
 from wsproto_min.testing.raw_frame import patterned

@@ -32,13 +32,16 @@ Rules for the request (RFC 6455, section 4.2.1; RFC 9110, section 5.6):
   `websocket` and `Upgrade` also come in other cases.
 - Headers come in any order, and there are others, such as cookies.
 - A request is refused with a status such as 400 Bad Request if it has no
-  key, no `Upgrade: websocket` or no version. For another version than 13
-  answer 426 Upgrade Required, with the header `Sec-WebSocket-Version: 13`.
+  key, no `Upgrade: websocket` or no `Connection: Upgrade`. Without a version,
+  and for another version than 13, answer 426 Upgrade Required, with the
+  header `Sec-WebSocket-Version: 13`. Close the connection after a refusal.
 
-With the arguments `serve PORT`, my_ws.py listens on 127.0.0.1 and the port
-until it is killed. It serves one connection after another; step 12 serves
-them side by side. Until step 9 the checker starts your program again if it
-has ended.
+With the arguments `serve PORT`, my_ws.py listens on 127.0.0.1 and the port,
+sys.argv[2], until it is killed. It serves one connection after another; step
+12 serves them side by side. The client keeps its connection open after the
+request, so stop at the empty line. After the response your program may close
+the connection. Until step 9 the checker starts your program again if it has
+ended.
 """
 
 from __future__ import annotations
@@ -48,8 +51,9 @@ import os
 from collections.abc import Callable
 from functools import partial
 
+from wsproto_min.http import Headers
 from wsproto_min.learn.exchange import Exchange
-from wsproto_min.learn.program import Program
+from wsproto_min.learn.program import Program, Wrong
 from wsproto_min.learn.step import Case, Step
 
 _KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -85,6 +89,16 @@ def _refuses(change: Change, program: Program) -> None:
         exchange.expect_refusal()
 
 
+def _asks_for_version_13(change: Change, program: Program) -> None:
+    """Expect status 426 with the version that the server speaks (section 4.4)."""
+    expected = "status 426 with the header Sec-WebSocket-Version: 13"
+    with Exchange(program) as exchange:
+        _send(exchange, change(dict(_VALID)))
+        response = exchange.expect_refusal({426}, expected)
+        if Headers(response.headers).get("Sec-WebSocket-Version") != "13":
+            raise Wrong(f"the response lacks a header; expected: {expected}")
+
+
 def _with(name: str, value: str, headers: dict[str, str]) -> dict[str, str]:
     return headers | {name: value}
 
@@ -108,7 +122,7 @@ def _with_cookies(headers: dict[str, str]) -> dict[str, str]:
 STEP = Step.from_docstring(
     __doc__,
     [
-        Case("the request above", partial(_accepts, dict)),
+        Case("the request of the page", partial(_accepts, dict)),
         Case("a random key", partial(_accepts, _with_random_key)),
         Case(
             "Connection: keep-alive, Upgrade",
@@ -132,8 +146,16 @@ STEP = Step.from_docstring(
             partial(_refuses, partial(_without, ["Sec-WebSocket-Key"])),
         ),
         Case(
-            "version 8 is refused",
-            partial(_refuses, partial(_with, "Sec-WebSocket-Version", "8")),
+            "a request without Connection is refused",
+            partial(_refuses, partial(_without, ["Connection"])),
+        ),
+        Case(
+            "version 8 is refused with 426",
+            partial(_asks_for_version_13, partial(_with, "Sec-WebSocket-Version", "8")),
+        ),
+        Case(
+            "a request without a version is refused with 426",
+            partial(_asks_for_version_13, partial(_without, ["Sec-WebSocket-Version"])),
         ),
     ],
     restarts=True,

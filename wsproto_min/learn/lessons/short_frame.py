@@ -30,7 +30,8 @@ from functools import partial
 from wsproto_min.explain.diagram import render_diagram
 from wsproto_min.explain.frame_fields import FrameFields
 from wsproto_min.explain.style import plain
-from wsproto_min.learn.exchange import ZERO_KEY, Exchange, message
+from wsproto_min.learn.client_frames import ZERO_KEY, message
+from wsproto_min.learn.exchange import Exchange
 from wsproto_min.learn.program import Program
 from wsproto_min.learn.step import Case, Step
 

@@ -28,7 +28,8 @@ import os
 from collections.abc import Iterator
 from functools import partial
 
-from wsproto_min.learn.exchange import Exchange, message
+from wsproto_min.learn.client_frames import message
+from wsproto_min.learn.exchange import Exchange
 from wsproto_min.learn.program import Program
 from wsproto_min.learn.step import Case, Step
 from wsproto_min.testing.raw_frame import KEY, naive_mask, patterned

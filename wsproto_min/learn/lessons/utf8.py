@@ -31,8 +31,8 @@ from functools import partial
 
 from wsproto_min import rules
 from wsproto_min.codes import Opcode
-from wsproto_min.learn.exchange import Exchange, masked, message
-from wsproto_min.learn.lessons.fragmentation import fragments
+from wsproto_min.learn.client_frames import fragments, masked, message
+from wsproto_min.learn.exchange import Exchange
 from wsproto_min.learn.program import Program
 from wsproto_min.learn.random_traffic import check_random_traffic
 from wsproto_min.learn.step import Case, Step
@@ -54,6 +54,7 @@ def _echoes_with_each_cut(program: Program) -> None:
     with Exchange(program) as exchange:
         exchange.open()
         for cuts in (*([cut] for cut in range(size)), [*range(1, size)]):
+            exchange.note = f"fragments that end after {', '.join(map(str, cuts))} bytes"
             exchange.send(b"".join(fragments(_TEXT, *cuts)))
             exchange.expect(_TEXT)
 
