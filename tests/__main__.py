@@ -24,7 +24,7 @@ PARTS = (
     _files("tests/chatd/test_[a-f]*.py"),
     [*_files("tests/chatd/test_[!a-f]*.py"), "chatd", "tests/explain", "tests/net"],
     [*_files("tests/test_*.py"), "wsproto_min"],
-    ["tests/learn", "tests/quiz", "tests/tap"],
+    ["tests/learn/test_learn.py", "tests/quiz", "tests/tap"],
 )
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import random
+import runpy
+import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support import ROOT, poll
 from wsproto_min.__main__ import main
 from wsproto_min.connection import Close, Event, Ping, Pong
 from wsproto_min.explain.frame_fields import FrameFields
@@ -131,10 +135,8 @@ def test_report_shows_the_figure_of_a_wrong_frame(capsys: Output) -> None:
     Path("my_ws.py").write_text(code)
     assert learn("3", "check", "my_ws.py") == 1
     output = capsys.readouterr().out
-    assert (
-        "The checker sent 11 bytes:\n  TEXT, 5 bytes: 'Hello'\n       0  81 85 00 00 00 00 48 65 6c 6c 6f\n"
-        in output
-    )
+    assert "The checker sent 11 bytes:\n  TEXT, 5 bytes: 'Hello'\n" in output
+    assert "\n       0  81 85 00 00 00 00 48 65 6c 6c 6f\n" in output
     assert "Frame 1: BINARY, server to client\n" in output
     assert "A right answer is, in 7 bytes:\n       0  81 05 48 65 6c 6c 6f\n" in output
     assert max(map(len, output.splitlines())) <= COLUMNS
@@ -248,6 +250,7 @@ def test_closed_pipe_returns_141_without_error(monkeypatch: pytest.MonkeyPatch) 
         (["1", "check"], "learn: wrong arguments; use "),
         (["1", "check", "a", "b"], "learn: wrong arguments; use "),
         (["1", "check", "absent.py"], "absent.py: no such file; write it first"),
+        (["1", "check", "."], ".: not a regular file"),
     ],
 )
 def test_wrong_usage_is_status_2(arguments: list[str], problem: str, capsys: Output) -> None:
@@ -255,7 +258,69 @@ def test_wrong_usage_is_status_2(arguments: list[str], problem: str, capsys: Out
     assert problem in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["no JSON", "[]", '{"solved": 1}', '{"solved": ["a"]}', "{}"])
+@pytest.mark.parametrize("text", ["inf", "nan", "-1", "0", "3601", "soon"])
+def test_invalid_patience_is_status_2(text: str, capsys: Output) -> None:
+    with pytest.raises(SystemExit) as ended:
+        learn("1", "check", str(SOLUTION), "--patience", text)
+    assert ended.value.code == 2
+    assert f"'{text}' is not a number of seconds up to 3600" in capsys.readouterr().err
+
+
+def test_sigterm_ends_the_program_too() -> None:
+    code = "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(60)"
+    Path("my_ws.py").write_text(code)
+    command = [sys.executable, "-m", "wsproto_min", "learn", "2", "check", "my_ws.py"]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}) as checker:
+        poll(lambda: Path("pid").exists() and Path("pid").read_text(), "the program runs")
+        checker.send_signal(signal.SIGTERM)
+    assert checker.returncode == 130
+    poll(lambda: not is_running(int(Path("pid").read_text())), "the program ends")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_file_that_cannot_be_run_is_a_problem(capsys: Output) -> None:
+    Path("my_ws").write_text("no program")
+    assert learn("1", "check", "my_ws") == 1
+    assert "The problem: the file cannot be run: " in capsys.readouterr().out
+
+
+def test_processes_of_the_program_end_with_it(capsys: Output) -> None:
+    code = "import subprocess, sys\nprint(subprocess.Popen(['sleep', '60']).pid)"
+    Path("my_ws.py").write_text(code)
+    with program.Program(Path("my_ws.py"), patience=30) as mine:
+        pid = int(mine.output_of("accept", "x"))
+    poll(lambda: not is_running(pid), "the process of the program ends")
+
+
+def test_program_runs_without_unix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert runpy.run_path(program.__file__)["resource"] is None
+    monkeypatch.delattr(os, "killpg")
+    monkeypatch.setattr(program, "resource", None)
+    assert learn("1", "check", str(SOLUTION)) == 0
+    assert learn("3", "check", str(SOLUTION)) == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        '{"solved": "12"}',
+        '{"solved": [1.9]}',
+        "no JSON",
+        "[]",
+        '{"solved": 1}',
+        '{"solved": ["a"]}',
+        "{}",
+    ],
+)
 def test_damaged_state_is_refused(content: str, capsys: Output) -> None:
     Path(FILE_NAME).write_text(content)
     assert learn() == 2

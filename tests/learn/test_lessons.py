@@ -19,6 +19,7 @@ AT_ONCE = 8  # most wrong answers only wait
 SILENCE = 2.0  # seconds without an answer that make an answer wrong
 LONGEST = 250  # lines
 CLIENT_STEP, SUITE_STEP = 14, 15
+Reports = dict[WrongAnswer, Future[tuple[bool, str]]]
 WRONG = (*SERVER_ANSWERS, *CLIENT_ANSWERS)
 
 
@@ -27,6 +28,19 @@ def check(step: int, file: Path, patience: float = 30.0) -> tuple[bool, str]:
     lines: list[str] = []
     solved = check_step(step, file, patience=patience, show=lines.append)
     return solved, "\n".join(lines)
+
+
+def write_changed(directory: Path, *changes: tuple[str, str], client: bool = False) -> Path:
+    """Write the solutions with changes, each in the one of them that has the old text."""
+    files = [CLIENT, SERVER] if client else [SERVER]
+    codes = {file.name: file.read_text() for file in files}
+    for old, new in changes:
+        name = next((name for name, code in codes.items() if old in code), None)
+        assert name is not None, old
+        codes[name] = codes[name].replace(old, new)
+    for name, code in codes.items():
+        (directory / name).write_text(code.replace("import sys\n", "import sys\nimport time\n"))
+    return directory / files[0].name
 
 
 @pytest.fixture(scope="session")
@@ -38,17 +52,7 @@ def reports(
     results = {}
     for wrong in WRONG:
         directory = tmp_path_factory.mktemp("wrong")
-        is_client = wrong in CLIENT_ANSWERS
-        original = CLIENT if is_client else SERVER
-        code = original.read_text()
-        for old, new in wrong.changes:
-            assert old in code, (wrong.name, old)
-            code = code.replace(old, new)
-        code = code.replace("import sys\n", "import sys\nimport time\n")
-        file = directory / original.name
-        file.write_text(code)
-        if is_client:
-            (directory / SERVER.name).write_text(SERVER.read_text())
+        file = write_changed(directory, *wrong.changes, client=wrong in CLIENT_ANSWERS)
         results[wrong] = threads.submit(check, wrong.step, file, SILENCE)
     threads.shutdown(wait=False)
     return results
@@ -78,12 +82,36 @@ def test_early_solution_fails_at_partial_reads() -> None:
     assert "  wrong    frames in single bytes\n" in report
 
 
-def test_server_may_decline_a_small_window(tmp_path: Path) -> None:
-    code = SERVER.read_text()
-    assert code.count(" and ours in sizes") == 1
-    file = tmp_path / SERVER.name
-    file.write_text(code.replace(" and ours in sizes", " and ours == '15'"))
-    solved, report = check(13, file)
+OWN_PING = (
+    "self.opened, self.ending = True,",
+    "self.unsent += frame(PING, b'own') if ' 101 ' in response else b''\n"
+    "                self.opened, self.ending = True,",
+)
+# Other right answers: the step, and the change of the solution.
+ALSO_RIGHT = {
+    "small window declined": (13, (" and ours in sizes", " and ours == '15'")),
+    "socket closed after a refusal": (2, ("self.sock.shutdown(socket.SHUT_WR)", "raise OSError")),
+    "Pings of the server": (3, OWN_PING),
+    "Pings of the server, and fragments": (7, OWN_PING),
+    "Pings of the server, and closing": (9, OWN_PING),
+    "empty Close answered with 1000": (9, ("payload[:2])", "payload[:2] or b'\\x03\\xe8')")),
+    "reason sent back": (9, ("frame(CLOSE, payload[:2])", "frame(CLOSE, payload)")),
+    "Ping and Pong of the client": (
+        14,
+        (
+            'sock.sendall(frame(TEXT, b"Hello"',
+            'sock.sendall(frame(PING, b"", os.urandom(4)) + frame(PONG, b"", os.urandom(4)))\n'
+            '    sock.sendall(frame(TEXT, b"Hello"',
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALSO_RIGHT)
+def test_other_right_answer_passes(name: str, tmp_path: Path) -> None:
+    step, change = ALSO_RIGHT[name]
+    file = write_changed(tmp_path, change, client=step == CLIENT_STEP)
+    solved, report = check(step, file)
     assert solved, report
 
 
@@ -98,9 +126,7 @@ def test_each_step_has_five_wrong_answers() -> None:
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: f"{wrong.step} {wrong.name}")
-def test_wrong_answer_is_refused(
-    wrong: WrongAnswer, reports: dict[WrongAnswer, Future[tuple[bool, str]]]
-) -> None:
+def test_wrong_answer_is_refused(wrong: WrongAnswer, reports: Reports) -> None:
     solved, report = reports[wrong].result()
     assert not solved, report
     problem = " ".join(report.partition("The problem: ")[2].split())

@@ -67,6 +67,21 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
         ("400 for another version", "426 Upgrade Required", "400 Bad Request", "status 426"),
         ("426 without the version", r"Sec-WebSocket-Version: 13\r\n", "", "lacks a header"),
         ("no version accepted", '!= ["13"]', 'not in (["13"], [])', "expected: status 426"),
+        ("version 14 accepted", '!= ["13"]', 'not in (["13"], ["14"])', "expected: status 426"),
+        (
+            "any value of Upgrade",
+            '{"websocket", "upgrade"} - asks',
+            '{"upgrade"} - asks',
+            "status 101",
+        ),
+        ("Connection in one case", "{item.lower() for item", "{item for item", "answered 400"),
+        ("refusal with 200", "400 Bad Request", "200 OK", "answers with status 200"),
+        ("refusal without an end", '" 101 " not in response', "False", "refuses the request"),
+        ("POST accepted", 'line.startswith("GET ") and ', "", "status 101"),
+        ("no Host accepted", ' and headers["host"]', "", "status 101"),
+        ("last line of a header", "headers[name.lower()] += [", "headers[name.lower()] = [", "400"),
+        ("short heads only", "len(head) > 16384", "len(head) > 3000", "answered 431"),
+        ("socket open after a refusal", "if self.ending and not", "if False and not", "not close"),
         ("no HTTP", "HTTP/1.1 101 Switching", "101 Switching", "is not HTTP/1.1"),
         ("status 200", "101 Switching Protocols", "200 OK", "answered 200"),
         ("constant accept key", "{accept_key(key)}", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "not fit"),
@@ -198,7 +213,7 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
             "if not self.ending and (event",
             "",
         ),
-        ("request in one read", "elif len(head) > 16384:", "else:", "the server answered 431"),
+        ("request in one read", "            elif end:\n", "            else:\n", "answered 4"),
         (
             "rest of the read dropped",
             "del data[: key_end + length]",
@@ -210,7 +225,12 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
         7,
         ("FIN ignored", "            if fin:\n", "            if True:\n", ""),
         ("opcode of the last frame", "event = self.opcode,", "event = opcode,", "breaks a rule"),
-        ("Ping sent back", "elif opcode == PING:", "elif opcode == 99:", "sends a Ping"),
+        (
+            "Ping sent back",
+            "elif opcode == PING:",
+            "elif opcode == 99:",
+            "except 1 Ping of its own",
+        ),
         ("Ping not answered", "self.unsent += frame(PONG, payload)", "pass", "sends nothing"),
         ("Pong without payload", "frame(PONG, payload)", 'frame(PONG, b"")', "a Pong with"),
         (
@@ -288,6 +308,18 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
             "not UTF-8",
         ),
         (
+            "ends of lines changed",
+            "event = self.opcode, bytes(self.message)",
+            'event = self.opcode, bytes(self.message).replace(b"\\r\\n", b"\\n")',
+            "byte 3 of the payload",
+        ),
+        (
+            "byte order mark removed",
+            "event = self.opcode, bytes(self.message)",
+            'event = self.opcode, bytes(self.message).removeprefix(b"\\xef\\xbb\\xbf")',
+            "byte 0 of the payload",
+        ),
+        (
             "Latin-1",
             'self.decoder = codecs.getincrementaldecoder("utf-8")()',
             'self.decoder = codecs.getincrementaldecoder("latin-1")()',
@@ -341,6 +373,16 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
             "base64.b64decode(key, validate=True)",
             "the server ends the stream",
         ),
+        (
+            "header without a colon",
+            'field.partition(":") for',
+            '(*field.split(":", 1)[:1], "", field.split(":", 1)[1]) for',
+            "the ",
+        ),
+        ("ASCII only", 'head.decode("latin-1")', "head.decode()", "the "),
+        ("key of 17 bytes", "{22}==", "{22,23}==?", "status 101"),
+        ("key with - and _", "[A-Za-z0-9+/]{22}", "[A-Za-z0-9+/_-]{22}", "status 101"),
+        ("reason cut", "frame(CLOSE, payload[:2])", "frame(CLOSE, payload[:61])", "not UTF-8"),
         ("key of any length", "KEY.fullmatch(key)", 'key.strip("=!")', "status 101"),
     ),
     *_answers(
@@ -361,6 +403,12 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
             "(opcode == CONTINUATION) == (self.opcode == 0)",
             "(opcode == CONTINUATION and not self.opcode)",
             "expected: a Close with 1002",
+        ),
+        (
+            "reserved bits of control frames",
+            "or rsv & ~allowed:",
+            "or (opcode < CLOSE and rsv & ~allowed):",
+            "",
         ),
         ("long form of a short length", "if length < least or ", "if ", "1002"),
         ("top bit of the length", " or length >= 1 << 63", "", "a Close with 1009"),
@@ -415,6 +463,43 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
             "1008",
         ),
         ("too few fragments", "max(128, self.limit // 64)", "16", "Close with 1008"),
+        (
+            "only empty fragments counted",
+            "self.fragments += 1",
+            "self.fragments += not payload",
+            "1008",
+        ),
+        (
+            "fragments of all messages counted",
+            "self.opcode, self.compressed, self.fragments = opcode, rsv1, 0",
+            "self.opcode, self.compressed = opcode, rsv1",
+            "a Close with 1008",
+        ),
+        (
+            "text without a limit",
+            "if opcode < CLOSE and len(self.message)",
+            "if opcode == BINARY and len(self.message)",
+            "",
+        ),
+        (
+            "limit of the last fragment",
+            "if opcode < CLOSE and len(self.message)",
+            "if fin and opcode < CLOSE and len(self.message)",
+            "1009",
+        ),
+        (
+            "length of 32 bits",
+            'int.from_bytes(data[2:start], "big")',
+            'int.from_bytes(data[2:start], "big") % (1 << 32)',
+            "1009",
+        ),
+        (
+            "whole head of any size",
+            "if len(head) > 16384:",
+            "if not end and len(head) > 16384:",
+            "",
+        ),
+        ("smaller default", "limit: int = 1 << 20", "limit: int = 200_000", "a Close with 1009"),
         ("128 fragments", "max(128, self.limit // 64)", "128", "Close with 1008"),
         (
             "announced length allocated",
@@ -428,7 +513,12 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
             f"{_IS_TOO_BIG}\n            raise Violation(1002)",
             "a Close with 1002",
         ),
-        ("request without end", "elif len(head) > 16384:", "elif False:", "sends nothing"),
+        (
+            "head without end",
+            "if len(head) > 16384:",
+            "if end and len(head) > 16384:",
+            "nothing more",
+        ),
         ("LIMIT ignored", "serve(*map(int, sys.argv[2:]))", "serve(int(sys.argv[2]))", ""),
     ),
     *_answers(
@@ -457,6 +547,12 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
                 ("self.sock.recv(65536)", "self.sock.recv(14, socket.MSG_WAITALL)"),
             ),
             "sends nothing",
+        ),
+        (
+            "sockets not closed",
+            "            self.sock.close()\n",
+            "            globals().setdefault('kept', []).append(self.sock)\n",
+            "",
         ),
         (
             "one buffer for all",
@@ -491,8 +587,8 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
         ),
         (
             "client's window not offered",
-            '"; client_no_context_takeover"',
-            '"; client_no_context_takeover; client_max_window_bits=10"',
+            "; client_no_context_takeover;",
+            "; client_no_context_takeover; client_max_window_bits=10;",
             "was not offered",
         ),
         (
@@ -525,6 +621,24 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
             "compressobj(wbits=-15)",
             "a window of more",
         ),
+        ("flag with a value", 'flags == ["", ""]', "flags", "accepts the invalid offer"),
+        (
+            "client's window not checked",
+            ' and theirs in ["", "8", *sizes]',
+            "",
+            "accepts the invalid offer",
+        ),
+        (
+            "other name accepted",
+            'name == "permessage-deflate"',
+            '"deflate" in name',
+            "invalid offer",
+        ),
+        ("no quotes", ".strip('\"')", "", "does not accept the offer"),
+        ("last line of the header", "headers[name.lower()] += [", "headers[name.lower()] = [", ""),
+        ("rest of the streams dropped", "data = decompressor.unused_data", "break", ""),
+        ("small window", "decompressobj(wbits=-15)", "decompressobj(wbits=-9)", "Close with 1007"),
+        ("LIMIT bytes refused", "len(result) > limit:", "len(result) >= limit:", "Close with 1009"),
         ("any window accepted", " and ours in sizes", " and ours.isdigit()", ""),
         (
             "no limit",
@@ -534,27 +648,22 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
             ),
             "expected: a Close with 1009",
         ),
-        (
-            "context forgotten",
-            'response += "; client_no_context_takeover"',
-            'response += ""',
-            "Close with 1007",
-        ),
-        ("RSV1 anywhere", "and opcode in (TEXT, BINARY) else 0", "else 0", "1002"),
+        ("context forgotten", "; client_no_context_takeover;", ";", "Close with 1007"),
+        ("RSV1 anywhere", "and opcode in (TEXT, BINARY) else 0", "else 0", "Close with 100"),
         ("invalid data", "except zlib.error:", "except OSError:", ""),
         ("text not checked", "(fin or not self.compressed)", "not self.compressed", "1007"),
         (
             "only the first offer",
             "for offer in offers):",
             "for offer in offers[:1]):",
-            "the last one",
+            "the last one of the offers",
         ),
     ),
 )
 
 _HELLO = 'sock.sendall(frame(TEXT, b"Hello", os.urandom(4)))'
 _HELLO_CLOSE = 'sock.sendall(frame(CLOSE, b"\\x03\\xe8", os.urandom(4)))'
-_REFUSAL = 'sys.exit(f"the server refuses: {fields[0]}")'
+_REFUSAL = 'sys.exit(f"the server refuses: {status}")'
 _RESET = "sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, 0, 0, 0, 0, 0, 0, 0]))"
 
 CLIENT_ANSWERS: tuple[WrongAnswer, ...] = tuple(
@@ -569,7 +678,7 @@ CLIENT_ANSWERS: tuple[WrongAnswer, ...] = tuple(
         ("key of zeros", "os.urandom(4)", "bytes(4)", "masks with 00 00 00 00"),
         ("constant key", "os.urandom(4)", 'b"mask"', "masks two frames with one key"),
         ("Ping not answered", "if event[0] == PING:", "if event[0] == 99:", ""),
-        ("Pong without payload", "frame(PONG, event[1]", 'frame(PONG, b""', "sends a Pong"),
+        ("Pong without payload", "frame(PONG, event[1]", 'frame(PONG, b""', "without a Pong"),
         ("another text", 'b"Hello"', 'b"hello"', "sends the text 'hello'"),
         ("nothing printed", "            print(event[1].decode())\n", "", "it prints ''"),
         ("code 1001", "(1000)", "(1001)", "closes with 1001"),
@@ -589,11 +698,11 @@ CLIENT_ANSWERS: tuple[WrongAnswer, ...] = tuple(
         ),
         (
             "accept key not checked",
-            ' or f"Sec-WebSocket-Accept: {accept_key(key)}" not in fields',
+            ' or headers.get("sec-websocket-accept") != accept_key(key)',
             "",
             "sends a frame",
         ),
-        ("status not checked", '" 101 " not in fields[0] or ', "", "sends a frame"),
+        ("status not checked", 'status.split()[1] != "101" or ', "", "sends a frame"),
         ("invalid request", '"GET {address.path', '"POST {address.path', "the request is invalid"),
         ("key of 3 bytes", "os.urandom(16)", "os.urandom(3)", "the request is invalid"),
         (
@@ -603,12 +712,7 @@ CLIENT_ANSWERS: tuple[WrongAnswer, ...] = tuple(
             "without",
         ),
         ("status 3 at the end", "            break\n", "            sys.exit(3)\n", "status 3"),
-        (
-            "status 0 after a refusal",
-            'sys.exit(f"the server refuses: {fields[0]}")',
-            "sys.exit(0)",
-            "status 0",
-        ),
+        ("status 0 after a refusal", _REFUSAL, "sys.exit(0)", "status 0"),
         ("silence", _HELLO, "sock.recv(1)", "sends nothing"),
         ("Close without Hello", _HELLO, _HELLO_CLOSE, "without the text"),
         (
@@ -617,6 +721,43 @@ CLIENT_ANSWERS: tuple[WrongAnswer, ...] = tuple(
             "            sock.sendall(frame(CLOSE, b'\\x03\\xe8', os.urandom(4))); sys.exit()\n"
             "            sock.sendall(frame(CLOSE",
             "without waiting",
+        ),
+        (
+            "Hello with the request",
+            'Sec-WebSocket-Key: {key}\\r\\n\\r\\n".encode()',
+            'Sec-WebSocket-Key: {key}\\r\\n\\r\\n".encode() + frame(TEXT, b"Hello", b"mask")',
+            "before it has",
+        ),
+        ("response in one read", 'while b"\\r\\n\\r\\n" not in head:', "if not head:", ""),
+        ("answer not printed", "print(event[1].decode())", 'print("Hello")', "Bonjour"),
+        ("101 anywhere", 'status.split()[1] != "101"', '"101" not in status', "sends a frame"),
+        (
+            "accept key anywhere",
+            'headers.get("sec-websocket-accept") != accept_key(key)',
+            "accept_key(key) not in headers.values()",
+            "sends a frame",
+        ),
+        (
+            "names in one case",
+            (
+                ("{name.lower(): value", "{name: value"),
+                ('headers.get("sec-websocket-accept")', 'headers.get("Sec-WebSocket-Accept")'),
+            ),
+            "",
+        ),
+        ("request without an end", 'Key: {key}\\r\\n\\r\\n"', 'Key: {key}\\r\\n"', "no empty line"),
+        (
+            "masked frames accepted",
+            (
+                ("data[1] & 0x80 != self.masked or ", ""),
+                ("(4 if self.masked else 0)", "(4 if data[1] & 0x80 else 0)"),
+            ),
+            "accepts a masked frame",
+        ),
+        (
+            "masked frame ignored",
+            (("raise Violation(1002)", "return None"),),
+            "accepts a masked frame",
         ),
         ("key used twice", "os.urandom(16)", "bytes(16)", "key of an earlier request"),
         (

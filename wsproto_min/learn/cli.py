@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from wsproto_min.learn.path import DEFAULT_PATIENCE, STEPS, check_step
 from wsproto_min.learn.progress import record, solved_steps
 
 _USAGE = 2
+_MAX_PATIENCE = 3600.0  # seconds
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, the status that shells report
 _COMMAND = "python3 -m wsproto_min learn"
 
@@ -41,7 +44,7 @@ def add_learn(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--patience",
-        type=float,
+        type=_seconds,
         default=DEFAULT_PATIENCE,
         metavar="SECONDS",
         help="time to wait for each answer of your program (default: %(default)g)",
@@ -50,12 +53,24 @@ def add_learn(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command and return its exit status."""
+    """Run the command and return its exit status.
+
+    SIGTERM ends it like Ctrl-C, so that no process of the student is left.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _run(options)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         number, file = _parse(options.words)
         if file is None:
             print("\n".join(_page(number) if number else _state()), flush=True)
             return 0
+        solved_steps()  # a damaged file is an error before the check
         numbers = [number] if number else range(1, len(STEPS) + 1)
         for each in numbers:
             solved = check_step(each, file, patience=options.patience, show=_show)
@@ -72,6 +87,16 @@ def run(options: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:
         print(f"wsproto_min: {error}", file=sys.stderr)
         return _USAGE
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= _MAX_PATIENCE:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds up to 3600")
+    return seconds
 
 
 def _show(line: str) -> None:
@@ -96,8 +121,10 @@ def _parse(words: list[str]) -> tuple[int | None, Path | None]:
     if words[0] != "check" or len(words) != 2:
         raise ValueError(f"learn: wrong arguments; use {_COMMAND} N check my_ws.py")
     file = Path(words[1])
-    if not file.is_file():
+    if not file.exists():
         raise ValueError(f"{file}: no such file; write it first, or name another one")
+    if not file.is_file():
+        raise ValueError(f"{file}: not a regular file; name the file with your program")
     return number, file
 
 

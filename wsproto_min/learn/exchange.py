@@ -16,8 +16,8 @@ from threading import Thread
 from typing import Self
 
 from wsproto_min.client_handshake import upgrade_request, validate_response
-from wsproto_min.codes import CloseCode
-from wsproto_min.connection import Close, Event, Role
+from wsproto_min.codes import CloseCode, Opcode
+from wsproto_min.connection import Close, Event, Ping, Role
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import HandshakeError
 from wsproto_min.explain.dissector import Dissector, FrameReport
@@ -30,7 +30,7 @@ from wsproto_min.handshake import NegotiatedOptions
 from wsproto_min.http import Response
 from wsproto_min.http_reader import HeadReader, parse_response
 from wsproto_min.learn.answers import compare, describe, encoded
-from wsproto_min.learn.client_frames import head_lines, rows, shown_parts
+from wsproto_min.learn.client_frames import ZERO_KEY, head_lines, masked, rows, shown_parts
 from wsproto_min.learn.program import Program, Wrong
 
 _RECEIVE_SIZE = 1 << 16
@@ -65,6 +65,7 @@ class Exchange:
         self._sent_size = 0
         self._last: FrameReport | None = None  # the server's last frame since then
         self._was_reset = False
+        self._pings = 0  # of the server
 
     def __enter__(self) -> Self:
         """Return the exchange."""
@@ -145,11 +146,20 @@ class Exchange:
         if response.status not in statuses:
             problem = f"the server answers with status {response.status}; expected: {expected}"
             raise self._wrong_response(problem, head)
+        self.send(masked(Opcode.TEXT, b"late", key=ZERO_KEY))  # must not be answered
+        try:
+            rest = self._receive(time.monotonic() + self._patience)
+        except TimeoutError:
+            problem = "the server refuses the request, but does not close the connection"
+            raise self._wrong_response(problem, head) from None
+        if b"late" in rest:
+            raise self._wrong_response("the server refuses the request, but serves it", head)
         return response
 
     def _receive_response(self, expected: str) -> tuple[Response, bytes, bytes]:
         reader = HeadReader()
         received = b""
+        deadline = time.monotonic() + self._patience
         while True:
             try:
                 head = reader.next_head()
@@ -158,7 +168,7 @@ class Exchange:
             except HandshakeError as error:
                 raise self._wrong_response(error.reason, received) from None
             try:
-                data = self._socket.recv(_RECEIVE_SIZE)
+                data = self._receive(deadline)
             except TimeoutError:
                 problem = (
                     f"the server sends nothing more for {self._patience:g} seconds; expected:"
@@ -166,8 +176,6 @@ class Exchange:
                     " open: the empty line ends the request"
                 )
                 raise self._wrong_response(problem, received) from None
-            except OSError:
-                data = b""
             if not data:
                 problem = f"the server ends the stream; expected: {expected}"
                 raise self._wrong_response(problem, received)
@@ -303,6 +311,7 @@ class Exchange:
             Wrong: The server sends nothing, breaks a rule, or ends the stream within a frame.
 
         """
+        deadline = time.monotonic() + self._patience
         while True:
             for report in self._dissector.events():
                 assert isinstance(report, FrameReport)
@@ -313,18 +322,29 @@ class Exchange:
                     raise self._wrong(problem, right)
                 if report.ignored:
                     raise self._wrong("the server sends a frame after its Close frame (5.5.1)")
-                if report.event is not None:
+                if isinstance(report.event, Ping):
+                    self._pings += 1
+                    self._socket.sendall(masked(Opcode.PONG, report.event.payload))
+                elif report.event is not None:
                     return report.event
             try:
-                data = self._socket.recv(_RECEIVE_SIZE)
+                data = self._receive(deadline)
             except TimeoutError:
                 raise self._wrong(self._silence(), right) from None
-            except ConnectionError:  # the server has closed with input that it did not read
-                self._was_reset = True
-                return None
             if not data:
                 return None
             self._dissector.receive_data(data)
+
+    def _receive(self, deadline: float) -> bytes:
+        """Return the next bytes; none at the end of the stream. Raises `TimeoutError`."""
+        self._socket.settimeout(max(_PAUSE, deadline - time.monotonic()))
+        try:
+            return self._socket.recv(_RECEIVE_SIZE)
+        except ConnectionError:  # the server has closed with input that it did not read
+            self._was_reset = True
+            return b""
+        finally:
+            self._socket.settimeout(self._patience)
 
     def _silence(self) -> str:
         """Return the problem of a server that sends nothing, or an incomplete frame."""
@@ -338,7 +358,8 @@ class Exchange:
                 f"the server's frame is not complete: of its payload{announced},"
                 f" {count(len(frame.wire_payload), 'byte')} have come"
             )
-        return f"the server sends nothing for {self._patience:g} seconds"
+        but = f" except {count(self._pings, 'Ping')} of its own" if self._pings else ""
+        return f"the server sends nothing{but} for {self._patience:g} seconds"
 
     def _wrong(self, problem: str, right: Event | None = None) -> Wrong:
         """Return a problem with the checker's bytes, the server's frame, and a right answer."""

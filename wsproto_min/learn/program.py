@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -13,15 +14,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from wsproto_min.explain.style import printable
+
+try:
+    import resource
+except ImportError:  # not Unix
+    resource = None  # type: ignore[assignment]
 
 _RETRY = 0.02  # seconds between two attempts to connect
 # Free ports are rare among the ports that the system gives to clients, so choose from others.
 _PORTS = range(20000, 30000)
+_used_ports: set[int] = set()  # another program may be about to listen on them
 _MAX_ERROR_LINES = 6
 _MAX_ERROR_SIZE = 1 << 14  # bytes
+_MAX_OUTPUT_SIZE = 1 << 14  # bytes
+_MAX_DESCRIPTORS = 256  # a server that does not close its sockets soon has no more
 _GRACE = 0.2  # seconds in which a program that fails may end
 
 
@@ -51,7 +60,7 @@ class Program:
 
     Attributes:
         address: Host and port of the program's server.
-        client_keys: The values of Sec-WebSocket-Key that the program has sent.
+        client_keys: The keys that the program has sent as a client, of requests and of frames.
 
     """
 
@@ -62,7 +71,8 @@ class Program:
         self.limit: int | None = limit
         self.client_keys: set[str] = set()
         self._restarts = restarts
-        interpreter = [sys.executable] if path.suffix == ".py" else []
+        self._path = path
+        interpreter = [sys.executable] if path.suffix.lower() == ".py" else []
         self._command = [*interpreter, str(path.absolute())]
         self._output = TemporaryFile()  # noqa: SIM115, closed by `__exit__`
         self._errors: list[str] = []
@@ -83,6 +93,10 @@ class Program:
         self._end()
         self._output.close()
 
+    def variant(self, limit: int | None) -> Program:
+        """Return the program with another LIMIT, as a context manager of its own."""
+        return Program(self._path, patience=self.patience, limit=limit, restarts=self._restarts)
+
     def output_of(self, *arguments: str) -> str:
         """Run the program once with other arguments; return its standard output.
 
@@ -90,19 +104,34 @@ class Program:
             Wrong: The program fails, or does not end within the patience.
 
         """
+        with TemporaryFile() as output:
+            process = self._run(arguments, output)
+            try:
+                process.wait(self.patience)
+            except subprocess.TimeoutExpired:
+                problem = f"the program does not end within {self.patience:g} seconds"
+                raise Wrong(problem) from None
+            finally:
+                _kill(process)
+            if process.returncode:
+                raise Wrong(f"the program ends with status {process.returncode}")
+            return _read(output)
+
+    def _run(self, arguments: tuple[str, ...], output: IO[bytes] | int) -> subprocess.Popen[bytes]:
+        """Start a process in a session of its own, so that its own processes end with it."""
         try:
-            done = subprocess.run(
+            return subprocess.Popen(
                 [*self._command, *arguments],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=output,
                 stderr=self._output,
-                timeout=self.patience,
+                start_new_session=True,
             )
-        except subprocess.TimeoutExpired:
-            raise Wrong(f"the program does not end within {self.patience:g} seconds") from None
-        if done.returncode:
-            raise Wrong(f"the program ends with status {done.returncode}")
-        return done.stdout.decode("utf-8", "replace")
+        except OSError as error:
+            raise Wrong(
+                f"the file cannot be run: {error.strerror}; end its name in .py, or make it"
+                " executable and begin it with #!"
+            ) from None
 
     def connect(self, receive_buffer: int | None = None) -> socket.socket:
         """Return a TCP connection to the program's server.
@@ -146,41 +175,37 @@ class Program:
             Wrong: The program does not connect within the patience.
 
         """
-        with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_server(("127.0.0.1", 0)) as listener, TemporaryFile() as output:
             url = f"ws://127.0.0.1:{listener.getsockname()[1]}/"
-            process = subprocess.Popen(
-                [*self._command, "connect", url],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=self._output,
-                text=True,
-            )
+            process = self._run(("connect", url), output)
 
             def finish() -> tuple[int, str]:
                 try:
-                    output, _ = process.communicate(timeout=self.patience)
+                    process.wait(self.patience)
                 except subprocess.TimeoutExpired:
                     raise Wrong("the connection is closed, but the program does not end") from None
-                return process.returncode, output
+                return process.returncode, _read(output)
 
-            with process:
-                try:
-                    with self._accept(listener, process) as sock:
-                        yield sock, finish
-                finally:
-                    process.kill()
+            try:
+                with self._accept(listener, process) as sock:
+                    yield sock, finish
+            finally:
+                _kill(process)
 
-    def _accept(self, listener: socket.socket, process: subprocess.Popen[str]) -> socket.socket:
+    def _accept(self, listener: socket.socket, process: subprocess.Popen[bytes]) -> socket.socket:
         listener.settimeout(_RETRY)
         deadline = time.monotonic() + self.patience
         while True:
             try:
-                return listener.accept()[0]
+                sock, _ = listener.accept()
             except TimeoutError:
                 if process.poll() is not None:
                     raise Wrong("the program ends without a connection to the URL") from None
                 if time.monotonic() > deadline:
                     raise Wrong("the program does not connect to the URL") from None
+            else:
+                sock.settimeout(self.patience)
+                return sock
 
     def keep_errors(self) -> None:
         """Remember the program's state for a report, before the checker causes other errors."""
@@ -210,12 +235,10 @@ class Program:
         arguments = ["serve", str(self.address[1])]
         if self.limit is not None:
             arguments.append(str(self.limit))
-        self._process = subprocess.Popen(
-            [*self._command, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._output,
-        )
+        self._process = self._run(tuple(arguments), subprocess.DEVNULL)
+        if hasattr(resource, "prlimit"):  # on Linux
+            limits = (_MAX_DESCRIPTORS, _MAX_DESCRIPTORS)
+            resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, limits)
 
     def _check_running(self) -> None:
         assert self._process is not None
@@ -225,14 +248,29 @@ class Program:
 
     def _end(self) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            _kill(self._process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and those that it has started."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):  # all of them have ended
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
+
+
+def _read(output: IO[bytes]) -> str:
+    """Return the beginning of the output."""
+    output.seek(0)
+    return output.read(_MAX_OUTPUT_SIZE).decode("utf-8", "replace")
 
 
 def free_port() -> int:
-    """Return a TCP port on which nothing listens."""
+    """Return a TCP port on which nothing listens, another one for each call."""
     while True:
         port = random.choice(_PORTS)
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
+            if port not in _used_ports and probe.connect_ex(("127.0.0.1", port)):
+                _used_ports.add(port)
                 return port

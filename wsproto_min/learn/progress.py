@@ -18,11 +18,14 @@ def solved_steps() -> set[int]:
     """
     try:
         found = json.loads(Path(FILE_NAME).read_text())
-        return {int(number) for number in found["solved"]}
+        solved = found["solved"]
     except FileNotFoundError:
         return set()
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(f"{FILE_NAME}: not a list of solved steps; delete the file") from None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        solved = None
+    if not isinstance(solved, list) or any(type(number) is not int for number in solved):
+        raise ValueError(f"{FILE_NAME}: not a list of solved steps; delete the file")
+    return set(solved)
 
 
 def record(number: int, *, solved: bool) -> None:

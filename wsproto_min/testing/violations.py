@@ -69,19 +69,30 @@ _CASES: dict[Rule, Mapping[str, str]] = {
         "rsv3": "91",
         "rsv1-continuation": "01 00 . | c0",
         "rsv1-ping": "c9",
+        "rsv2-ping": "a9",
+        "rsv3-pong": "9a",
     },
     rules.RESERVED_OPCODE: {
-        f"opcode-{opcode:x}": f"8{opcode:x}" for opcode in (*range(3, 8), *range(0xB, 0x10))
+        **{f"opcode-{opcode:x}": f"8{opcode:x}" for opcode in (*range(3, 8), *range(0xB, 0x10))},
+        "opcode-3-within-message": "01 00 . | 83",
     },
     rules.FRAGMENTED_CONTROL: {
         "fragmented-close": "08",
         "fragmented-ping": "09",
         "fragmented-pong": "0a",
+        "fragmented-ping-within-message": "01 00 . | 09",
     },
-    rules.LONG_CONTROL: {"long-ping-16": "89 7e", "long-ping-64": "89 7f", "long-close": "88 7e"},
+    rules.LONG_CONTROL: {
+        "long-ping-16": "89 7e",
+        "long-ping-64": "89 7f",
+        "long-close": "88 7e",
+        "long-pong": "8a 7e",
+    },
     rules.SHORTEST_LENGTH: {
         "length-125-in-16": "82 7e 007d",
         "length-0-in-16": "82 7e 0000",
+        "length-125-in-16-text": "81 7e 007d",
+        "length-125-in-16-continuation": "01 00 . | 80 7e 007d",
         "length-65535-in-64": "82 7f 000000000000ffff",
         "length-125-in-64": "82 7f 000000000000007d",
     },
@@ -93,6 +104,7 @@ _CASES: dict[Rule, Mapping[str, str]] = {
     rules.MESSAGE_NOT_ENDED: {
         "text-within-message": "01 01 . 61 | 81 00 .",
         "binary-within": "02 01 . 61 | 82 00 .",
+        "binary-within-text": "01 01 . 61 | 82 00 .",
     },
     rules.TEXT_NOT_UTF8: {
         "utf8-lone-continuation": "81 01 . 80",
@@ -135,7 +147,17 @@ _CASES: dict[Rule, Mapping[str, str]] = {
 
 # The only rules about the mask itself bind one side each; their frames are written as sent.
 _MASK_CASES: dict[Role, tuple[Rule, Mapping[str, str]]] = {
-    "server": (rules.CLIENT_MASKS, {"unmasked-text": "81 00", "unmasked-ping": "89 00"}),
+    "server": (
+        rules.CLIENT_MASKS,
+        {
+            "unmasked-text": "81 00",
+            "unmasked-binary": "82 00",
+            "unmasked-ping": "89 00",
+            "unmasked-close": "88 00",
+            "unmasked-continuation": "01 80 37fa213d 80 00",
+            "unmasked-after-masked": "82 80 37fa213d 82 00",
+        },
+    ),
     "client": (rules.SERVER_DOES_NOT_MASK, {"masked-text": "81 80", "masked-ping": "89 80"}),
 }
 

@@ -14,10 +14,14 @@ def accept_key(key: str) -> str:
 
 def respond(request: str) -> str:
     lines = request.split("\r\n")[1:]
-    headers = {name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
+    headers: dict[str, str] = {}
+    for name, _, value in (line.partition(":") for line in lines):
+        headers[name.lower()] = headers.get(name.lower(), "") + value.strip()
     if headers.get("sec-websocket-version") != "13":
         return "HTTP/1.1 426 Upgrade Required\r\nSec-WebSocket-Version: 13\r\n\r\n"
     upgrade, connection = headers.get("upgrade", ""), headers.get("connection", "")
+    if not request.startswith("GET ") or "host" not in headers:
+        return "HTTP/1.1 400 Bad Request\r\n\r\n"
     if upgrade.lower() != "websocket" or "upgrade" not in connection.lower():
         return "HTTP/1.1 400 Bad Request\r\n\r\n"
     if "sec-websocket-key" not in headers:
@@ -32,8 +36,9 @@ def serve(port: int) -> None:
     with socket.create_server(("127.0.0.1", port)) as listener:
         while True:
             with listener.accept()[0] as sock:
-                sock.sendall(respond(sock.recv(65536).decode()).encode())
-                while data := sock.recv(65536):
+                response = respond(sock.recv(65536).decode())
+                sock.sendall(response.encode())
+                while " 101 " in response and (data := sock.recv(65536)):
                     length, start = data[1] & 0x7F, 2
                     if length > 125:
                         start = 4 if length == 126 else 10

@@ -20,9 +20,11 @@ with socket.create_connection((address.hostname or "", address.port or 80)) as s
     while b"\r\n\r\n" not in head:
         head += sock.recv(4096) or sys.exit("the server ends the stream within its response")
     response, _, receiver.data[:] = head.partition(b"\r\n\r\n")
-    fields = response.decode("latin-1").split("\r\n")
-    if " 101 " not in fields[0] or f"Sec-WebSocket-Accept: {accept_key(key)}" not in fields:
-        sys.exit(f"the server refuses: {fields[0]}")
+    status, *fields = response.decode("latin-1").split("\r\n")
+    pairs = (field.partition(":") for field in fields)
+    headers = {name.lower(): value.strip() for name, _, value in pairs}
+    if status.split()[1] != "101" or headers.get("sec-websocket-accept") != accept_key(key):
+        sys.exit(f"the server refuses: {status}")
     sock.sendall(frame(TEXT, b"Hello", os.urandom(4)))
     while True:
         while (event := receiver.next_event()) is None:

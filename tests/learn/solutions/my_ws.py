@@ -42,8 +42,7 @@ def respond(head: str) -> tuple[str, int]:
     response += f"Sec-WebSocket-Accept: {accept_key(key)}\r\n"
     if bits:
         response += "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"
-        response += "; client_no_context_takeover"
-        response += f"; server_max_window_bits={bits}\r\n" if bits < 15 else "\r\n"
+        response += f"; client_no_context_takeover; server_max_window_bits={bits}\r\n"
     return response + "\r\n", bits
 
 
@@ -57,6 +56,7 @@ def negotiate(offers: list[str]) -> int:
         theirs = values.pop("client_max_window_bits", "")
         ours = values.pop("server_max_window_bits", "15")
         valid = flags == ["", ""] and theirs in ["", "8", *sizes] and ours in sizes
+        valid = valid and len({name for name, *_ in pairs}) == len(pairs)
         if name == "permessage-deflate" and valid and not values:
             return int(ours)
     return 0
@@ -201,14 +201,14 @@ class Peer:
         if not self.opened and not self.ending:
             self.head += data
             head, end, data = bytes(self.head).partition(b"\r\n\r\n")
-            if end:
+            if len(head) > 16384:
+                self.unsent += b"HTTP/1.1 431 Request Header Fields Too Large\r\n\r\n"
+                self.ending = True
+            elif end:
                 response, self.bits = respond(head.decode("latin-1"))
                 self.unsent += response.encode()
                 self.opened, self.ending = True, " 101 " not in response
                 self.receiver.deflate = self.bits > 0
-            elif len(head) > 16384:
-                self.unsent += b"HTTP/1.1 431 Request Header Fields Too Large\r\n\r\n"
-                self.ending = True
         if self.opened and not self.ending:
             self.receiver.data += data
             try:

@@ -28,8 +28,8 @@ nothing after it. Then the server ends the TCP connection first:
 - Before you close the socket, half-close it with shutdown(SHUT_WR), and read
   until the client ends its stream: step 10 has the reason.
 
-A request whose key is not 16 bytes in base64 must not end your program
-either: refuse it like one without a key.
+A malformed request must not end your program either, such as a line without
+a colon. Refuse a key that is not 16 bytes in base64 like a missing one.
 
 From this step on the checker does not start your program again.
 """
@@ -83,12 +83,7 @@ def _vanish(leave: Callable[[Exchange], None], program: Program) -> None:
     with Exchange(program) as exchange:
         exchange.open()
         leave(exchange)
-    with Exchange(program) as exchange:
-        exchange.open()
-        exchange.send(message("next"))
-        exchange.expect("next")
-        exchange.send(close_frame(1000))
-        exchange.expect_close(1000)
+    _is_served(program)
 
 
 def _within_a_frame(exchange: Exchange) -> None:
@@ -99,6 +94,33 @@ def _with_reset(exchange: Exchange) -> None:
     exchange.send(message("Hello"))
     exchange.reset()
 
+
+def _vanish_early(data: bytes, program: Program) -> None:
+    """Send bytes, perhaps a malformed request, and leave; expect that another one is served."""
+    with Exchange(program) as exchange:
+        exchange.send(data)
+    _is_served(program)
+
+
+def _is_served(program: Program) -> None:
+    with Exchange(program) as exchange:
+        exchange.open()
+        exchange.send(message("next"))
+        exchange.expect("next")
+        exchange.send(close_frame(1000))
+        exchange.expect_close(1000)
+
+
+_LONG_REASON = close_frame(1000, "é".encode() * 61)
+_HEAD = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+_EARLY = {
+    "nothing": b"",
+    "half a request": _HEAD[:20],
+    "a header without a colon": _HEAD + b"Upgrade websocket\r\n\r\n",
+    "a header with bytes over 127": _HEAD + b"X-Name: \xff\xc3\r\n\r\n",
+    "a request line of one word": b"GET\r\n\r\n",
+    "an empty line": b"\r\n\r\n",
+}
 
 STEP = Step.from_docstring(
     __doc__,
@@ -116,9 +138,16 @@ STEP = Step.from_docstring(
             partial(_closes, fragments("Hello", 2)[0] + close_frame(1000), (1000,)),
         ),
         Case("a Close in single bytes", _closes_in_single_bytes),
+        Case("a reason of 123 bytes", partial(_closes, _LONG_REASON, (1000,))),
+        *(
+            Case(f"the client leaves after {name}", partial(_vanish_early, data))
+            for name, data in _EARLY.items()
+        ),
         Case("the client ends the stream within a frame", partial(_vanish, _within_a_frame)),
         Case("the client resets the connection", partial(_vanish, _with_reset)),
         Case("a key that is not base64", partial(_refuses_key, "!")),
-        Case("a key of 15 bytes", partial(_refuses_key, "AAAAAAAAAAAAAAAAAAAA")),
+        Case("a key of 15 bytes", partial(_refuses_key, "A" * 20)),
+        Case("a key of 17 bytes", partial(_refuses_key, "A" * 23 + "=")),
+        Case("a key with - and _", partial(_refuses_key, "-_" * 11 + "==")),
     ],
 )

@@ -48,6 +48,7 @@ from functools import partial
 from random import Random
 
 from wsproto_min import rules
+from wsproto_min.client_handshake import upgrade_request
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Pong
 from wsproto_min.deflate import MAX_WINDOW_BITS, TAIL, DeflateParameters
@@ -62,6 +63,20 @@ _LIMIT = 1 << 17
 _RSV1 = 0b100
 _OFFER = DeflateParameters.DEFAULT
 _SMALL_WINDOW = DeflateParameters(server_max_window_bits=9)
+_INVALID = (
+    "; server_max_window_bits=16",
+    "; server_max_window_bits",
+    "; server_max_window_bits=010",
+    "; client_max_window_bits=16",
+    "; client_max_window_bits=7",
+    "; server_no_context_takeover=1",
+    "; client_no_context_takeover; client_no_context_takeover",
+    "x",
+)
+_VALID = (
+    ";client_max_window_bits",
+    '; client_max_window_bits="10"',
+)
 _SAMPLES = ("a longer text, a longer text, a longer text", "Hello", "Hello", "", "é" * 300)
 
 
@@ -107,6 +122,24 @@ def _declines(offer: str, program: Program) -> None:
         exchange.expect("plain")
 
 
+def _accepts_offer(offer: str, program: Program) -> None:
+    with Exchange(program) as exchange:
+        if exchange.open(offer=offer, compression=_OFFER).compression is None:
+            raise Wrong(f"the server does not accept the offer {offer!r}")
+        exchange.send(message("plain"))
+        exchange.expect("plain")
+
+
+def _accepts_offers_in_two_lines(program: Program) -> None:
+    key = "dGhlIHNhbXBsZSBub25jZQ=="
+    for offers in (("x-other", "permessage-deflate"), ("permessage-deflate", "x-other")):
+        headers = [("Sec-WebSocket-Extensions", offer) for offer in offers]
+        with Exchange(program) as exchange:
+            exchange.send(upgrade_request("127.0.0.1", "/", key, headers=headers))
+            if exchange.receive_acceptance(key, compression=_OFFER).compression is None:
+                raise Wrong("the server does not accept an offer if the header has two lines")
+
+
 def _accepts_the_second_offer(program: Program) -> None:
     offer = "x-other; a=1, permessage-deflate; unknown=1, permessage-deflate"
     with Exchange(program) as exchange:
@@ -145,9 +178,11 @@ def _streams_that_end(program: Program) -> None:
     with Exchange(program) as exchange:
         _open(exchange)
         for text in (b"first", b"second"):
-            compressor = zlib.compressobj(wbits=-9)
-            data = compressor.compress(text) + compressor.flush(zlib.Z_FINISH) + b"\0"
-            exchange.send(masked(Opcode.TEXT, data, rsv=_RSV1))
+            data = b""
+            for part in (text[:3], text[3:]):
+                compressor = zlib.compressobj(wbits=-9)
+                data += compressor.compress(part) + compressor.flush(zlib.Z_FINISH)
+            exchange.send(masked(Opcode.TEXT, data + b"\0", rsv=_RSV1))
             exchange.expect(text.decode())
 
 
@@ -204,6 +239,31 @@ def _check_window(data: bytes, bits: int) -> None:
         raise Wrong(f"{problem}, but the handshake limits it (7.1.2.1)") from None
 
 
+def _uses_the_whole_window(program: Program) -> None:
+    """Send a message whose DEFLATE data refers to bytes far before."""
+    data = Random(7692).randbytes(20_000) * 2
+    with Exchange(program) as exchange:
+        sender = _Sender(_open(exchange))
+        exchange.send(masked(Opcode.BINARY, sender.compress(data), rsv=_RSV1))
+        exchange.expect(data)
+
+
+def _largest(program: Program) -> None:
+    data = bytes(_LIMIT)
+    with Exchange(program) as exchange:
+        sender = _Sender(_open(exchange))
+        exchange.send(masked(Opcode.BINARY, sender.compress(data), rsv=_RSV1))
+        exchange.expect(data)
+
+
+def _too_large_on_the_wire(program: Program) -> None:
+    header = bytes([0xC2, 0xFF]) + (_LIMIT + 1).to_bytes(8, "big") + bytes(4)
+    with Exchange(program) as exchange:
+        _open(exchange)
+        exchange.send(header)
+        exchange.expect_close(1009)
+
+
 def _bomb(program: Program) -> None:
     with Exchange(program) as exchange:
         data = _Sender(_open(exchange)).compress(bytes(1 << 20))
@@ -239,17 +299,25 @@ STEP = Step.from_docstring(
             "an unknown parameter is declined",
             partial(_declines, "permessage-deflate; unknown=1"),
         ),
-        Case(
-            "an invalid window is declined",
-            partial(_declines, "permessage-deflate; server_max_window_bits=16"),
+        *(
+            Case(f"{offer} is declined", partial(_declines, f"permessage-deflate{offer}"))
+            for offer in _INVALID
+        ),
+        *(
+            Case(f"{offer} is accepted", partial(_accepts_offer, f"permessage-deflate{offer}"))
+            for offer in _VALID
         ),
         Case("an offer without client_max_window_bits", _sets_no_client_window),
         Case("the second one of two offers", _accepts_the_second_offer),
+        Case("offers in two lines", _accepts_offers_in_two_lines),
         Case("DEFLATE streams that end within a message", _streams_that_end),
         Case("a window of 512 bytes for the server", _respects_the_window),
         Case("a window of 256 bytes for the server", _survives_the_smallest_window),
         Case("server_no_context_takeover", _compresses_each_message_alone),
+        Case("a client's message with the whole window", _uses_the_whole_window),
+        Case("a message that becomes LIMIT bytes", _largest),
         Case("1 KiB that becomes 1 MiB", _bomb),
+        Case("a compressed message of LIMIT + 1 bytes", _too_large_on_the_wire),
         *(
             Case(violation.name, partial(refuses_violation, violation, compression=_OFFER))
             for violation in _VIOLATIONS

@@ -39,13 +39,14 @@ from contextlib import ExitStack
 from wsproto_min.client_handshake import upgrade_request
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Pong
-from wsproto_min.learn.client_frames import masked, message
+from wsproto_min.learn.client_frames import close_frame, masked, message
 from wsproto_min.learn.exchange import Exchange
 from wsproto_min.learn.program import Program
 from wsproto_min.learn.step import Case, Step
 from wsproto_min.testing.raw_frame import patterned
 
 _PEERS = 100
+_IN_TURN = 300  # more than the descriptors that the program has on Linux
 _LARGE = 1 << 19
 _MAX_UNREAD = 64 << 20  # bytes, far more than the kernel's buffers
 _SMALL_BUFFER = 1 << 13  # bytes
@@ -111,6 +112,15 @@ def _slow_reader(program: Program) -> None:
             slow.expect(*[data] * frames)
 
 
+def _many_in_turn(program: Program) -> None:
+    """Open and close many connections; expect that the server closes its sockets, too."""
+    for _ in range(_IN_TURN):
+        with Exchange(program) as exchange:
+            exchange.open()
+            exchange.send(close_frame(1000))
+            exchange.expect_close(1000)
+
+
 def _resets(program: Program) -> None:
     """Reset some connections at once; expect that another one is served."""
     with ExitStack() as stack:
@@ -131,6 +141,7 @@ STEP = Step.from_docstring(
         Case("halves of frames on ten connections", _halves),
         Case("a client that stops within its request", _half_a_request),
         Case("a client that does not read", _slow_reader),
+        Case(f"{_IN_TURN} connections in turn", _many_in_turn),
         Case("clients that reset their connections", _resets),
     ],
     limit=_LARGE,

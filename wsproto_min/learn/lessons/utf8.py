@@ -40,6 +40,9 @@ from wsproto_min.learn.violations import refuses_violation, violations_of
 
 _TEXT = "Hé, 5 €, \U0001f600\U0010ffff\uffff."
 
+# A byte order mark, ends of lines, an accent of its own, and two noncharacters.
+_UNCHANGED = "\ufeff\r\n\te\u0301 \ufffe\ufdd0\x00\n"
+
 
 def _echoes(data: str | bytes, program: Program) -> None:
     with Exchange(program) as exchange:
@@ -71,6 +74,7 @@ STEP = Step.from_docstring(
     __doc__,
     [
         Case("a text with characters of 1 to 4 bytes", partial(_echoes, _TEXT)),
+        Case("marks and spaces that stay as they are", partial(_echoes, _UNCHANGED)),
         Case("a binary message with any bytes", partial(_echoes, bytes(range(256)))),
         Case("a cut at each byte of a text", _echoes_with_each_cut),
         Case("a Pong within a character", _echoes_with_a_ping_within_a_character),
