@@ -23,6 +23,7 @@ from wsproto_min.explain.style import COLUMNS
 from wsproto_min.learn import program
 from wsproto_min.learn.answers import compare, describe, encoded
 from wsproto_min.learn.client_frames import masked, message, rows, shown_parts
+from wsproto_min.learn.hints import find_hint
 from wsproto_min.learn.path import STEPS, check_step
 from wsproto_min.learn.progress import FILE_NAME
 from wsproto_min.learn.violations import completed
@@ -388,6 +389,40 @@ def test_shown_parts_describe_requests_and_frames() -> None:
     many = list(shown_parts(message("x") * 10))
     assert many[0] == "  2 parts before the last 8"
     assert len(many) == 17
+
+
+@pytest.mark.parametrize(
+    ("frame", "right", "sent", "hint"),
+    [
+        ("81 02 4869", "Hi", b"", None),
+        ("81 02 4869", b"Hi", b"", "the server's opcode is 0x1, not 0x2"),
+        (
+            "81 02 4869",
+            "Ho",
+            b"",
+            "is wrong: byte 1 of the payload is 69, not 6f",
+        ),
+        ("81 02 4869", "ab", bytes.fromhex("8182 00000000 4869"), "without unmasking"),
+        ("81 04 f2c80400", "Hi", b"", "the server's message is compressed, but RSV1 is 0"),
+        ("01 01 48", "Hi", b"", None),
+        ("82 01 48", b"Hi", b"", None),
+        ("c1 02 789c", "Hi", b"", "begins with a zlib header"),
+        ("c1 02 0000", "Hi", b"", None),
+        ("89 00", "Hi", b"", None),
+        ("81 02 48", "Hi", b"", None),
+        ("81 00", None, b"", None),
+    ],
+)
+def test_hint_names_a_frequent_cause(
+    frame: str, right: Event | None, sent: bytes, hint: str | None
+) -> None:
+    found = find_hint(FrameFields(bytes.fromhex(frame)), right, sent)
+    assert found is hint is None or (hint is not None and found is not None and hint in found)
+
+
+def test_peak_memory_of_no_process_is_unknown() -> None:
+    with program.Program(SOLUTION, patience=30) as mine:
+        assert mine.peak_memory() == 0
 
 
 def test_port_with_a_listener_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:

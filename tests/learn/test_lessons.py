@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -127,6 +128,8 @@ def test_each_step_has_five_wrong_answers() -> None:
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: f"{wrong.step} {wrong.name}")
 def test_wrong_answer_is_refused(wrong: WrongAnswer, reports: Reports) -> None:
+    if wrong.name == "bomb decompressed" and sys.platform != "linux":
+        pytest.skip("only Linux tells the memory of a process")
     solved, report = reports[wrong].result()
     assert not solved, report
     problem = " ".join(report.partition("The problem: ")[2].split())

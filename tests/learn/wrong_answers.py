@@ -82,6 +82,14 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
         ("last line of a header", "headers[name.lower()] += [", "headers[name.lower()] = [", "400"),
         ("short heads only", "len(head) > 16384", "len(head) > 3000", "answered 431"),
         ("socket open after a refusal", "if self.ending and not", "if False and not", "not close"),
+        (
+            "no empty line, and the end",
+            (
+                ('return response + "\\r\\n", bits', "return response, bits"),
+                ('" 101 " not in response', "True"),
+            ),
+            "an empty line must end the response",
+        ),
         ("no HTTP", "HTTP/1.1 101 Switching", "101 Switching", "is not HTTP/1.1"),
         ("status 200", "101 Switching Protocols", "200 OK", "answered 200"),
         ("constant accept key", "{accept_key(key)}", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "not fit"),
@@ -113,7 +121,7 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
     *_answers(
         3,
         ("answer has MASK", "(0x80 if key else 0) | form", "0x80 | form", "breaks a rule"),
-        ("answer lacks FIN", "bytes([0x80 | rsv1", "bytes([rsv1", "sends nothing"),
+        ("answer lacks FIN", "bytes([0x80 | rsv1", "bytes([rsv1", "has FIN 0"),
         ("always text", _ECHO, "self.unsent += frame(TEXT, payload)", "not UTF-8"),
         (
             "length of the whole frame",
@@ -517,7 +525,7 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
             "head without end",
             "if len(head) > 16384:",
             "if end and len(head) > 16384:",
-            "nothing more",
+            "sends nothing",
         ),
         ("LIMIT ignored", "serve(*map(int, sys.argv[2:]))", "serve(int(sys.argv[2]))", ""),
     ),
@@ -573,10 +581,22 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
         13,
         ("RSV1 not set", "rsv1=0x40 if self.bits else 0", "rsv1=0", "not UTF-8"),
         (
+            "tail not removed",
+            "flush(zlib.Z_SYNC_FLUSH)[:-4]",
+            "flush(zlib.Z_SYNC_FLUSH)",
+            "ends with 00 00",
+        ),
+        (
+            "bomb decompressed",
+            "decompress(data, limit + 1 - len(result))",
+            "decompress(data)",
+            "needs",
+        ),
+        (
             "zlib header",
             "compressobj(wbits=-self.bits)",
             "compressobj(wbits=self.bits)",
-            "breaks a rule",
+            "use wbits=-15",
         ),
         ("window of 8 bits", "range(9, 16)", "range(8, 16)", "the "),
         (

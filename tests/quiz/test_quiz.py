@@ -362,7 +362,7 @@ def test_question_mark_explains_the_answers_at_each_prompt(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], before: list[str]
 ) -> None:
     run_quiz(monkeypatch, [*before, "?", " Q "], "--seed", "3")
-    assert capsys.readouterr().out.count("  second        the position of the first byte") == 1
+    assert capsys.readouterr().out.count("  second        the position of the byte at") == 1
 
 
 @pytest.mark.parametrize("end", [[], ["q"]])

@@ -79,7 +79,11 @@ def _describe_frame(frame: FrameFields) -> str:
     payload = "" if frame.payload == b"" else f": {quoted(frame.payload, 40)}"
     length = "a length that is cut" if frame.length is None else count(frame.length, "byte")
     fin = "" if frame.fin else ", FIN 0"
-    return f"  {frame.opcode_name}{fin}, {length}{payload}"
+    rest = ""
+    if frame.length and frame.remaining:
+        sent = "is not sent" if not frame.wire_payload else "is sent in part"
+        rest = f"; the payload {sent}: answer at the header"
+    return f"  {frame.opcode_name}{fin}, {length}{payload}{rest}"
 
 
 def head_lines(head: bytes) -> Iterator[str]:

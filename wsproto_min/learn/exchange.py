@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import socket
 import struct
 import time
@@ -31,6 +32,7 @@ from wsproto_min.http import Response
 from wsproto_min.http_reader import HeadReader, parse_response
 from wsproto_min.learn.answers import compare, describe, encoded
 from wsproto_min.learn.client_frames import ZERO_KEY, head_lines, masked, rows, shown_parts
+from wsproto_min.learn.hints import find_hint
 from wsproto_min.learn.program import Program, Wrong
 
 _RECEIVE_SIZE = 1 << 16
@@ -124,7 +126,8 @@ class Exchange:
             max_message_size=_NO_LIMIT,
         )
         self._dissector.receive_data(rest)
-        self._forget_sent()
+        frames = self._sent.partition(b"\r\n\r\n")[2]  # that came together with the request
+        self._sent, self._sent_size = frames, len(frames)
         return options
 
     def expect_refusal(
@@ -161,28 +164,30 @@ class Exchange:
         received = b""
         deadline = time.monotonic() + self._patience
         while True:
+            if re.search(rb"(?<!\r)\n", received):
+                problem = "a line of the response ends with LF, not with CR LF: \\r\\n in Python"
+                raise self._wrong_response(problem, received)
             try:
                 head = reader.next_head()
                 if head is not None:
-                    return parse_response(head), head, reader.trailing_data
+                    return parse_response(head), head + b"\r\n\r\n", reader.trailing_data
             except HandshakeError as error:
                 raise self._wrong_response(error.reason, received) from None
             try:
                 data = self._receive(deadline)
             except TimeoutError:
-                problem = (
-                    f"the server sends nothing more for {self._patience:g} seconds; expected:"
-                    f" {expected}, and an empty line at its end. The client keeps the connection"
-                    " open: the empty line ends the request"
-                )
+                problem = f"the server sends nothing for {self._patience:g} seconds"
+                hint = "an empty line ends the request, and the client keeps its connection open"
+                if received:
+                    hint = "an empty line must end the response"
+                problem = f"{problem}; expected: {expected}{self._in_note()}; {hint}"
                 raise self._wrong_response(problem, received) from None
             if not data:
-                problem = f"the server ends the stream; expected: {expected}"
+                problem = f"the server ends the stream; expected: {expected}{self._in_note()}"
+                if received:
+                    problem += "; an empty line must end the response"
                 raise self._wrong_response(problem, received)
             received += data
-            if b"\n\n" in received:
-                problem = "each line of the response must end with CR LF: \\r\\n in Python"
-                raise self._wrong_response(problem, received)
             reader.receive_data(data)
 
     def _wrong_response(self, problem: str, received: bytes) -> Wrong:
@@ -264,10 +269,12 @@ class Exchange:
                 raise self._wrong("the server ends the stream", event)
             if found != event:
                 problem = f"the server sends {describe(found)}"
-                difference = compare(found, event)
+                frame = self.last_frame
+                hint = None if frame is None else find_hint(frame, event, bytes(self._sent))
+                difference = hint or compare(found, event)
                 raise self._wrong(f"{problem}, and {difference}" if difference else problem, event)
             self._last = None
-            self._forget_sent()
+        self._forget_sent()
 
     def expect_close(self, *codes: int) -> None:
         """Receive a Close frame with one of these codes, and the end of the stream after it.
@@ -318,7 +325,8 @@ class Exchange:
                 self._last = report
                 self.last_frame = report.fields
                 if report.verdict is not None:
-                    problem = f"the server breaks a rule: {report.verdict.reason}"
+                    hint = find_hint(report.fields, right, bytes(self._sent))
+                    problem = hint or f"the server breaks a rule: {report.verdict.reason}"
                     raise self._wrong(problem, right)
                 if report.ignored:
                     raise self._wrong("the server sends a frame after its Close frame (5.5.1)")
@@ -350,7 +358,7 @@ class Exchange:
         """Return the problem of a server that sends nothing, or an incomplete frame."""
         self._dissector.receive_eof()
         report = self._dissector.next_event()
-        if isinstance(report, FrameReport):
+        if isinstance(report, FrameReport) and report.fields.remaining:
             self._last = report
             frame = report.fields
             announced = "" if frame.length is None else f" of {count(frame.length, 'byte')}"
@@ -358,6 +366,8 @@ class Exchange:
                 f"the server's frame is not complete: of its payload{announced},"
                 f" {count(len(frame.wire_payload), 'byte')} have come"
             )
+        if self._last is not None and not self._last.fields.fin:
+            return "the server's message does not end: its last frame has FIN 0"
         but = f" except {count(self._pings, 'Ping')} of its own" if self._pings else ""
         return f"the server sends nothing{but} for {self._patience:g} seconds"
 
@@ -372,11 +382,15 @@ class Exchange:
                 details += [*render_verdict(last.verdict), ""]
         if right is not None:
             data = encoded(right)
-            details += [f"A right answer is, in {count(len(data), 'byte')}:", *rows(data)]
+            plainly = ", not compressed" if last is not None and last.fields.rsv[0] else ""
+            title = f"A right answer is{plainly}, in {count(len(data), 'byte')}:"
+            details += [title, *rows(data)]
             if isinstance(right, Close) and right.code == CloseCode.NO_STATUS_RCVD:
                 details.append("It is empty, because the client sent no code.")
-        note = f" ({self.note})" if self.note else ""
-        return Wrong(f"{problem}; expected: {expected}{note}", *details)
+        return Wrong(f"{problem}; expected: {expected}{self._in_note()}", *details)
+
+    def _in_note(self) -> str:
+        return f" ({self.note})" if self.note else ""
 
     def _shown_sent(self) -> list[str]:
         """Return the lines about the checker's bytes since the last right answer."""

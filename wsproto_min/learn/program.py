@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -76,6 +77,7 @@ class Program:
         self._command = [*interpreter, str(path.absolute())]
         self._output = TemporaryFile()  # noqa: SIM115, closed by `__exit__`
         self._errors: list[str] = []
+        self._errors_from = 0  # where the errors of the last connection begin
         self._process: subprocess.Popen[bytes] | None = None
         self.address: tuple[str, int] = ("127.0.0.1", 0)
 
@@ -125,6 +127,9 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=self._output,
+                # Without a copy the new process reads the environment of this one, which another
+                # thread may change at the same time.
+                env=dict(os.environ),
                 start_new_session=True,
             )
         except OSError as error:
@@ -145,6 +150,7 @@ class Program:
         """
         if self._process is None or (self._restarts and self._process.poll() is not None):
             self._start()
+        self._errors_from = self._output.seek(0, os.SEEK_END)
         deadline = time.monotonic() + self.patience
         while True:
             sock = socket.socket()
@@ -207,6 +213,14 @@ class Program:
                 sock.settimeout(self.patience)
                 return sock
 
+    def peak_memory(self) -> int:
+        """Return the largest memory of the server's process so far, in bytes; 0 if unknown."""
+        status = Path(f"/proc/{0 if self._process is None else self._process.pid}/status")
+        if not status.exists():  # not Linux
+            return 0
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        return 0 if found is None else int(found[1]) << 10
+
     def keep_errors(self) -> None:
         """Remember the program's state for a report, before the checker causes other errors."""
         if self._errors:
@@ -217,8 +231,8 @@ class Program:
             if self._process.returncode is not None:
                 status = self._process.returncode
                 self._errors.append(f"The program has ended with status {status}.")
-        self._output.seek(0, os.SEEK_END)
-        self._output.seek(max(0, self._output.tell() - _MAX_ERROR_SIZE))
+        size = self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(self._errors_from, size - _MAX_ERROR_SIZE))
         lines = self._output.read().decode("utf-8", "replace").splitlines()
         if lines:
             shown = (f"    {printable(line)}" for line in lines[-_MAX_ERROR_LINES:])

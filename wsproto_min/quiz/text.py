@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from wsproto_min.deflate import MAX_FINAL_BLOCKS
 from wsproto_min.explain.render_text import render, render_verdict
 from wsproto_min.explain.style import Style
 from wsproto_min.explain.verdict import count
@@ -18,8 +19,11 @@ HELP = """\
                 1002; or valid, if the bytes break no rule; or incomplete, if
                 they break no rule but a frame or a message is not complete.
                 v and i are short for both. A valid Close frame is valid.
-  second        the position of the first byte at which the receiver can detect
-                the violation. Positions count from 0: row plus column.
+  second        the position of the byte at which the receiver detects the
+                violation. It checks bits and lengths byte by byte; the order
+                of frames and the sizes when a header is complete; a Close
+                when it is complete; text at its first invalid byte.
+                Positions count from 0: row plus column.
   third         the number of the broken rule.
   q             ends the quiz with a summary."""
 """The kinds of answers."""
@@ -36,6 +40,8 @@ def conditions(question: Question) -> Iterator[str]:
             f"The receiver accepts messages of up to {MAX_MESSAGE_SIZE} bytes"
             f" in up to {MAX_FRAGMENTS} fragments."
         )
+        if question.compression:
+            yield f"A compressed message may have up to {MAX_FINAL_BLOCKS} final blocks."
 
 
 def rows(data: bytes) -> Iterator[str]:

@@ -22,7 +22,8 @@ def respond(request: str) -> str:
     upgrade, connection = headers.get("upgrade", ""), headers.get("connection", "")
     if not request.startswith("GET ") or "host" not in headers:
         return "HTTP/1.1 400 Bad Request\r\n\r\n"
-    if upgrade.lower() != "websocket" or "upgrade" not in connection.lower():
+    tokens = connection.lower().replace("keep-alive", "").split(",")
+    if upgrade.lower() != "websocket" or "upgrade" not in [token.strip() for token in tokens]:
         return "HTTP/1.1 400 Bad Request\r\n\r\n"
     if "sec-websocket-key" not in headers:
         return "HTTP/1.1 400 Bad Request\r\n\r\n"

@@ -26,7 +26,7 @@ nothing after it. Then the server ends the TCP connection first:
 - A client may vanish without a Close: at the end of the stream, or with an
   error of `recv`. The program closes the socket and goes on to serve.
 - Before you close the socket, half-close it with shutdown(SHUT_WR), and read
-  until the client ends its stream: step 10 has the reason.
+  until the client ends its stream. Step 10 has the reason, and checks it.
 
 A malformed request must not end your program either, such as a line without
 a colon. Refuse a key that is not 16 bytes in base64 like a missing one.

@@ -15,8 +15,10 @@ header may have several offers in a list. The parameters (section 7.1):
     server_max_window_bits=N     the server's window has 2^N bytes, 8 to 15
     client_max_window_bits[=N]   the client can limit its window
 
-Answer client_max_window_bits only if it was offered. zlib cannot compress
-with a window of 2^8 bytes in this format: decline an offer that asks for 8.
+A value may be in quotes. An offer with a parameter twice, or with 010 for 10,
+is invalid. Answer client_max_window_bits only if it was offered, and with a
+number. zlib cannot compress with a window of 2^8 bytes in this format:
+decline an offer with server_max_window_bits=8.
 
 To send a message (section 7.2.1): compress it with DEFLATE, flush, and
 remove the last four bytes 00 00 ff ff. Set RSV1 in its first frame, and in
@@ -36,7 +38,8 @@ stream has ended cannot be used again.
 
 - RSV1 is still an error in a continuation frame and a control frame (6.1).
 - The limit of step 11 holds for the decompressed message: 1 KiB on the
-  wire can become 1 MiB. Use `max_length`, and close with 1009.
+  wire can become 1 MiB. Decompress at most LIMIT + 1 bytes, and close with
+  1009 if there are so many. A max_length of 0 means no limit.
 - Data that is no DEFLATE closes with 1007. Text must be UTF-8 as before.
 - Each side may send any message uncompressed.
 """
@@ -61,6 +64,7 @@ from wsproto_min.learn.violations import refuses_violation, violations_of
 
 _LIMIT = 1 << 17
 _RSV1 = 0b100
+_BOMB = 60 << 20  # bytes
 _OFFER = DeflateParameters.DEFAULT
 _SMALL_WINDOW = DeflateParameters(server_max_window_bits=9)
 _INVALID = (
@@ -157,6 +161,10 @@ def _echoes(program: Program) -> None:
         for text in _SAMPLES:
             exchange.send(masked(Opcode.TEXT, sender.compress(text.encode()), rsv=_RSV1))
             exchange.expect(text)
+            frame = exchange.last_frame
+            if frame is not None and frame.rsv[0] and frame.payload.endswith(TAIL):
+                problem = "the server's data ends with 00 00 ff ff; remove these four bytes (7.2.1)"
+                raise Wrong(problem)
             exchange.send(message(text.encode()))
             exchange.expect(text.encode())
 
@@ -271,6 +279,17 @@ def _bomb(program: Program) -> None:
         exchange.expect_close(1009)
 
 
+def _bomb_costs_little_memory(program: Program) -> None:
+    before = program.peak_memory()
+    with Exchange(program) as exchange:
+        data = _Sender(_open(exchange)).compress(bytes(_BOMB))
+        exchange.send(masked(Opcode.BINARY, data, rsv=_RSV1))
+        exchange.expect_close(1009)
+    grown = program.peak_memory() - before
+    if grown > _BOMB // 2:
+        raise Wrong(f"the program needs {grown >> 20} MiB for a message over its limit of 128 KiB")
+
+
 def _random(program: Program) -> None:
     check_random_traffic(program, compression=DeflateParameters(client_no_context_takeover=True))
 
@@ -317,6 +336,7 @@ STEP = Step.from_docstring(
         Case("a client's message with the whole window", _uses_the_whole_window),
         Case("a message that becomes LIMIT bytes", _largest),
         Case("1 KiB that becomes 1 MiB", _bomb),
+        Case("60 KiB that become 60 MiB", _bomb_costs_little_memory),
         Case("a compressed message of LIMIT + 1 bytes", _too_large_on_the_wire),
         *(
             Case(violation.name, partial(refuses_violation, violation, compression=_OFFER))

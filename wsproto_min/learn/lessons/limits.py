@@ -8,15 +8,15 @@ soon as a header announces too much:
                                      bytes: refuse it, allocate nothing
 
 With the arguments `serve PORT LIMIT`, my_ws.py accepts messages of up to
-LIMIT bytes. Without LIMIT the limit is 1048576.
+LIMIT bytes: sys.argv[3]. Without LIMIT the limit is 1048576.
 
 - A larger message is refused with 1009 at the header that announces it,
   before its payload arrives. The fragments of a message count together.
-- A message has at most LIMIT / 64 fragments, or 128 if this is more: 1024
-  for LIMIT 65536. Empty fragments count. Answer one more with 1008. Smaller
+- A message has at most max(128, LIMIT // 64) fragments: 1024 for LIMIT
+  65536. Empty fragments count. The next one is answered with 1008. Smaller
   fragments than 64 bytes on average are rare, and each one costs time.
-- A request whose head has more than 16384 bytes is refused with 431, also
-  if it never ends.
+- A request whose head, without its empty line, has more than 16384 bytes is
+  refused with 431, also if it never ends.
 
 The checker uses LIMIT 65536.
 """
@@ -74,7 +74,7 @@ def _refuses_head(data: bytes, program: Program) -> None:
 
 def _accepts_long_head(program: Program) -> None:
     with Exchange(program) as exchange:
-        exchange.send(_head(_MAX_HEAD - 100, ends=True))
+        exchange.send(_head(_MAX_HEAD, ends=True))
         exchange.receive_acceptance(_KEY)
 
 
@@ -133,7 +133,7 @@ STEP = Step.from_docstring(
             f"{_MOST_FRAGMENTS + 1} fragments of one byte",
             partial(_refuses, message(b"x", fin=False) + _SHORT * _MOST_FRAGMENTS, (1008,)),
         ),
-        Case("a head of 16284 bytes", _accepts_long_head),
+        Case("a head of 16384 bytes", _accepts_long_head),
         Case("a head of 16385 bytes", partial(_refuses_head, _head(_MAX_HEAD + 1, ends=True))),
         Case("a head without end", partial(_refuses_head, _head(4 * _MAX_HEAD, ends=False))),
         Case("no LIMIT", _limits_without_an_argument),

@@ -39,6 +39,7 @@ from contextlib import ExitStack
 from wsproto_min.client_handshake import upgrade_request
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Pong
+from wsproto_min.explain.verdict import count
 from wsproto_min.learn.client_frames import close_frame, masked, message
 from wsproto_min.learn.exchange import Exchange
 from wsproto_min.learn.program import Program
@@ -52,8 +53,10 @@ _MAX_UNREAD = 64 << 20  # bytes, far more than the kernel's buffers
 _SMALL_BUFFER = 1 << 13  # bytes
 
 
-def _opened(program: Program, stack: ExitStack) -> Exchange:
+def _opened(program: Program, stack: ExitStack, others: int = 1) -> Exchange:
+    """Open a connection beside the open ones."""
     exchange = stack.enter_context(Exchange(program))
+    exchange.note = f"while {count(others, 'other connection')} may be open"
     exchange.open()
     return exchange
 
@@ -61,7 +64,7 @@ def _opened(program: Program, stack: ExitStack) -> Exchange:
 def _many_at_once(program: Program) -> None:
     """Open many connections; let the last one speak first."""
     with ExitStack() as stack:
-        exchanges = [_opened(program, stack) for _ in range(_PEERS)]
+        exchanges = [_opened(program, stack, number) for number in range(_PEERS)]
         for number, exchange in reversed(list(enumerate(exchanges))):
             exchange.send(message(f"peer {number}"))
         for number, exchange in enumerate(exchanges):

@@ -24,7 +24,11 @@ of the buffer and returns it, or returns None. Step 12 can use it unchanged.
 
 Another way is a function `read_exactly(n)`: it returns n bytes, and keeps
 the bytes that it received too many. `makefile("rb").read(n)` of a socket
-is such a function. It waits, so step 12 needs another one, or threads.
+is such a function. It waits, so step 12 then needs threads or asyncio.
+
+With asyncio, `start_server` and these methods do most of the steps 6 and 12:
+readuntil for the request, readexactly for frames, write_eof to half-close,
+wait_for as a time limit, and drain, which waits for a slow reader.
 """
 
 from __future__ import annotations

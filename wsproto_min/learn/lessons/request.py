@@ -157,6 +157,10 @@ STEP = Step.from_docstring(
             "X-Upgrade is another header",
             partial(_refuses, partial(_renamed, "Upgrade", "X-Upgrade")),
         ),
+        Case(
+            "Connection: X-Upgrade is refused",
+            partial(_refuses, partial(_with, "Connection", "keep-alive, X-Upgrade")),
+        ),
         Case("Upgrade: h2c is refused", partial(_refuses, partial(_with, "Upgrade", "h2c"))),
         Case(
             "a request without Connection is refused",
