@@ -53,7 +53,7 @@ class Quiz:
     """
 
     def __init__(self, seed: int, level: int = 1, style: Style = plain) -> None:
-        self.score = Score(level)
+        self.score: Score = Score(level)
         self.question: Question | None = None
         self._seed = seed
         self._style = style

@@ -28,8 +28,10 @@ class Score:
     """
 
     def __init__(self, level: int) -> None:
-        self.level = self.highest = level
-        self.questions = self.right = 0
+        self.level: int = level
+        self.highest: int = level
+        self.questions: int = 0
+        self.right: int = 0
         self.missed: Counter[str] = Counter()
         self.violations: dict[str, str | None] = {}
         self._in_a_row = 0  # right answers, or wrong ones as a negative number
