@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from tests.browser.devtools import Tab
 from tests.browser.test_accessibility import FORCED, axe, violations
 from tests.browser.test_page import User, Users, url
-from tests.support import Client, Daemon, daemon
+from tests.support import Client, Daemon, daemon, exchange, handshake
 from wsproto_min.codes import Opcode
 from wsproto_min.frames import encode_frame
 
@@ -86,6 +87,8 @@ def test_chat_through_the_tap_appears_on_the_page(users: Users, tap: Tap) -> Non
     tab.wait(f"{rows(tab, 'GET /r/watched')}.length === 1")
     sent = f"{rows(tab, 'Note G is ready.')}[0].querySelector('details')"
     assert tab.evaluate(f"{sent}.className").startswith("client data")
+    size = tab.evaluate(f"{sent}.querySelector('.size').innerText")
+    assert re.fullmatch(r"\d+ bytes, \d+ on the wire", size)
     tab.evaluate(f"{sent}.open = true")
     tab.wait(f"!!{sent}.querySelector('.panel')")
     panel = tab.evaluate(f"{sent}.querySelector('.panel').innerText")
@@ -145,7 +148,43 @@ def test_violation_is_marked_with_rule_byte_and_close_code(users: Users, tap: Ta
     assert "RFC 6455, 5.2" in violation
     assert "1002 PROTOCOL_ERROR" in violation
     assert "of the client's bytes" in violation
-    assert tab.evaluate("document.querySelectorAll('.field.broken').length") >= 5  # of byte 0
+    # Of the fields of byte 0, only the opcode is marked.
+    marked = "[...document.querySelectorAll('.field.broken')].map((field) => field.ariaLabel)"
+    assert tab.evaluate(marked) == ["opcode, 0x3"]
+
+
+def test_control_characters_are_escaped_in_texts(users: Users, tap: Tap) -> None:
+    tab = watch(users, tap)
+    with Client(tap.address) as client:
+        client.send("left \u202e right\n\x1b[31m")
+    text = "left \\u202e right"
+    expand(tab, text)
+    label = f"{rows(tab, text)}[0].querySelector('.text').innerText"
+    assert tab.evaluate(label) == f"{text}\\x0a\\x1b[31m"
+    assert text_of(tab, ".joined") == f"{text}\n\\x1b[31m"  # keeps its lines
+
+
+def test_end_of_the_connection_is_described(users: Users, tap: Tap) -> None:
+    tab = watch(users, tap)
+    with Client(tap.address):
+        pass  # ends its stream without a Close frame
+    tab.wait(
+        f"{rows(tab, 'The client ended its stream without a Close frame: a browser reports 1006.')}"
+        ".length === 1"
+    )
+
+
+def test_body_of_a_refused_handshake_is_shown(users: Users, tap: Tap) -> None:
+    tab = watch(users, tap)
+    foreign = b"Origin: http://evil.example\r\n\r\n"
+    exchange(tap.address, handshake().removesuffix(b"\r\n") + foreign)
+    tab.wait(f"{rows(tab, 'The body of the response: ')}.length === 1")
+
+
+def test_answer_of_the_tap_itself_is_marked(users: Users, tap: Tap) -> None:
+    tab = watch(users, tap)
+    exchange(tap.address, b"GET / HTTP/2\r\n\r\n")
+    tab.wait(f"{rows(tab, 'The tap answered 400: the request is not in HTTP/1.1')}.length === 1")
 
 
 def test_filter_shows_one_connection(users: Users, tap: Tap) -> None:

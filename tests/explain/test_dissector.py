@@ -101,8 +101,11 @@ def test_dissector_decompresses_messages_as_negotiated() -> None:
     assert [each.event for each in seen if isinstance(each, FrameReport)] == ["Hello", "Hello"]
     assert verdict.result == "valid"
     _, verdict = explain(hello, again, compression=DeflateParameters.NO_CONTEXT_TAKEOVER)
-    # A compressed frame is checked as a whole, so the offset is its last byte.
-    assert (verdict.result, verdict.close_code, verdict.offset) == ("broken", 1007, 23)
+    assert (verdict.result, verdict.close_code, verdict.offset) == ("broken", 1007, 21)
+    large = parse_frame_notation(f"c2 7e 0405 . {'06' * 1029}", masked=True)
+    _, verdict = explain(large, compression=DeflateParameters.DEFAULT)
+    # A large compressed frame is checked as a whole, so the offset is its last byte.
+    assert (verdict.close_code, verdict.offset) == (1007, len(large) - 1)
     _, verdict = explain(hello)
     assert (verdict.result, verdict.section, verdict.offset) == ("broken", "RFC 6455, 5.2", 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,16 @@ from wsproto_min.tap.recording import Recording
 from wsproto_min.tap.upstream import Upstream
 
 T = TypeVar("T")
+
+
+class Prints:
+    """A writer that prints at once, in the thread of the caller."""
+
+    def write(self, text: str) -> None:
+        print(text)
+
+    def write_error(self, text: str) -> None:
+        print(text, file=sys.stderr)
 
 
 class RunningTap:

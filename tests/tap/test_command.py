@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -30,7 +31,9 @@ from tests.tap.test_recording import explained
 from wsproto_min.__main__ import main
 from wsproto_min.explain.style import plain
 from wsproto_min.net.client import connect
-from wsproto_min.tap import cli
+from wsproto_min.tap import cli, recording
+from wsproto_min.tap.options import UsageError, create, listening
+from wsproto_min.tap.recording import Recording
 
 Output = pytest.CaptureFixture[str]
 SIGNALS = pytest.mark.parametrize(
@@ -123,7 +126,12 @@ def test_web_option_serves_the_page_and_its_events(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["http://h/"], "URL: 'http://h/' is not ws://HOST/PATH, "),
+        (["http://h/"], "URL: 'http://h/' is not ws://HOST/PATH or wss://HOST/PATH\n"),
+        (["ws:///x"], "URL: 'ws:///x' is not ws://HOST/PATH or wss://HOST/PATH\n"),
+        (["ws://[h/"], "URL: Invalid IPv6 URL"),
+        (["ws://ada:secret@h/"], "URL: has a user name or password; remove both, because the tap"),
+        (["ws://h/", "--insecure"], "--insecure: needs a wss:// URL"),
+        (["ws://h/", "--ca", "x.pem"], "--ca: needs a wss:// URL"),
         (["ws+unix:/tmp/s:/"], "URL: 'ws+unix:/tmp/s:/' is not ws://HOST/PATH or wss://HOST/PATH"),
         (["ws://h/#x"], "URL: 'ws://h/#x' has a fragment; "),
         (["wss://h/", "--ca", "/missing.pem"], "cannot use /missing.pem: No such file"),
@@ -164,8 +172,47 @@ def test_port_in_use_is_a_usage_error(option: str, capsys: Output) -> None:
         port = sock.getsockname()[1]
         assert main(["tap", "ws://h/", "--listen", "0", option, f"{port}"]) == 2
     errors = capsys.readouterr().err
-    assert errors.startswith(f"wsproto_min: cannot listen on 127.0.0.1:{port}: Address already in")
-    assert errors.count("\n") == 1
+    assert errors == (
+        f"wsproto_min: cannot listen on 127.0.0.1:{port}: Address already in use;"
+        f" select another port with {option}\n"
+    )
+
+
+def test_listen_error_without_a_number_keeps_its_text() -> None:
+    def listen(port: int) -> int:
+        raise OSError("no network")
+
+    with pytest.raises(
+        UsageError, match=r"127\.0\.0\.1:1: no network; select another port with --web"
+    ):
+        listening(listen, 1, "--web")
+
+
+def test_save_overwrites_a_recording_but_no_other_file(tmp_path: Path) -> None:
+    path = tmp_path / "tap.pcap"
+    for _ in range(2):  # the second one overwrites the first one
+        with create(str(path)) as file:
+            assert path.stat().st_size == 0
+            Recording(file, lambda error: None)
+    path.write_bytes(b"notes")
+    with pytest.raises(
+        UsageError, match=r"tap\.pcap exists and is not a recording of the tap; use"
+    ):
+        create(str(path))
+    assert path.read_bytes() == b"notes"
+
+
+def test_large_recording_has_a_warning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Output
+) -> None:
+    monkeypatch.setattr(recording, "MAX_CAPTURE_SIZE", 100)
+    path = tmp_path / "tap.pcap"
+    with serving() as server:
+        assert run_tap(monkeypatch, [url_of(server.address), "--save", str(path)], echo) == 0
+    assert capsys.readouterr().err == (
+        f"wsproto_min: warning: {path} is larger than 32 MiB, so explain --file refuses it;"
+        " start a new recording for explain\n"
+    )
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
@@ -288,7 +335,7 @@ def test_unreachable_upstream_has_a_line_on_standard_error() -> None:
         assert response.startswith(b"HTTP/1.1 502 ")
         status, errors = tap.end()
     assert status == 0
-    assert errors.startswith(f"wsproto_min: cannot connect to {url}: ")
+    assert errors.startswith(f"wsproto_min: connection 1: cannot connect to {url}: ")
     assert errors.count("\n") == 1
 
 
@@ -303,6 +350,79 @@ def test_closed_pipe_ends_the_process_with_status_141() -> None:
         assert tap.process.wait(PATIENCE) == 141
         assert tap.process.stderr is not None
         assert tap.process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="needs F_SETPIPE_SZ")
+@SIGNALS
+def test_unread_output_stops_neither_traffic_nor_a_signal(number: signal.Signals) -> None:
+    with (
+        serving() as server,
+        daemon("wsproto_min", "tap", url_of(server.address), "--listen", "0") as tap,
+    ):
+        assert tap.process.stdout is not None
+        fcntl.fcntl(tap.process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        with Client(tap.address) as client:
+            for _ in range(1200):
+                client.send("x" * 500)
+                assert client.receive() == "x" * 500
+            client.close()
+            client.receive_all()
+        tap.process.send_signal(number)
+        assert tap.process.wait(PATIENCE) == 0
+        assert tap.process.stderr is not None
+        assert tap.process.stderr.read() == b""
+
+
+def test_output_that_is_read_late_counts_the_missing_events() -> None:
+    with (
+        serving() as server,
+        daemon("wsproto_min", "tap", url_of(server.address), "--listen", "0", "--brief") as tap,
+    ):
+        with Client(tap.address) as client:
+            for _ in range(1200):
+                client.send("x" * 500)
+                assert client.receive() == "x" * 500
+        read_until(tap, " not shown, because the output is read too slowly\n")
+        echo(tap.address)
+        read_until(tap, "connection 2 ended\n")
+        assert tap.end() == (0, "")
+
+
+class StuckOutput:
+    """A standard output whose reader stops reading after the first lines."""
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+
+    def write(self, text: str) -> int:
+        if text.startswith("connection"):
+            self.released.wait(PATIENCE)
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return False
+
+
+def test_stuck_output_ends_the_process_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "OUTPUT_GRACE", 0.05)
+    statuses: list[int] = []
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    output = StuckOutput()
+
+    def stick(address: tuple[str, int]) -> None:
+        monkeypatch.setattr(sys, "stdout", output)
+        echo(address)
+
+    with serving() as server:
+        assert run_tap(monkeypatch, [url_of(server.address)], stick) == 0
+        output.released.set()
+        for thread in threading.enumerate():
+            if thread.name == "tap output":
+                thread.join(PATIENCE)
+    assert statuses == [0]
 
 
 def test_chat_page_and_its_websocket_pass() -> None:

@@ -36,7 +36,16 @@ from wsproto_min.net.client import connect as open_client
 from wsproto_min.net.peer import Peer
 from wsproto_min.server_handshake import Acceptance, accept
 from wsproto_min.tap import connection, proxy
-from wsproto_min.tap.events import Ended, Exchanged, Opened, Refused, Stopped, TapEvent
+from wsproto_min.tap.events import (
+    Body,
+    Ended,
+    Exchanged,
+    Opened,
+    Refused,
+    Stopped,
+    TapEvent,
+    Unexplained,
+)
 from wsproto_min.tap.exchange import HTTPExchange
 
 Output = pytest.CaptureFixture[str]
@@ -129,6 +138,7 @@ def test_messages_pass_and_both_directions_are_explained() -> None:
     shown = [(frame.number, frame.sender, frame.event) for frame in tap.frames()]
     assert shown[:2] == [(1, Role.CLIENT, "Hello"), (2, Role.SERVER, "Hello")]
     assert verdict.reason == "2 heads, 4 frames, 2 messages"
+    assert tap.of(Ended)[0].ending is None
 
 
 def test_compression_with_context_takeover_is_explained() -> None:
@@ -258,6 +268,8 @@ def test_refused_handshake_passes_with_its_body() -> None:
     assert response.startswith(b"HTTP/1.1 403 ")
     assert response.endswith(b"not today")
     assert verdict.result == "refused"
+    assert tap.of(Body) == [Body(1, "not today", False)]
+    assert tap.of(Ended)[0].ending is None
 
 
 def test_frames_before_the_response_are_explained_after_it() -> None:
@@ -326,8 +338,39 @@ def test_http_status_in_two_reads_is_reported() -> None:
     assert events == [Exchanged(1, "GET", "/", 200)]
 
 
-@pytest.mark.parametrize("response", [b"", b"not HTTP\r\n\r\n"])
-def test_http_without_a_valid_response_is_reported(response: bytes) -> None:
+@pytest.mark.parametrize(
+    ("length", "body", "count"),
+    [
+        ("", [b"", b"GET /b HTTP/1.1\r\n\r\n", b"more"], 1),
+        ("Content-Length: 4\r\n", [b"bo", b"dy"], 0),
+        ("Content-Length: 4\r\n", [b"bo", b"dyGET /b"], 1),
+        ("Content-Length: four\r\n", [b"body"], 0),
+        ("Transfer-Encoding: chunked\r\n", [b"4\r\nbody\r\n"], 0),
+    ],
+)
+def test_bytes_after_the_request_are_reported_once(
+    length: str, body: list[bytes], count: int
+) -> None:
+    events: list[TapEvent] = []
+    head = f"POST / HTTP/1.1\r\nHost: x\r\n{length}".encode().removesuffix(b"\r\n")
+    exchange = HTTPExchange(7, events.append, parse_request(head))
+    exchange.on_data(Role.CLIENT, head + b"\r\n\r\n")
+    for part in body:
+        exchange.on_data(Role.CLIENT, part)
+    assert events == [Unexplained(7)] * count
+
+
+@pytest.mark.parametrize(
+    ("response", "problem"),
+    [
+        (b"", None),
+        (b"HTTP/1.1 200 O", "it ends within its head"),
+        (b"HTTP/1.1 200 OK\r\nX: \x01\r\n\r\n", "the head contains a control character"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 17000, "its head is longer than 16384 bytes"),
+    ],
+    ids=["none", "incomplete", "control character", "large"],
+)
+def test_http_without_a_valid_response_is_reported(response: bytes, problem: str | None) -> None:
     with listening() as listener, tapping(url_for(listener)) as tap:
         with connect(tap.address) as client:
             client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -335,7 +378,7 @@ def test_http_without_a_valid_response_is_reported(response: bytes) -> None:
                 read_head(server)
                 server.sendall(response)
             assert read_to_end(client) == response
-        assert tap.wait_for(Exchanged) == [Exchanged(1, "GET", "/", None)]
+        assert tap.wait_for(Exchanged) == [Exchanged(1, "GET", "/", None, problem)]
 
 
 def test_half_close_passes_before_the_response() -> None:
@@ -397,7 +440,10 @@ def test_unreachable_upstream_is_502(websocket: bool) -> None:
     assert response.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
     assert f"cannot connect to {upstream}: ".encode() in response
     assert refused.reason.encode() in response
-    assert tap.of(Ended if websocket else Exchanged)
+    assert refused.request == f"GET {'/' if not websocket else tap.of(Opened)[0].target}"
+    assert tap.of(Exchanged) == []
+    assert [event.ending for event in tap.of(Ended)] == ["The tap answered 502."] * websocket
+    assert [head.kind for head in tap.heads()] == ["request"] * websocket
 
 
 def test_refused_client_that_stays_is_closed_later(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -455,7 +501,8 @@ def test_reset_passes_to_the_other_end(end: str) -> None:
         reset(first)
         with second, pytest.raises(ConnectionResetError):
             read_to_end(second)
-        tap.wait_for_verdict()
+        (ended,) = tap.wait_for(Ended)
+        assert ended.ending == f"The {end} reset the connection."
         assert has_no_connections(tap)
 
 
@@ -557,6 +604,20 @@ def test_small_steps_of_a_slow_reader_are_enough(monkeypatch: pytest.MonkeyPatch
                 received += client.recv(1 << 14)
             writer.join(PATIENCE)
     assert received == body
+
+
+def test_other_end_stays_paused_above_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_paused() -> bool:
+        (each,) = tap.proxy._connections
+        assert each._upstream is not None
+        each._upstream.pause()
+        each.on_written(each._client)
+        return each._upstream._paused
+
+    with serving() as server, tapping(url_of(server.address)) as tap, Client(tap.address):
+        assert not tap.ask(is_paused)
+        monkeypatch.setattr(connection, "WRITE_BUFFER_LIMIT", -1)
+        assert tap.ask(is_paused)
 
 
 def test_100_connections_at_once_are_all_explained() -> None:

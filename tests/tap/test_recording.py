@@ -22,9 +22,10 @@ from wsproto_min.explain.verdict import Verdict
 from wsproto_min.frames import encode_frame
 from wsproto_min.rules import MESSAGE_TOO_BIG
 from wsproto_min.tap import conversation
+from wsproto_min.tap import recording as module
 from wsproto_min.tap.events import Ended, TapEvent
 from wsproto_min.tap.exchange import WebSocketExchange
-from wsproto_min.tap.recording import MAX_SEGMENT, Recording
+from wsproto_min.tap.recording import HEADER_SIZE, MAX_SEGMENT, Recording, is_recording
 from wsproto_min.testing.violations import VIOLATIONS, Violation
 
 Output = pytest.CaptureFixture[str]
@@ -139,15 +140,72 @@ def test_sequence_numbers_wrap_around() -> None:
 
 
 class FullFile(io.BytesIO):
-    def write(self, data: object) -> int:
-        raise OSError(28, "No space left on device")
+    """A file that takes at most `room` bytes."""
+
+    def __init__(self, room: int, *, is_device: bool = False) -> None:
+        super().__init__()
+        self.room = room
+        self.is_device = is_device
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        size = min(self.room, len(data))
+        self.room -= size
+        if not size:
+            raise OSError(28, "No space left on device")
+        return super().write(data[:size])
+
+    def truncate(self, size: int | None = None) -> int:
+        if self.is_device:
+            raise OSError(22, "Invalid argument")
+        return super().truncate(size)
 
 
-def test_full_disk_is_reported_once() -> None:
+@pytest.mark.parametrize("is_device", [False, True])
+def test_full_disk_is_reported_once(is_device: bool) -> None:
     errors: list[OSError] = []
-    recording = Recording(FullFile(), errors.append)
+    recording = Recording(FullFile(0, is_device=is_device), errors.append)
     recording.connection(("127.0.0.1", 5000), TAP).data(Role.CLIENT, b"x")
     assert [error.errno for error in errors] == [28]
+
+
+def test_full_disk_leaves_whole_packets() -> None:
+    parts = [(Role.CLIENT, request()), (Role.SERVER, response())]
+    parts += [(Role.SERVER, encode_frame(Opcode.BINARY, bytes(3 * MAX_SEGMENT)))]
+    whole, _ = record(parts)
+    for missing in (1, 15, MAX_SEGMENT, 2 * MAX_SEGMENT):
+        file, errors = FullFile(len(whole) - missing), list[OSError]()
+        connection = Recording(file, errors.append).connection(("127.0.0.1", 5000), TAP)
+        for sender, data in parts:
+            connection.data(sender, data)
+        for sender in Role:
+            connection.end(sender)
+        assert len(errors) == 1
+        assert len(file.getvalue()) < len(whole) - missing
+        assert explained(file.getvalue())[0].result in ("valid", "incomplete")
+
+
+def test_large_file_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_CAPTURE_SIZE", 500)
+    sizes: list[int] = []
+    file = io.BytesIO()
+    recording = Recording(file, never_called, lambda: sizes.append(len(file.getvalue())))
+    connection = recording.connection(("127.0.0.1", 5000), TAP)
+    for _ in range(5):
+        connection.data(Role.CLIENT, bytes(200))
+    assert len(sizes) == 1
+    assert 500 < sizes[0] <= 500 + 256
+
+
+def test_recording_is_recognised_by_its_header() -> None:
+    file = io.BytesIO()
+    Recording(file, never_called)
+    header = file.getvalue()
+    assert len(header) == HEADER_SIZE
+    assert is_recording(header)
+    assert is_recording(header[3::-1] + header[4:20] + header[:19:-1])
+    assert not is_recording(header[:20] + b"\x01\0\0\0")  # Ethernet
+    assert not is_recording(b"# notes, longer than 24 bytes"[:HEADER_SIZE])
+    assert not is_recording(header[:10])
 
 
 def use_connections(tap: RunningTap) -> None:

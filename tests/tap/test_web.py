@@ -25,7 +25,7 @@ from wsproto_min.frames import encode_frame
 from wsproto_min.net.client import Client, connect
 from wsproto_min.tap import web
 from wsproto_min.tap.event_json import SHOWN_BYTES, event_to_json
-from wsproto_min.tap.events import Exchanged, Opened, Refused, TapEvent
+from wsproto_min.tap.events import Body, Exchanged, Opened, Refused, TapEvent, Unexplained
 from wsproto_min.tap.exchange import WebSocketExchange
 from wsproto_min.tap.web import WebPage
 
@@ -234,6 +234,7 @@ def test_violation_has_its_rule_and_byte() -> None:
         assert verdict["offset"] == len(request())
     assert (stopped["type"], stopped["sender"]) == ("stopped", "client")
     assert (ended["type"], ended["verdict"]["result"]) == ("ended", "broken")
+    assert ended["ending"] == "The tap closed the connection."
 
 
 @pytest.mark.parametrize(
@@ -267,6 +268,13 @@ def test_events_without_frames_have_their_fields() -> None:
     }
     assert event_to_json(Refused(2, 502, "gone"))["type"] == "refused"
     assert event_to_json(Exchanged(3, "GET", "/", None))["status"] is None
+    assert event_to_json(Unexplained(3)) == {"type": "unexplained", "connection": 3}
+    assert event_to_json(Body(3, "no", False)) == {
+        "type": "body",
+        "connection": 3,
+        "text": "no",
+        "truncated": False,
+    }
 
 
 def test_head_has_its_lines_and_the_accept_key() -> None:

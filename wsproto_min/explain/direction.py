@@ -11,6 +11,9 @@ from wsproto_min.connection import Connection, Event
 from wsproto_min.explain.frame_fields import FrameFields
 from wsproto_min.frames import Frame, FrameDecoder
 
+MAX_EXACT = 1024
+"""Payload bytes up to which a compressed frame is decompressed byte by byte."""
+
 
 @dataclass(frozen=True, slots=True)
 class FragmentInfo:
@@ -43,8 +46,9 @@ class Direction:
     def receive(self, frame: FrameFields) -> Event | None:
         """Feed the connection with the frame's next bytes; return the event they complete.
 
-        After a violation, `fed` ends at the byte that shows it. In compressed data, `fed` ends at
-        the last byte that has arrived: decompressing byte by byte costs too much.
+        After a violation, `fed` ends at the byte that shows it. In a compressed frame with more
+        than `MAX_EXACT` bytes, `fed` ends at the last byte that has arrived: decompressing byte by
+        byte costs too much.
         """
         event = None
         for end in self._chunk_ends(frame):
@@ -66,6 +70,8 @@ class Direction:
             for end in _text_ends(frame.payload, max(0, self.fed - begin)):
                 yield begin + end
         elif available > begin:
+            is_exact = (frame.length or 0) <= MAX_EXACT
+            yield from range(max(begin, self.fed) + 1, available) if is_exact else ()
             yield available
 
     def add_fragment(self, frame: FrameFields) -> FragmentInfo | None:

@@ -6,14 +6,14 @@ import argparse
 import io
 import os
 import signal
-import ssl
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 
+from wsproto_min.explain.captures.reader import MAX_CAPTURE_SIZE
 from wsproto_min.explain.output import output_style
-from wsproto_min.net.url import DEFAULT_PORTS, WebSocketURL, parse_url
 from wsproto_min.tap.events import Observer, TapEvent
+from wsproto_min.tap.options import UsageError, create, listening, trust, upstream_url
+from wsproto_min.tap.output import Output
 from wsproto_min.tap.printer import Printer
 from wsproto_min.tap.proxy import HOST, Proxy
 from wsproto_min.tap.recording import Recording
@@ -24,6 +24,8 @@ LISTEN_PORT = 8766
 WEB_PORT = 8767
 STOP_GRACE = 0.5
 """Seconds for open pages to close their WebSocket at the end."""
+OUTPUT_GRACE = 1.0
+"""Seconds for a reader of standard output to take the last lines at the end."""
 _USAGE = 2
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, the status that shells report
 _LOCAL_NAMES = ("127.0.0.1", "localhost")
@@ -83,20 +85,21 @@ def _port(text: str) -> int:
     return int(text)
 
 
-class _UsageError(Exception):
-    """An option cannot be used; the message says why."""
-
-
 def run(options: argparse.Namespace) -> int:
     """Run the tap until SIGINT or SIGTERM, and return the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # an old terminal may lack a character
     try:
         with ExitStack() as stack:
-            return _Tap(options, stack).run()
-    except _UsageError as error:
+            tap = _Tap(options, stack)
+            status = tap.run()
+    except UsageError as error:
         print(f"wsproto_min: {error}", file=sys.stderr)
         return _USAGE
+    if tap.output_is_stuck:
+        # The thread holds the lock of standard output, which the interpreter needs at its end.
+        os._exit(status)
+    return status
 
 
 class _Tap:
@@ -106,56 +109,72 @@ class _Tap:
         options: The options of the command.
         stack: Closes the capture file.
 
+    Attributes:
+        output_is_stuck: True if a reader of standard output has stopped reading, after `run`.
+
     """
 
     def __init__(self, options: argparse.Namespace, stack: ExitStack) -> None:
+        self.output_is_stuck: bool = False
         self._options = options
         self._status = 0
-        upstream = Upstream(options.url, _parse(options.url), _trust(options))
+        upstream = Upstream(options.url, upstream_url(options.url), trust(options))
         self._page = WebPage(options.url)
         # Also without --web, `Server.run` drives the loop of the proxy, with its signals.
         self._server = self._page.server
-        self._observers: list[Observer] = [Printer(output_style(), brief=options.brief)]
+        self._observers: list[Observer] = []
         self._proxy = Proxy(self._server.loop, upstream, self._observe)
-        port = _listening(self._proxy.listen, options.listen)
+        port = listening(self._proxy.listen, options.listen, "--listen")
         if upstream.url.host in _LOCAL_NAMES and upstream.url.port == port:
-            raise _UsageError(f"{options.url}: the tap has this address; use another --listen PORT")
+            raise UsageError(f"{options.url}: the tap has this address; use another --listen PORT")
         self._page.address = f"http://{HOST}:{port}{upstream.url.target}"
         self._lines = [f"tap at {self._page.address} for {options.url}"]
         if options.web is not None:
-            web_port = _listening(self._page.listen, options.web)
+            web_port = listening(self._page.listen, options.web, "--web")
             self._lines.append(f"page at http://{HOST}:{web_port}/")
             self._observers.append(self._page)
-        if options.save is not None:
-            file = stack.enter_context(_create(options.save))
-            self._proxy.recording = Recording(file, self._on_recording_failed)
+        file = stack.enter_context(create(options.save)) if options.save is not None else None
+        # From here on no error of usage is possible, so the thread of the output may start.
+        self._output = Output(self._stop)
+        self._observers.append(Printer(self._output, output_style(), brief=options.brief))
+        if file is not None:
+            self._proxy.recording = Recording(
+                file, self._on_recording_failed, self._on_recording_large
+            )
 
     def run(self) -> int:
         """Print the addresses, and run until a signal."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._stop())
-        print("\n".join(self._lines), flush=True)
+        self._output.write("\n".join(self._lines))
         self._server.run()
+        self.output_is_stuck = not self._output.close(OUTPUT_GRACE)
+        if self._output.error is not None:
+            return _on_output_failed(self._output.error)
         return self._status
 
     def _stop(self) -> None:
+        """End the tap, and its recording. Any thread and signal handlers may call this."""
         self._server.loop.call_soon_threadsafe(self._proxy.close)
         self._server.stop(STOP_GRACE)
 
     def _observe(self, event: TapEvent) -> None:
-        """Show an event. Without standard output, stop: the recording is then complete."""
-        for observer in list(self._observers):
-            try:
-                observer(event)
-            except OSError as error:
-                self._observers.remove(observer)
-                self._status = _on_output_failed(error)
-                self._stop()
+        for observer in self._observers:
+            observer(event)
 
     def _on_recording_failed(self, error: OSError) -> None:
-        reason = f"{error.strerror}; the recording ends here"
-        print(f"wsproto_min: cannot write {self._options.save}: {reason}", file=sys.stderr)
         self._status = 1
+        self._output.write_error(
+            f"wsproto_min: cannot write {self._options.save}: {error.strerror};"
+            " the recording ends here"
+        )
+
+    def _on_recording_large(self) -> None:
+        self._output.write_error(
+            f"wsproto_min: warning: {self._options.save} is larger than"
+            f" {MAX_CAPTURE_SIZE >> 20} MiB, so explain --file refuses it;"
+            " start a new recording for explain"
+        )
 
 
 def _on_output_failed(error: OSError) -> int:
@@ -166,46 +185,3 @@ def _on_output_failed(error: OSError) -> int:
         return _PIPE_CLOSED
     print(f"wsproto_min: standard output: {error.strerror}", file=sys.stderr)
     return _USAGE
-
-
-def _parse(url: str) -> WebSocketURL:
-    try:
-        parsed = parse_url(url)
-    except ValueError as error:
-        raise _UsageError(f"URL: {error}") from None
-    if parsed.scheme not in DEFAULT_PORTS:
-        raise _UsageError(f"URL: {url!r} is not ws://HOST/PATH or wss://HOST/PATH")
-    return parsed
-
-
-def _trust(options: argparse.Namespace) -> ssl.SSLContext:
-    """Return the TLS configuration for the upstream."""
-    try:
-        context = ssl.create_default_context(cafile=options.ca)
-    except OSError as error:
-        reason = error.strerror or error
-        raise _UsageError(f"cannot use {options.ca}: {reason}") from None
-    if options.insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        print(
-            "wsproto_min: warning: --insecure accepts any certificate,"
-            " so another server can read and change everything",
-            file=sys.stderr,
-        )
-    return context
-
-
-def _listening(listen: Callable[[int], int], port: int) -> int:
-    try:
-        return listen(port)
-    except OSError as error:
-        reason = error.strerror or error
-        raise _UsageError(f"cannot listen on {HOST}:{port}: {reason}") from None
-
-
-def _create(path: str) -> io.FileIO:
-    try:
-        return open(path, "wb", buffering=0)
-    except OSError as error:
-        raise _UsageError(f"cannot write {path}: {error.strerror}") from None

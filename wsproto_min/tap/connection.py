@@ -59,6 +59,7 @@ class TappedConnection:
         self._host = host
         self._address = address
         self._number: int | None = None  # until the head is complete
+        self._request = ""  # method and target
         self._reader: HeadReader | None = HeadReader(is_request=True)  # None after the head
         self._early = b""  # bytes of the client for the upstream, until it is connected
         self._upstream: Stream | None = None
@@ -124,6 +125,7 @@ class TappedConnection:
         self._reader = None
         self._client.pause()
         self._number = self._host.next_number()
+        self._request = f"{request.method} {request.target}"
         self._exchange = self._host.new_exchange(self._number, request, self._address)
         self._exchange.on_data(Role.CLIENT, head + b"\r\n\r\n")
         self._exchange.on_data(Role.CLIENT, reader.trailing_data)
@@ -148,12 +150,11 @@ class TappedConnection:
         """Answer the request with an error, and end the stream."""
         self._reader = None
         number = self._host.next_number() if self._number is None else self._number
-        self._host.observe(Refused(number, error.status, error.reason))
-        response = error_response(error).encode()
+        self._host.observe(Refused(number, error.status, error.reason, self._request))
         if self._exchange is not None:
-            self._exchange.on_data(Role.SERVER, response)
-            self._end_exchange()
-        self._client.write(response)
+            self._exchange.on_refused(error.status)
+            self._exchange = None
+        self._client.write(error_response(error).encode())
         self._client.end(End.HALF_CLOSE)
         # close() with unread input sends RST, which may overtake the response. So wait for FIN.
         self._client.resume()

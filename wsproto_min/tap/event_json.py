@@ -16,12 +16,28 @@ from wsproto_min.explain.frame_fields import FrameFields
 from wsproto_min.explain.handshake_lines import HandshakeLines
 from wsproto_min.explain.render_json import to_json, verdict_to_json
 from wsproto_min.explain.verdict import Verdict, close_code_name
-from wsproto_min.tap.events import Ended, Exchanged, Opened, Refused, Seen, TapEvent
+from wsproto_min.tap.events import (
+    Body,
+    Ended,
+    Exchanged,
+    Opened,
+    Refused,
+    Seen,
+    Stopped,
+    TapEvent,
+    Unexplained,
+)
 
 SHOWN_BYTES = 2048
 """Bytes of a payload that an event has, and characters or bytes of a message."""
 
-_TYPES: dict[type, str] = {Opened: "opened", Exchanged: "http", Refused: "refused"}
+_TYPES: dict[type, str] = {
+    Opened: "opened",
+    Exchanged: "http",
+    Unexplained: "unexplained",
+    Body: "body",
+    Refused: "refused",
+}
 
 
 def event_to_json(event: TapEvent) -> dict[str, Any]:
@@ -30,17 +46,21 @@ def event_to_json(event: TapEvent) -> dict[str, Any]:
         seen = event.event
         body = _frame(seen) if isinstance(seen, FrameReport) else _head(seen)
         return {"connection": event.connection, "sender": event.sender.value, **body}
-    if isinstance(event, Opened | Exchanged | Refused):
-        return {"type": _TYPES[type(event)], **asdict(event)}
-    verdict = _verdict(event.verdict)
     if isinstance(event, Ended):
-        return {"type": "ended", "connection": event.connection, "verdict": verdict}
-    return {
-        "type": "stopped",
-        "connection": event.connection,
-        "sender": event.sender.value,
-        "verdict": verdict,
-    }
+        return {
+            "type": "ended",
+            "connection": event.connection,
+            "verdict": _verdict(event.verdict),
+            "ending": event.ending,
+        }
+    if isinstance(event, Stopped):
+        return {
+            "type": "stopped",
+            "connection": event.connection,
+            "sender": event.sender.value,
+            "verdict": _verdict(event.verdict),
+        }
+    return {"type": _TYPES[type(event)], **asdict(event)}
 
 
 def _head(head: HandshakeLines) -> dict[str, Any]:

@@ -64,6 +64,7 @@ class Exchanged:
         method: The request's method.
         target: The request's target.
         status: The response's status, or None without a valid response.
+        problem: The reason why the response is not understood; None if it is, or is missing.
 
     """
 
@@ -71,25 +72,66 @@ class Exchanged:
     method: str
     target: str
     status: int | None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unexplained:
+    """A client has sent more than one plain HTTP request, or other bytes after its request."""
+
+    connection: int
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The body of a response that refuses a handshake.
+
+    Attributes:
+        connection: Number of the connection.
+        text: The first bytes of the body; bytes that are not UTF-8 are escaped.
+        truncated: True if the body is longer.
+
+    """
+
+    connection: int
+    text: str
+    truncated: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The tap itself has answered a request, with an error."""
+    """The tap itself has answered a request, with an error.
+
+    Attributes:
+        connection: Number of the connection.
+        status: The status of the response.
+        reason: The problem.
+        request: Method and target of the request; empty if the request is invalid.
+
+    """
 
     connection: int
     status: int
     reason: str
+    request: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A WebSocket connection has ended, with a verdict on all of its bytes."""
+    """A WebSocket connection has ended.
+
+    Attributes:
+        connection: Number of the connection.
+        verdict: The verdict on all of its bytes.
+        ending: A sentence about the end; None after a complete closing handshake.
+
+    """
 
     connection: int
     verdict: Verdict
+    ending: str | None = None
 
 
-TapEvent = Opened | Seen | Stopped | Exchanged | Refused | Ended
+TapEvent = Opened | Seen | Stopped | Exchanged | Unexplained | Body | Refused | Ended
 Observer = Callable[[TapEvent], None]
 """Function that receives each event of the tap."""

@@ -11,15 +11,21 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from wsproto_min.connection import Role
+from wsproto_min.explain.captures.reader import MAX_CAPTURE_SIZE
 
 MAX_SEGMENT = 1 << 15
 """Payload bytes of the largest packet. The header of IPv4 allows 65,535 for the whole packet."""
 
+HEADER_SIZE = 24
+"""Size of a pcap file's header in bytes."""
+
 _RAW_IP = 101
 _MAGIC, _VERSION = 0xA1B2C3D4, (2, 4)  # times in microseconds
+_NANOSECOND_MAGIC = 0xA1B23C4D
 _FIN, _SYN, _RST, _PSH, _ACK = 0x01, 0x02, 0x04, 0x08, 0x10
 _TCP = 6
 _MODULUS = 1 << 32
@@ -37,6 +43,9 @@ class Writer(Protocol):
     def write(self, data: bytes, /) -> int:
         """Write the bytes that fit, and return their number. Raises `OSError`."""
 
+    def truncate(self, size: int, /) -> int:
+        """Cut the file back to `size` bytes. Raises `OSError`."""
+
 
 class Recording:
     """A pcap file that grows with each packet.
@@ -45,14 +54,23 @@ class Recording:
 
     Args:
         file: An empty file, opened for writing without a buffer.
-        on_failure: Called once if the file takes no more bytes. Recording then stops.
+        on_failure: Called once if the file takes no more bytes. Recording then stops, and the
+            file ends with its last whole packet.
+        on_large: Called once when the file is larger than `explain` reads.
 
     """
 
-    def __init__(self, file: Writer, on_failure: Callable[[OSError], None]) -> None:
+    def __init__(
+        self,
+        file: Writer,
+        on_failure: Callable[[OSError], None],
+        on_large: Callable[[], None] = lambda: None,
+    ) -> None:
         self._file = file
         self._on_failure = on_failure
+        self._on_large = on_large
         self._failed = False
+        self._size = 0  # bytes of the header and of whole packets
         self._connections = 0
         self._write(struct.pack("<IHHiIII", _MAGIC, *_VERSION, 0, 0, 1 << 18, _RAW_IP))
 
@@ -64,21 +82,43 @@ class Recording:
     def add_packets(self, packets: list[bytes]) -> None:
         """Write packets with the current time."""
         seconds, nanoseconds = divmod(time.time_ns(), 10**9)
-        records = b"".join(
-            struct.pack("<IIII", seconds, nanoseconds // 1000, len(packet), len(packet)) + packet
-            for packet in packets
-        )
-        self._write(records)
+        for packet in packets:
+            size = len(packet)
+            header = struct.pack("<IIII", seconds, nanoseconds // 1000, size, size)
+            self._write(header + packet)
 
     def _write(self, data: bytes) -> None:
+        """Write the header of the file, or one packet."""
         if self._failed:
             return
+        rest = data
         try:
-            while data:
-                data = data[self._file.write(data) :]  # a full disk may take only a part
+            while rest:
+                rest = rest[self._file.write(rest) :]  # a full disk may take only a part
         except OSError as error:
             self._failed = True
+            with suppress(OSError):  # a device cannot be cut
+                self._file.truncate(self._size)
             self._on_failure(error)
+            return
+        before, self._size = self._size, self._size + len(data)
+        if before <= MAX_CAPTURE_SIZE < self._size:
+            self._on_large()
+
+
+def is_recording(start: bytes) -> bool:
+    """Return True if a file begins as a pcap file of raw IP packets.
+
+    Args:
+        start: The first HEADER_SIZE bytes of the file.
+
+    """
+    return any(
+        len(start) == HEADER_SIZE
+        and struct.unpack_from(f"{order}I", start)[0] in (_MAGIC, _NANOSECOND_MAGIC)
+        and struct.unpack_from(f"{order}I", start, 20)[0] == _RAW_IP
+        for order in "<>"
+    )
 
 
 class RecordedConnection:
