@@ -75,7 +75,8 @@ class Program:
         self._path = path
         interpreter = [sys.executable] if path.suffix.lower() == ".py" else []
         self._command = [*interpreter, str(path.absolute())]
-        self._output = TemporaryFile()  # noqa: SIM115, closed by `__exit__`
+        # In append mode, because the program and its reader share one position.
+        self._output = TemporaryFile("a+b")  # noqa: SIM115, closed by `__exit__`
         self._errors: list[str] = []
         self._errors_from = 0  # where the errors of the last connection begin
         self._process: subprocess.Popen[bytes] | None = None
@@ -148,9 +149,9 @@ class Program:
             Wrong: The program has ended, or does not listen within the patience.
 
         """
+        self._errors_from = self._output.seek(0, os.SEEK_END)
         if self._process is None or (self._restarts and self._process.poll() is not None):
             self._start()
-        self._errors_from = self._output.seek(0, os.SEEK_END)
         deadline = time.monotonic() + self.patience
         while True:
             sock = socket.socket()
