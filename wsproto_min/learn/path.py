@@ -25,11 +25,8 @@ from wsproto_min.learn.lessons import (
     unmasking,
     utf8,
 )
-from wsproto_min.learn.program import Program, Wrong
+from wsproto_min.learn.program import DEFAULT_PATIENCE, Program, Wrong
 from wsproto_min.learn.step import Skipped, Step
-
-DEFAULT_PATIENCE = 10.0
-"""Seconds to wait for each answer of the student's program."""
 
 STEPS: tuple[Step, ...] = (
     accept_key.STEP,

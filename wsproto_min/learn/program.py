@@ -24,6 +24,9 @@ try:
 except ImportError:  # not Unix
     resource = None  # type: ignore[assignment]
 
+DEFAULT_PATIENCE = 10.0
+"""Seconds to wait for each answer of the student's program."""
+
 _RETRY = 0.02  # seconds between two attempts to connect
 # Free ports are rare among the ports that the system gives to clients, so choose from others.
 _PORTS = range(20000, 30000)
