@@ -232,7 +232,12 @@ SERVER_ANSWERS: tuple[WrongAnswer, ...] = (
     *_answers(
         7,
         ("FIN ignored", "            if fin:\n", "            if True:\n", ""),
-        ("opcode of the last frame", "event = self.opcode,", "event = opcode,", "breaks a rule"),
+        (
+            "opcode of the last frame",
+            "event = self.opcode,",
+            "event = opcode,",
+            "opcode is 0x0, not 0x1",
+        ),
         (
             "Ping sent back",
             "elif opcode == PING:",

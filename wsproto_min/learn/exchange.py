@@ -65,6 +65,7 @@ class Exchange:
         self._dissector = Dissector(Role.SERVER, max_message_size=_NO_LIMIT)
         self._sent = bytearray()  # since the last right answer, up to _MAX_SHOWN
         self._sent_size = 0
+        self._received = bytearray()  # all frames of the server
         self._last: FrameReport | None = None  # the server's last frame since then
         self._was_reset = False
         self._pings = 0  # of the server
@@ -126,6 +127,7 @@ class Exchange:
             max_message_size=_NO_LIMIT,
         )
         self._dissector.receive_data(rest)
+        self._received += rest
         frames = self._sent.partition(b"\r\n\r\n")[2]  # that came together with the request
         self._sent, self._sent_size = frames, len(frames)
         return options
@@ -325,7 +327,9 @@ class Exchange:
                 self._last = report
                 self.last_frame = report.fields
                 if report.verdict is not None:
-                    hint = find_hint(report.fields, right, bytes(self._sent))
+                    # The report ends at the byte that breaks the rule, so read the whole frame.
+                    whole = FrameFields(bytes(self._received[report.offset :]))
+                    hint = find_hint(whole, right, bytes(self._sent))
                     problem = hint or f"the server breaks a rule: {report.verdict.reason}"
                     raise self._wrong(problem, right)
                 if report.ignored:
@@ -342,6 +346,7 @@ class Exchange:
             if not data:
                 return None
             self._dissector.receive_data(data)
+            self._received += data
 
     def _receive(self, deadline: float) -> bytes:
         """Return the next bytes; none at the end of the stream. Raises `TimeoutError`."""

@@ -23,12 +23,14 @@ def find_hint(frame: FrameFields, right: Event | None, sent: bytes) -> str | Non
         sent: The bytes that the checker sent before.
 
     """
-    if not isinstance(right, str | bytes) or frame.is_control or frame.remaining:
+    if not isinstance(right, str | bytes) or frame.is_control:
         return None
     payload = right.encode() if isinstance(right, str) else right
     if frame.rsv[0]:
         is_zlib = frame.payload[:1] == bytes([_ZLIB_HEADER])
         return "the server's data begins with a zlib header; use wbits=-15" if is_zlib else None
+    if frame.remaining:
+        return None
     if frame.payload == payload:
         opcode = Opcode.TEXT if isinstance(right, str) else Opcode.BINARY
         if frame.opcode != opcode:
