@@ -107,7 +107,7 @@ class _Tap:
 
     Args:
         options: The options of the command.
-        stack: Closes the capture file.
+        stack: Closes the proxy and the capture file.
 
     Attributes:
         output_is_stuck: True if a reader of standard output has stopped reading, after `run`.
@@ -124,6 +124,7 @@ class _Tap:
         self._server = self._page.server
         self._observers: list[Observer] = []
         self._proxy = Proxy(self._server.loop, upstream, self._observe)
+        stack.callback(self._proxy.close)
         port = listening(self._proxy.listen, options.listen, "--listen")
         if upstream.url.host in _LOCAL_NAMES and upstream.url.port == port:
             raise UsageError(f"{options.url}: the tap has this address; use another --listen PORT")
