@@ -231,7 +231,12 @@ def test_dissector_agrees_with_connection_for_any_chunking(
     else:
         assert events.pop() == Close(error.code, error.reason)
         assert (verdict.result, verdict.close_code) == ("broken", error.code)
-        assert (verdict.reason, verdict.rule) == (error.problem, error.rule.sentence)
+        rule = next(rule for rule in rules.RULES if rule.sentence == verdict.rule)
+        if error.rule is not rule:  # zlib may withhold the invalid text before invalid data
+            assert compression is not None
+            assert (error.rule, rule) == (rules.NOT_DEFLATE, rules.TEXT_NOT_UTF8)
+        else:
+            assert verdict.reason == error.problem
         assert verdict.offset is not None
         again = Connection(receiver, compression=compression)
         again.receive_data(received[: verdict.offset])
