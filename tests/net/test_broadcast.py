@@ -88,6 +88,32 @@ def test_sender_gets_other_messages_and_the_rest_share_bytes() -> None:
         assert member.writes[0] is others[0].writes[0], f"{member} received a copy"
 
 
+def test_senders_are_written_before_the_other_members() -> None:
+    write_coalescer = WriteCoalescer()
+    order: list[str] = []
+
+    class Recorder(FakePeer):
+        def write(self, data: bytes) -> None:
+            order.append(self.name)
+            super().write(data)
+
+    first, second, silent, replied = members = [
+        Recorder(name) for name in ("first", "second", "silent", "replied")
+    ]
+    group = group_of(write_coalescer, *members)
+    group.send("from the silent peer's friend")
+    write_coalescer.enqueue(replied, text("acknowledged"))
+    group.send("said", sender=replied)
+    group.send("and answered", sender=second)
+    write_coalescer.flush()
+    assert order == ["replied", "second", "first", "silent"]
+    said, answered = text("said"), text("and answered")
+    beginning = text("from the silent peer's friend")
+    assert replied.writes == [beginning + text("acknowledged") + answered]
+    assert second.writes == [beginning + said]
+    assert first.writes == silent.writes == [beginning + said + answered]
+
+
 def test_flush_skips_members_without_frames() -> None:
     write_coalescer = WriteCoalescer()
     sender, listener, latecomer, leaver = members = [

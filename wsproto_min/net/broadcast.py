@@ -7,13 +7,14 @@ share that object. Members that need other bytes are left to the write coalescer
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from threading import get_ident
 from typing import Protocol
 
 from wsproto_min.connection import encode_message
 from wsproto_min.deflate import DEFAULT_COMPRESSION_THRESHOLD, SHARED_COMPRESSOR
 from wsproto_min.frames import encode_frame
+from wsproto_min.net.joined_frames import JoinedFrames
 from wsproto_min.net.message_order import NumberedFrames
 from wsproto_min.net.write_coalescer import Recipient, WriteCoalescer
 
@@ -155,44 +156,64 @@ class Group:
             compressed = encode_frame(opcode, SHARED_COMPRESSOR.compress(payload), rsv1=True)
         self._frames.append((write_coalescer.mark_group(self), plain, compressed, sender))
 
-    def members_needing_merge(self) -> Iterator[GroupMember]:
-        """Iterate over the members that may not receive all frames of this iteration."""
-        yield from self._joined_at
-        for _, _, _, sender in self._frames:
-            if sender is not None:
-                yield sender
-
-    def flush(self, merged: dict[GroupMember, NumberedFrames]) -> int:
+    def flush(
+        self, pending: dict[GroupMember, NumberedFrames], ordered: Container[GroupMember]
+    ) -> int:
         """Write this iteration's frames to the members; return the number of bytes.
 
+        The senders come first, because a peer that waits for its acknowledgement or for a reply
+        then continues earlier.
+
         Args:
-            merged: Peers that receive other bytes, with their frames. flush() adds members
-                of several groups to `merged`, and appends this group's frames there.
+            pending: Peers with further frames. flush() writes and removes those of the senders.
+                It appends this group's frames for all members that must receive both in order.
+            ordered: Peers with a fragmented message, whose frames stay in `pending`.
         """
         plain, compressed = self._join_frames()
-        single_membership = self.single_membership
+        own: dict[GroupMember, list[int]] = {}  # indexes of each sender's frames
+        for index, (_, _, _, sender) in enumerate(self._frames):
+            if sender is not None and sender in self._members:
+                own.setdefault(sender, []).append(index)
+        single_membership, joined_at = self.single_membership, self._joined_at
+        written = 0
         members = list(self._members)  # a copy, because a failed write discards a member
-        merged_members = compressed_writes = 0
+        for member in joined_at:
+            pending.setdefault(member, [])
+        finished: set[GroupMember] = set()
+        for member, without in own.items():
+            added = pending.setdefault(member, [])
+            if member._groups is single_membership and member not in ordered:
+                finished.add(member)
+                joined = compressed if member._accepts_shared_compression else plain
+                after = joined_at.get(member, -1)
+                data = joined.edit(after=after, without=without, added=added)
+                added.clear()
+                if data:
+                    written += len(data)
+                    member._transport.write(data)
+        data, plain_writes, compressed_writes = plain.data, 0, 0
         for member in members:
-            if member._groups is not single_membership or member in merged:
-                merged.setdefault(member, []).extend(self._frames_for(member))
-                merged_members += 1
+            if member._groups is not single_membership or member in pending:
+                if member not in finished:
+                    pending.setdefault(member, []).extend(self._frames_for(member))
             elif compressed is plain or not member._accepts_shared_compression:
-                member._transport.write(plain)
+                plain_writes += 1
+                member._transport.write(data)
             else:
-                member._transport.write(compressed)
                 compressed_writes += 1
+                member._transport.write(compressed.data)
         self._frames = []
         self._joined_at = {}
-        plain_writes = len(members) - merged_members - compressed_writes
-        return plain_writes * len(plain) + compressed_writes * len(compressed)
+        return written + plain_writes * len(plain.data) + compressed_writes * len(compressed.data)
 
-    def _join_frames(self) -> tuple[bytes, bytes]:
+    def _join_frames(self) -> tuple[JoinedFrames, JoinedFrames]:
         """Return this iteration's frames as shared bytes, plain and compressed."""
-        plain = b"".join([frame for _, frame, _, _ in self._frames])
-        if all(frame is compressed for _, frame, compressed, _ in self._frames):
+        frames = self._frames
+        numbers = [number for number, _, _, _ in frames]
+        plain = JoinedFrames(numbers, [frame for _, frame, _, _ in frames])
+        if all(frame is compressed for _, frame, compressed, _ in frames):
             return plain, plain
-        return plain, b"".join([compressed for _, _, compressed, _ in self._frames])
+        return plain, JoinedFrames(numbers, [frame for _, _, frame, _ in frames])
 
     def _frames_for(self, member: GroupMember) -> NumberedFrames:
         """Return the frames of this iteration that one member must receive."""

@@ -11,7 +11,7 @@ sent while a message in fragments is under way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container
 from itertools import count
 from threading import get_ident
 from typing import Any, Protocol
@@ -37,10 +37,7 @@ class Recipient(Protocol):
 class PendingGroup(Protocol):
     """A group with frames of this iteration; `broadcast.Group` documents the methods."""
 
-    def members_needing_merge(self) -> Iterator[Recipient]:
-        """Iterate over the members that may not receive all frames of this iteration."""
-
-    def flush(self, merged: dict[Any, NumberedFrames]) -> int:
+    def flush(self, pending: dict[Any, NumberedFrames], ordered: Container[Any]) -> int:
         """Write this iteration's frames to the members; return the number of bytes."""
 
 
@@ -140,10 +137,7 @@ class WriteCoalescer:
         groups, self._groups = self._groups, {}
         orders = self._take_orders(merged, has_groups=bool(groups)) if self._orders else ()
         for group in groups:
-            for member in group.members_needing_merge():
-                merged.setdefault(member, [])
-        for group in groups:
-            self.bytes_sent += group.flush(merged)
+            self.bytes_sent += group.flush(merged, self._orders)
         for member, order, frames in orders:
             order.add(merged.pop(member))
             self._flush_order(member, order, frames)
