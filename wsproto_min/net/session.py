@@ -200,29 +200,33 @@ class Session:
 
     def _process_events(self, connection: Connection) -> None:
         """Act on received frames until more data is needed or the application pauses."""
+        context = self._context
         while self.state < _FLUSHING:
             event = connection.next_event()
             if event is None:
                 break
             if isinstance(event, _MESSAGE):
                 if self.state is _OPEN:  # after close() the application wants no messages
-                    self._call("on_message", self._context.on_message, event)
+                    peer = self.peer
+                    try:  # not by `_call`, because this is the hot path
+                        context.on_message(peer, event)
+                    except Exception:
+                        self._on_exception("on_message", peer)
             elif isinstance(event, MessageChunk):
-                if self.state is _OPEN and self._context.on_chunk is not None:
-                    self._call("on_chunk", self._context.on_chunk, event)
+                if self.state is _OPEN and context.on_chunk is not None:
+                    self._call("on_chunk", context.on_chunk, event)
             else:
                 self._enqueue(connection)  # the reply precedes later messages
+                if connection.eof_to_send:
+                    self._end(connection)
+                    return
                 if isinstance(event, (Ping, Pong)) and self._limits_control_frame(event):
                     break
             if self._paused_until and self.state is _OPEN:
                 break
-        if connection.eof_to_send:
-            self._end(connection)
-        else:
-            self._enqueue(connection)
-            size, budget = connection.unfinished_size, self._context.message_budget
-            if size or budget.total:
-                budget.update(self, size)
+        size, budget = connection.unfinished_size, context.message_budget
+        if size or budget.total:
+            budget.update(self, size)
 
     def _limits_control_frame(self, event: Ping | Pong) -> bool:
         """Count a control frame; pause reading and return True if there are too many.
@@ -259,11 +263,15 @@ class Session:
         try:
             callback(peer, *arguments)
         except Exception:
-            logger.exception(_CALLBACK_RAISED, name, peer.address)
-            if self.connection is None:
-                self.transport.close()
-            else:
-                self.fail(CloseCode.INTERNAL_ERROR, _INTERNAL_ERROR)
+            self._on_exception(name, peer)
+
+    def _on_exception(self, name: str, peer: Peer) -> None:
+        """Log the exception in progress, and fail the connection."""
+        logger.exception(_CALLBACK_RAISED, name, peer.address)
+        if self.connection is None:
+            self.transport.close()
+        else:
+            self.fail(CloseCode.INTERNAL_ERROR, _INTERNAL_ERROR)
 
     def pause_reading(self, seconds: float) -> None:
         """See `Peer.pause_reading`."""
