@@ -81,7 +81,9 @@ class Intake:
             try:
                 request = protocol.parse(message)
                 handler = QUICK.get(type(request))
-                if handler is None or self._has_large_audience(mode, request):
+                if handler is None or (
+                    self._has_large_audience(mode, request) and budget.is_in_debt()
+                ):
                     self._queue(peer, mode, budget, lambda: request)
                 else:
                     handler(self._services, peer, mode, request)
@@ -190,8 +192,10 @@ class Intake:
             self._store_plain(peer, mode, member, text)
 
     def _store_plain(self, peer: Peer, mode: PlainMode, member: Member, text: str) -> None:
-        room = mode.room.name
-        if self._services.moderation.is_under("mute", member.author, room, time.time()):
+        room, moderation = mode.room.name, self._services.moderation
+        if not moderation.is_empty and moderation.is_under(
+            "mute", member.author, room, time.time()
+        ):
             peer.close(CloseCode.POLICY_VIOLATION, f"muted in the room {room}")
             return
         self._services.batcher.add(peer, NewMessage(room, member.name, text, None, member.author))

@@ -91,6 +91,10 @@ class Budget:
             self.address.take(now, cost)
         return 0.0 if self._own is None else self._own.take(now, cost)
 
+    def is_in_debt(self) -> bool:
+        """Return True if the address must pay for earlier requests first."""
+        return self.address is not None and self.address.wait(time.monotonic()) > 0
+
     def charge_address(self, cost: float) -> None:
         """Charge the address alone."""
         if self.address is not None:

@@ -387,6 +387,18 @@ def test_say_to_a_large_room_is_charged_to_its_address(monkeypatch: pytest.Monke
         assert time.monotonic() - start > 0.3
 
 
+def test_budget_is_in_debt_until_its_address_has_paid(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    budget = costs.Budget(None, TokenBucket(2.0, 10.0, now))
+    assert not budget.is_in_debt()
+    budget.charge_address(14.0)
+    assert budget.is_in_debt()
+    now = 2.0
+    assert not budget.is_in_debt()
+    assert not costs.Budget(None, None).is_in_debt()
+
+
 def test_forwarded_addresses_have_their_own_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(address_buckets, "MAX_WAIT", 0.6)
     store = open_store()
