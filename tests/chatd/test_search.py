@@ -18,8 +18,16 @@ from chatd.storage.sqlite import SQLiteStore
 from chatd.storage.sqlite_file import connect
 from chatd.storage.store import Found, NewMessage
 from tests.chat import ChatClient, open_store, serve_chat
+from tests.support import PATIENCE
 
 ANN = "s" + "a" * 11
+
+
+@pytest.fixture(autouse=True)
+def _enough_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A page ends when its time is over, so a busy machine would shorten the pages.
+    monkeypatch.setattr(search, "SEARCH_STEP", PATIENCE)
+    monkeypatch.setattr(search, "INDEX_STEP", PATIENCE)
 
 
 @pytest.fixture
