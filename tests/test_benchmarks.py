@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
+import platform
 import select
+import sys
+import sysconfig
+from functools import partial
+from itertools import cycle
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from tests.benchmarks import codec
-from tests.benchmarks.__main__ import MODULES, main, table
+from tests.benchmarks.__main__ import TABLES, main, summary, table
 from tests.benchmarks.measure import (
     TO_THE_FIRST,
     Absent,
     Benchmark,
     Contender,
     Sample,
+    Variant,
     Wrong,
+    interpreter,
     measure,
 )
-from tests.benchmarks.servers import Program, chatd, run, serving
-from tests.support import poll
+from tests.benchmarks.servers import INSTALL_CC, ROOT, Program, chatd, has_cc, load, serving
+from tests.needs import need
 
 needs_linux = pytest.mark.skipif(
     not hasattr(select, "epoll") or not Path("/proc/self/schedstat").exists(),
@@ -43,18 +49,30 @@ def test_codec_benchmark_detects_a_lost_message() -> None:
 
 @needs_linux
 def test_run_starts_a_server_and_the_load_client() -> None:
-    # On a busy machine 0.1 s may end before the first handshake.
-    poll(lambda: run(chatd(), "handshakes", seconds=0.1).value > 0, "a handshake is measured")
+    need(has_cc(), "cc", INSTALL_CC)
+    assert load(chatd(), "--handshakes --seconds 0.1")["per_second"] > 0
 
 
 def test_benchmarks_and_contenders_have_unique_names() -> None:
     for quick in (False, True):
-        every = [each for module in MODULES for each in module.benchmarks(quick=quick)]
+        every = [each for table in TABLES.values() for each in table(quick=quick)]
         names = [each.name for each in every]
         assert len(set(names)) == len(names)
         for benchmark in every:
             contenders = [each.name for each in benchmark.contenders]
             assert len(set(contenders)) == len(contenders)
+
+
+SUMS = Benchmark(
+    "sums",
+    "s",
+    [
+        Contender("few", lambda: Sample(0.5, {"CPU": 0.25})),
+        Contender("many", partial(next, map(Sample, cycle((1.0, 2.0, 3.0))))),
+    ],
+    TO_THE_FIRST,
+    {"CPU": "CPU (cores)"},
+)
 
 
 def test_table_of_absent_rival_shows_the_install_command() -> None:
@@ -66,12 +84,14 @@ def test_table_of_absent_rival_shows_the_install_command() -> None:
         "sums/s",
         [Contender("ours", lambda: Sample(1000)), Contender("theirs", absent)],
     )
-    assert table(benchmark, measure(benchmark, runs=3)).splitlines() == [
-        "| sums   |                                sums/s | lowest to highest | ours / theirs |",
-        "| ------ | ------------------------------------: | ----------------: | ------------: |",
-        "| ours   |                                 1,000 |    1,000 to 1,000 |               |",
-        "| theirs | not installed: pip install '.[bench]' |                   |               |",
+    results = measure(benchmark, runs=3)
+    assert table(benchmark, results).splitlines() == [
+        "| sums (sums/s) | min | median | max | ours / theirs |",
+        "|---|---:|---:|---:|---:|",
+        "| ours | 1,000 | 1,000 | 1,000 |  |",
+        "| theirs: not installed: pip install '.[bench]' |  |  |  |  |",
     ]
+    assert not any(each.failed for each in results)
 
 
 @needs_linux
@@ -82,21 +102,87 @@ def test_serving_a_missing_server_raises_absent() -> None:
 
 
 def test_table_shows_details_and_ratio_to_the_first() -> None:
+    assert table(SUMS, measure(SUMS, runs=3)).splitlines() == [
+        "| sums (s) | min | median | max | of the first | CPU |",
+        "|---|---:|---:|---:|---:|---:|",
+        "| few | 0.5 | 0.5 | 0.5 |  | 0.25 |",
+        "| many | 1 | 2 | 3 | 4.00 |  |",
+    ]
+
+
+def test_summary_has_ratios_and_rows_of_details() -> None:
+    of_first = Benchmark("none", "s", SUMS.contenders[:1])
+    results = {"sums": measure(SUMS, runs=3), "none": measure(of_first, runs=1)}
+    assert summary([SUMS, of_first], results).splitlines() == [
+        "|  | few | many |",
+        "|---|---:|---:|",
+        "| sums (s) | 0.5 | 2 (4.00) |",
+        "| sums, CPU (cores) | 0.25 |  |",
+        "| none (s) | 0.5 |  |",
+    ]
+
+
+def test_measure_alternates_the_order_of_contenders() -> None:
+    order: list[str] = []
+
+    def contender(name: str) -> Contender:
+        def run() -> Sample:
+            order.append(name)
+            return Sample(1.0)
+
+        return Contender(name, run)
+
+    measure(Benchmark("sums", "s", [contender("a"), contender("b")]), runs=3)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+
+
+def test_ratio_is_the_median_of_the_rounds() -> None:
+    # The machine is half as fast in the second and third round.
+    ours, theirs = iter((10.0, 6.0, 5.0)), iter((20.0, 10.0, 10.0))
     benchmark = Benchmark(
         "sums",
         "s",
         [
-            Contender("few", lambda: Sample(0.5, {"CPU": 0.25})),
-            Contender("many", lambda: Sample(1.0)),
+            Contender("ours", lambda: Sample(next(ours))),
+            Contender("theirs", lambda: Sample(next(theirs))),
         ],
-        TO_THE_FIRST,
     )
-    assert table(benchmark, measure(benchmark, runs=1)).splitlines() == [
-        "| sums |   s | lowest to highest | of the first |  CPU |",
-        "| ---- | --: | ----------------: | -----------: | ---: |",
-        "| few  | 0.5 |        0.5 to 0.5 |              | 0.25 |",
-        "| many |   1 |            1 to 1 |         2.00 |      |",
-    ]
+    first, second = measure(benchmark, runs=3)
+    assert first.ratio(second) == 0.5
+    assert second.ratio(first) == 2.0
+
+
+def test_variants_stand_behind_our_contenders() -> None:
+    def ours(name: str) -> Contender:
+        return Contender(name, lambda: Sample(1.0), lambda variant: ours(f"{name}, {variant.name}"))
+
+    theirs = Contender("theirs", lambda: Sample(1.0))
+    benchmark = Benchmark("sums", "s", [theirs, ours("ours"), ours("chat")])
+    variant = Variant("at 123", "python3", Path("checkout"))
+    names = [each.name for each in benchmark.choose(["ours"]).with_variants([variant]).contenders]
+    assert names == ["theirs", "ours", "ours, at 123"]
+
+
+def test_variant_of_a_program_has_its_python_and_checkout(tmp_path: Path) -> None:
+    program = chatd().under(Variant("at 123", "python3.14", tmp_path))
+    assert program.command[:3] == ("python3.14", "-m", "chatd")
+    assert (program.name, program.root) == ("chatd, at 123", tmp_path)
+    assert chatd().root == ROOT
+
+
+def test_interpreter_says_how_it_was_built() -> None:
+    arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
+    described = interpreter(sys.executable)
+    assert platform.python_version() in described
+    if "--enable-optimizations" in arguments:
+        assert "(PGO" in described
+    assert ("LTO" in described) is ("--with-lto" in arguments)
+
+
+def test_interpreter_that_is_none_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--python", "/nonexistent/python"])
+    assert "/nonexistent/python" in capsys.readouterr().err
 
 
 def test_command_runs_chosen_benchmarks_and_writes_json(
@@ -106,12 +192,22 @@ def test_command_runs_chosen_benchmarks_and_writes_json(
         sums = [Contender("ours", lambda: Sample(2.0))]
         return [Benchmark("sums", "sums/s", sums), Benchmark("more", "sums/s", sums)]
 
-    monkeypatch.setattr(
-        "tests.benchmarks.__main__.MODULES", [SimpleNamespace(benchmarks=benchmarks)]
-    )
+    monkeypatch.setattr("tests.benchmarks.__main__.TABLES", {"all": benchmarks})
     file = tmp_path / "figures.json"
     assert main(["sum", "--quick", "--runs", "2", "--json", str(file)]) == 0
-    assert "| sums |" in capsys.readouterr().out
+    assert "| sums (sums/s) |" in capsys.readouterr().out
     (written,) = json.loads(file.read_text())["benchmarks"]
     assert written["name"] == "sums"
     assert [sample["value"] for sample in written["results"][0]["samples"]] == [2.0, 2.0]
+
+
+def test_command_with_a_failed_contender_returns_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong() -> Sample:
+        raise Wrong("lost")
+
+    def benchmarks(*, quick: bool) -> list[Benchmark]:
+        contenders = [Contender("ours", lambda: Sample(2.0)), Contender("theirs", wrong)]
+        return [Benchmark("sums", "sums/s", contenders)]
+
+    monkeypatch.setattr("tests.benchmarks.__main__.TABLES", {"all": benchmarks})
+    assert main(["--runs", "1"]) == 1

@@ -4,41 +4,72 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.benchmarks import (
-    codec,
-    echo,
-    fanout,
-    handshakes,
-    idle,
-    latency,
-    memory,
-    shared_store,
-    start,
+from tests.benchmarks import codec, loads, shared_store
+from tests.benchmarks.measure import (
+    OURS_TO_THEIRS,
+    TO_THE_FIRST,
+    Benchmark,
+    Result,
+    Variant,
+    Wrong,
+    interpreter,
+    machine,
+    measure,
 )
-from tests.benchmarks.measure import OURS_TO_THEIRS, Benchmark, Result, machine, measure
+from tests.benchmarks.servers import ROOT, versions
 
-MODULES = (fanout, latency, memory, handshakes, idle, codec, echo, start, shared_store)
+# The tables of the summary. Each function takes `quick`.
+TABLES: dict[str, Callable[..., list[Benchmark]]] = {
+    "rooms": loads.rooms,
+    "echo": loads.echoes,
+    "parsing": codec.benchmarks,
+    "CPU time": loads.costs,
+    "shared store": shared_store.benchmarks,
+}
+Results = Mapping[str, Sequence[Result]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the chosen benchmarks; return the exit status.
 
-    The exit status is 1 if the first contender of a benchmark, ours, failed.
+    The exit status is 1 if a contender failed, or if a benchmark has no figure at all.
     """
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
-        description="Measure wsproto_min and chatd beside other libraries.",
+        description="Measure wsproto_min and chatd beside other libraries. Prints a table of each"
+        " benchmark, then the tables of tests/README.md.",
     )
     parser.add_argument(
         "names",
         nargs="*",
         metavar="NAME",
         help="only the benchmarks with NAME in their name, such as 'codec' or '100 peers'",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="CONTENDER",
+        help="only this contender, its variants, and the first of each benchmark; repeatable",
+    )
+    parser.add_argument(
+        "--against",
+        metavar="COMMIT",
+        help="run our servers from this older commit too, in turn with this checkout",
+    )
+    parser.add_argument(
+        "--python",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="run our servers under this interpreter too; repeatable",
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the figures of all runs to FILE"
@@ -52,21 +83,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.runs < 1:
         parser.error("--runs must be at least 1")
-    every = [each for module in MODULES for each in module.benchmarks(quick=options.quick)]
-    chosen = [each for each in every if not options.names or _is_named(each, options.names)]
-    if not chosen:
-        parser.error(
-            "no benchmark has this name; choose from: " + "; ".join(each.name for each in every)
-        )
+    every = {name: table(quick=options.quick) for name, table in TABLES.items()}
+    chosen = {
+        name: [each for each in benchmarks if not options.names or _is_named(each, options.names)]
+        for name, benchmarks in every.items()
+    }
+    if not any(chosen.values()):
+        names = [each.name for benchmarks in every.values() for each in benchmarks]
+        parser.error("no benchmark has this name; choose from: " + "; ".join(names))
 
-    print(f"{machine()}; median of {options.runs}{' short runs' if options.quick else ''}")
-    results: dict[str, list[Result]] = {}
-    for benchmark in chosen:
-        results[benchmark.name] = measure(benchmark, options.runs)
-        print(f"\n{table(benchmark, results[benchmark.name])}", flush=True)
+    with ExitStack() as stack:
+        variants = []
+        try:
+            if options.against:
+                variants.append(stack.enter_context(_checkout(options.against)))
+            variants += [Variant(interpreter(path), path, ROOT) for path in options.python]
+        except (Wrong, OSError) as error:
+            parser.error(str(error))
+        chosen = {
+            name: [each.choose(options.only).with_variants(variants) for each in benchmarks]
+            for name, benchmarks in chosen.items()
+        }
+        heading = f"{machine()}; {interpreter(sys.executable)}; {versions()}"
+        print(f"{heading}; {options.runs}{' short' if options.quick else ''} runs", flush=True)
+        results: dict[str, list[Result]] = {}
+        for benchmark in (each for benchmarks in chosen.values() for each in benchmarks):
+            results[benchmark.name] = measure(benchmark, options.runs)
+            print(f"\n{table(benchmark, results[benchmark.name])}", flush=True)
+    for name, benchmarks in chosen.items():
+        if benchmarks:
+            print(f"\n<!-- benchmarks: {name} -->\n{summary(benchmarks, results)}")
     if options.json:
-        options.json.write_text(_to_json(chosen, results))
-    return 0 if all(rows[0].samples for rows in results.values()) else 1
+        options.json.write_text(_to_json(heading, chosen, results))
+    rows = results.values()
+    failed = any(each.failed for row in rows for each in row)
+    return 1 if failed or not all(any(each.samples for each in row) for row in rows) else 0
+
+
+@contextmanager
+def _checkout(commit: str) -> Iterator[Variant]:
+    """Check out a commit in a temporary directory."""
+
+    def git(*words: str) -> str:
+        ran = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True)
+        if ran.returncode:
+            raise Wrong(f"git {words[0]}: {ran.stderr.strip()}")
+        return ran.stdout.strip()
+
+    name = git("rev-parse", "--verify", "--short", f"{commit}^{{commit}}")
+    with tempfile.TemporaryDirectory() as directory:
+        checkout = Path(directory, "checkout")
+        git("worktree", "add", "--quiet", "--detach", str(checkout), name)
+        try:
+            yield Variant(f"at {name}", sys.executable, checkout)
+        finally:
+            git("worktree", "remove", "--force", str(checkout))
 
 
 def _is_named(benchmark: Benchmark, names: Sequence[str]) -> bool:
@@ -74,36 +145,68 @@ def _is_named(benchmark: Benchmark, names: Sequence[str]) -> bool:
 
 
 def table(benchmark: Benchmark, results: Sequence[Result]) -> str:
-    """Return a Markdown table: a row per contender with median, range and ratio."""
+    """Return the Markdown table of a benchmark: a row for each contender, with its spread."""
     names = dict.fromkeys(
         name for result in results for sample in result.samples for name in sample.details
     )
-    head = [benchmark.name, benchmark.unit, "lowest to highest", benchmark.ratio, *names]
-    rows = [head]
+    title = f"{benchmark.name} ({benchmark.unit})"
+    rows = [[title, "min", "median", "max", benchmark.ratio, *names]]
     first = results[0]
     for result in results:
         if not result.samples:
-            rows.append([result.contender, result.note, *[""] * (len(head) - 2)])
+            rows.append([f"{result.contender}: {result.note}", *[""] * (len(rows[0]) - 1)])
             continue
         values = [sample.value for sample in result.samples]
         compared = ""
         if result is not first and first.samples:
             theirs = benchmark.ratio == OURS_TO_THEIRS
-            ratio = first.median / result.median if theirs else result.median / first.median
+            ratio = first.ratio(result) if theirs else result.ratio(first)
             compared = f"{ratio:.2f}"
         details = [result.detail(name) for name in names]
         rows.append(
             [
                 result.contender,
-                _figure(result.median),
-                f"{_figure(min(values))} to {_figure(max(values))}",
+                *(_figure(value) for value in (min(values), result.median, max(values))),
                 compared,
-                *("" if detail is None else f"{detail:.2f}" for detail in details),
+                *("" if detail is None else _figure(detail) for detail in details),
             ]
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join(_line(row, widths) for row in (head, rule, *rows[1:]))
+    return _markdown(rows)
+
+
+def summary(benchmarks: Sequence[Benchmark], results: Results) -> str:
+    """Return a Markdown table of medians: a row for each benchmark, a column for each contender.
+
+    The ratio to the first contender is in parentheses.
+    """
+    names = dict.fromkeys(each.contender for row in benchmarks for each in results[row.name])
+    rows = [["", *names]]
+    for benchmark in benchmarks:
+        first = results[benchmark.name][0]
+        by_name = {each.contender: each for each in results[benchmark.name] if each.samples}
+        cells = {name: _figure(each.median) for name, each in by_name.items()}
+        if benchmark.ratio == TO_THE_FIRST and first.samples:
+            for name, each in by_name.items():
+                if each is not first:
+                    cells[name] += f" ({each.ratio(first):.2f})"
+        rows.append([row_titles(benchmark)[0], *(cells.get(name, "") for name in names)])
+        for detail, title in zip(benchmark.rows, row_titles(benchmark)[1:], strict=True):
+            figures = {name: each.detail(detail) for name, each in by_name.items()}
+            cells = {name: _figure(each) for name, each in figures.items() if each is not None}
+            rows.append([title, *(cells.get(name, "") for name in names)])
+    return _markdown(rows)
+
+
+def row_titles(benchmark: Benchmark) -> list[str]:
+    """Return the titles of the rows of a benchmark in the summary."""
+    titles = [f"{benchmark.name} ({benchmark.unit})"]
+    return titles + [f"{benchmark.name}, {title}" for title in benchmark.rows.values()]
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table: the first column flush left, the figures flush right."""
+    head, *others = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([head, f"|---|{'---:|' * (len(rows[0]) - 1)}", *others])
 
 
 def _figure(value: float) -> str:
@@ -111,23 +214,17 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Return one row: the first column flush left, the figures flush right."""
-    first = cells[0].ljust(widths[0])
-    others = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-    return f"| {' | '.join([first, *others])} |"
-
-
-def _to_json(chosen: Sequence[Benchmark], results: dict[str, list[Result]]) -> str:
+def _to_json(heading: str, chosen: Mapping[str, Sequence[Benchmark]], results: Results) -> str:
     document = {
-        "machine": machine(),
+        "machine": heading,
         "benchmarks": [
             {
                 "name": benchmark.name,
                 "unit": benchmark.unit,
                 "results": [asdict(result) for result in results[benchmark.name]],
             }
-            for benchmark in chosen
+            for benchmarks in chosen.values()
+            for benchmark in benchmarks
         ],
     }
     return json.dumps(document, indent=2) + "\n"

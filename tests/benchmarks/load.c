@@ -8,7 +8,8 @@
  *   --peers 5000 --idle                    silent peers, whose Pings are answered
  *   --handshakes                           connections, one after the other
  * Options of a room: --chat speaks chat.v1, --nats the protocol of NATS, --rooms N spreads
- * the peers evenly over N rooms. Without --server, no CPU time or memory is measured.
+ * the peers evenly over N rooms. Without --server, no CPU time or memory is measured. A
+ * delivery is lost after --patience seconds without any.
  *
  * A message goes to every peer of its room, except its sender in plain mode. Each text has
  * 64 bytes: "@", the sender, its sequence number, the time in ns, dots. Each peer must
@@ -40,7 +41,6 @@ enum { PEERS = 16384, READ = 1 << 18, WRITE = 1 << 20, TEXT = 64, HEAD = 29, SAM
 enum { FIRST = 20 };   /* idle peers that connect before memory is measured */
 enum { SAMPLED = 10 }; /* one in this many peers measures latencies */
 
-static const double PATIENCE = 10;  /* seconds without a delivery after which one is lost */
 static const double SETTLE = 0.2;   /* servers may add a peer to its room after the handshake */
 static const double PRESENCE = 1.2; /* chatd sends presence to large rooms once a second */
 static const double QUIET = 0.05;   /* wait for deliveries that must not come */
@@ -58,6 +58,7 @@ struct peer {
 static int port, server, peers = 100, senders = 1, rooms = 1, window;
 static int chat, nats, echo, idle, handshakes;
 static double rate, seconds = 2;
+static int patience = 10; /* seconds without a delivery after which it is lost */
 
 static struct peer all[PEERS];
 static uint32_t sent_by[PEERS];
@@ -228,12 +229,15 @@ static uint64_t get(const unsigned char *at, int letters)
     return number;
 }
 
+static const char SAY[] = "{\"type\":\"say\",\"room\":\"lobby\",\"text\":\"%s\",\"key\":\"%d-%u\"}";
+
 /* Send messages in one write. */
 static void send_messages(int sender, int count)
 {
     static unsigned char data[WRITE];
     size_t size = 0;
     char text[TEXT + 1], payload[256];
+    const char *format = chat ? SAY : nats ? "PUB lobby 64\r\n%s\r\n" : "%s";
     memset(text, '.', TEXT);
     text[0] = '@', text[TEXT] = 0;
     put(text + 1, 4, sender);
@@ -241,9 +245,6 @@ static void send_messages(int sender, int count)
         uint32_t number = sent_by[sender]++;
         put(text + 5, 8, number);
         put(text + 13, 16, nanoseconds());
-        const char *format = chat ? "{\"type\":\"say\",\"room\":\"lobby\",\"text\":\"%s\",\"key\":\"%d-%u\"}"
-                             : nats ? "PUB lobby 64\r\n%s\r\n"
-                                    : "%s";
         int length = snprintf(payload, sizeof payload, format, text, sender, number);
         size += frame(data + size, nats ? 2 : 1, payload, length);
         if (size > WRITE - sizeof payload - 8)
@@ -366,19 +367,19 @@ static void receive(int peer, int flags)
 }
 
 /* Read once from each ready peer; return their number. */
-static int receive_ready(double patience)
+static int receive_ready(double timeout)
 {
     static struct epoll_event events[PEERS];
-    int ready = epoll_wait(epoll, events, PEERS, (int)(patience * 1000));
+    int ready = epoll_wait(epoll, events, PEERS, (int)(timeout * 1000));
     for (int i = 0; i < ready; i++)
         receive(events[i].data.fd, MSG_DONTWAIT);
     return ready;
 }
 
-static void await(double patience)
+static void await(void)
 {
     if (!receive_ready(patience))
-        fail("no delivery within %g s: %.0f of %.0f are missing", patience,
+        fail("no delivery within %d s: %.0f of %.0f are missing", patience,
              sent * receivers - delivered, sent * receivers);
 }
 
@@ -394,17 +395,17 @@ static void open_handshake(int peer)
 {
     char path[32] = "/", request[512], answer[4096];
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
-    struct timeval patience = {.tv_sec = PATIENCE};
+    struct timeval timeout = {.tv_sec = patience};
     int fd = socket(AF_INET, SOCK_STREAM, 0), on = 1;
     ssize_t size = 0, got;
     char *end = NULL;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address))
         fail("port %d: %s", port, strerror(errno));
     all[peer] = (struct peer){.fd = fd};
-    if (rooms > 1)
+    if (rooms > 1 && !echo)
         snprintf(path, sizeof path, "/r/room-%d", peer % rooms);
     int length = snprintf(request, sizeof request,
                           "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"
@@ -471,7 +472,7 @@ static void send_at_rate(void)
 static void check_deliveries(void)
 {
     while (delivered < sent * receivers)
-        await(PATIENCE);
+        await();
     receive_ready(QUIET);
     for (int peer = 0; peer < peers; peer++)
         for (int sender = peer % rooms; sender < senders; sender += rooms) {
@@ -507,7 +508,7 @@ static void run_room(void)
         } else {
             if (!echo)
                 fill_window();
-            await(PATIENCE);
+            await();
         }
     check_deliveries();
 }
@@ -540,11 +541,11 @@ static int number(const char *name, const char *text, int low, int high)
 static void read_options(int count, char **words)
 {
     static const struct option options[] = {
-        {"port", 1, 0, 'p'},   {"server", 1, 0, 'S'}, {"peers", 1, 0, 'n'},
+        {"port", 1, 0, 'p'},    {"server", 1, 0, 'S'}, {"peers", 1, 0, 'n'},
         {"senders", 1, 0, 's'}, {"rooms", 1, 0, 'R'},  {"window", 1, 0, 'w'},
-        {"rate", 1, 0, 'r'},   {"seconds", 1, 0, 't'}, {"chat", 0, &chat, 1},
-        {"nats", 0, &nats, 1}, {"echo", 0, &echo, 1}, {"idle", 0, &idle, 1},
-        {"handshakes", 0, &handshakes, 1}, {0}};
+        {"rate", 1, 0, 'r'},    {"seconds", 1, 0, 't'}, {"patience", 1, 0, 'P'},
+        {"chat", 0, &chat, 1},  {"nats", 0, &nats, 1}, {"handshakes", 0, &handshakes, 1},
+        {"echo", 0, &echo, 1},  {"idle", 0, &idle, 1}, {0}};
     int letter, index = 0;
     while ((letter = getopt_long(count, words, "", options, &index)) != -1) {
         const char *name = options[index].name;
@@ -556,6 +557,7 @@ static void read_options(int count, char **words)
         case 'R': rooms = number(name, optarg, 1, PEERS); break;
         case 'w': window = number(name, optarg, 1, 1 << 20); break;
         case 'r': rate = number(name, optarg, 1, 1 << 20); break;
+        case 'P': patience = number(name, optarg, 1, 3600); break;
         case 't': seconds = atof(optarg); break;
         case '?': exit(2);
         }

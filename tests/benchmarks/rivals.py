@@ -3,7 +3,8 @@
 Only this module imports them, and only when they run. `python -m
 tests.benchmarks.rivals websockets chat` serves a chat room: each text message goes to
 every peer except its sender, by the fastest interface of the library. With `echo` it
-goes back to its sender. Pings and compression are off because the client counts bytes.
+goes back to its sender. Pings and compression are off. `hub` and `hub-sqlite` serve no
+echo, and expect texts of under 126 bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import socket
-from collections.abc import Iterable
+import sqlite3
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -131,6 +135,73 @@ def serve_picows(task: str) -> None:
     uvloop.run(main())
 
 
+def serve_hub(_task: str, *, durable: bool = False) -> None:
+    """Serve with picows, but write once per peer and loop iteration, as chatd does.
+
+    With `durable`, an SQLite file gets the messages of an iteration in one transaction
+    before they are written. The file has the journal mode of chatd's store.
+    """
+    import picows
+    import uvloop
+
+    room: set[picows.WSTransport] = set()
+    pending: list[tuple[picows.WSTransport, bytes]] = []
+    stored = 0
+    if durable:
+        database = sqlite3.connect("hub.db", isolation_level=None)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.execute(
+            "CREATE TABLE messages (room TEXT, id INTEGER, time TEXT, name TEXT, text TEXT,"
+            " PRIMARY KEY (room, id)) STRICT, WITHOUT ROWID"
+        )
+
+    def store() -> None:
+        nonlocal stored
+        moment = datetime.now(UTC).isoformat(timespec="milliseconds")
+        rows = [
+            ("lobby", stored + number, moment, "guest", text.decode())
+            for number, (_, text) in enumerate(pending)
+        ]
+        database.execute("BEGIN")
+        database.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?)", rows)
+        database.execute("COMMIT")
+        stored += len(rows)
+
+    def flush() -> None:
+        if durable:
+            store()
+        frames = [(sender, bytes((0x81, len(text))) + text) for sender, text in pending]
+        pending.clear()
+        everything = b"".join([frame for _, frame in frames])
+        senders = {sender for sender, _ in frames}
+        for peer in room:
+            data = everything
+            if peer in senders:
+                data = b"".join([frame for sender, frame in frames if sender is not peer])
+            if data:
+                peer.underlying_transport.write(data)
+
+    class Listener(picows.WSListener):
+        def on_ws_connected(self, transport: picows.WSTransport) -> None:
+            room.add(transport)
+
+        def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
+            room.discard(transport)
+
+        def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
+            if not pending:
+                asyncio.get_running_loop().call_soon(flush)
+            pending.append((transport, frame.get_payload_as_bytes()))
+
+    async def main() -> None:
+        server = await picows.ws_create_server(lambda _: Listener(), "127.0.0.1", 0)
+        _announce(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    uvloop.run(main())
+
+
 def serve_aiohttp(task: str) -> None:
     """Serve with aiohttp."""
     import uvloop
@@ -197,9 +268,11 @@ def _announce(port: int) -> None:
     print(f"ready: ws://127.0.0.1:{port}/", flush=True)
 
 
-SERVERS = {
+SERVERS: dict[str, Callable[[str], None]] = {
     "websockets": serve_websockets,
     "picows": serve_picows,
+    "hub": serve_hub,
+    "hub-sqlite": partial(serve_hub, durable=True),
     "aiohttp": serve_aiohttp,
     "socketify": serve_socketify,
 }

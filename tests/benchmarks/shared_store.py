@@ -14,7 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,17 +25,15 @@ from typing import Any
 
 from chatd.storage.sqlite import SQLiteStore
 from chatd.storage.store import NewMessage
-from tests.benchmarks import fanout, latency
+from tests.benchmarks.loads import LATENCY_SECONDS, fan_out, latency
 from tests.benchmarks.measure import Absent, Benchmark, Contender, Sample
-from tests.benchmarks.servers import Program, chatd, contender, floor, rivals
-from tests.scale.engine import Engine, engine
+from tests.benchmarks.servers import Program, chatd, chatd_chat, floor, rivals
 
 BATCHES = (1, 8, 64, 512)
 SECONDS = 2.0
 QUICK_SECONDS = 0.2
 ROOMS = 4
 INSTALL_POSTGRES = "not installed: apt-get install postgresql; pip install '.[postgres]'"
-CHAT: dict[str, Any] = {"peers": 100, "rate": 300, "chat": True}
 
 _resources = ExitStack()
 atexit.register(_resources.close)
@@ -46,9 +46,11 @@ def is_installed() -> bool:
 
 
 @cache
-def _server() -> Engine:
+def _server() -> Any:
     if not is_installed():
         raise Absent(INSTALL_POSTGRES)
+    from tests.scale.engine import engine  # needs pytest
+
     return _resources.enter_context(engine())[0]
 
 
@@ -89,19 +91,24 @@ def appends(batch: int, seconds: float, *, shared: bool) -> Sample:
         )
 
 
-def nodes(number: int) -> Program:
+def nodes(number: int, speaks: Sequence[str] = ()) -> Program:
     """Return chatd on a shared store, as one node or as several on one port."""
     name = f"chatd --store, {number} node{'s' if number > 1 else ''}"
     command = (sys.executable, "-m", "tests.benchmarks.shared_store", str(number))
-    return Program(name, command, is_installed, INSTALL_POSTGRES)
+    return Program(name, command, is_installed, INSTALL_POSTGRES, speaks)
 
 
 def benchmarks(*, quick: bool = False) -> list[Benchmark]:
     """Return the benchmarks; `quick` ones are shorter."""
     seconds = QUICK_SECONDS if quick else SECONDS
-    fan_out = "fan-out, 100 peers, 10 senders, 64 in flight"
-    load = {**fanout.LOADS[fan_out], "seconds": seconds}
-    uwebsockets = [each for each in rivals("chat") if "uWebSockets" in each.name]
+    for_latency = seconds if quick else LATENCY_SECONDS
+    chat = f"--peers 100 --senders 100 --rate 300 --seconds {for_latency}"
+    uwebsockets = [each for each in rivals("chat") if each.name == "uWebSockets"]
+    of_nodes = fan_out(
+        "100 peers, 64 in flight",
+        [floor("chat"), chatd(), nodes(1), nodes(2), *uwebsockets],
+        seconds,
+    )
     return [
         *(
             Benchmark(
@@ -114,32 +121,19 @@ def benchmarks(*, quick: bool = False) -> list[Benchmark]:
             )
             for batch in BATCHES
         ),
-        Benchmark(
+        latency(
             "latency of a chat of 100 peers at 300 messages/s",
-            "ms, p99",
-            [
-                contender(
-                    program,
-                    "latency",
-                    seconds=latency.QUICK_SECONDS if quick else latency.SECONDS,
-                    **CHAT,
-                )
-                for program in (nodes(1), nodes(2), chatd())
-            ],
+            chat,
+            [chatd_chat(), *(nodes(number, ("--chat",)) for number in (1, 2))],
         ),
-        Benchmark(
-            f"several nodes, {fan_out}",
-            "deliveries/s",
-            [
-                contender(program, "fanout", **load)
-                for program in (nodes(1), nodes(2), chatd(), *uwebsockets, floor("chat"))
-            ],
-        ),
+        replace(of_nodes, name=f"several nodes, {of_nodes.name}"),
     ]
 
 
 def main(number: int) -> None:
     """Run nodes on one port, with a PostgreSQL of their own, until SIGTERM."""
+    from tests.scale.engine import engine
+
     with engine() as (server,), ExitStack() as stack:
         options = ["--store", server.new_database(), "--rate-limit", "0", "--reuse-port"]
         port = "0"
