@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.benchmarks import codec, loads, shared_store
+from tests.benchmarks import loads, parsing, shared_store
 from tests.benchmarks.measure import (
     OURS_TO_THEIRS,
     TO_THE_FIRST,
@@ -30,7 +30,7 @@ from tests.benchmarks.servers import ROOT, versions
 TABLES: dict[str, Callable[..., list[Benchmark]]] = {
     "rooms": loads.rooms,
     "echo": loads.echoes,
-    "parsing": codec.benchmarks,
+    "parsing": parsing.benchmarks,
     "CPU time": loads.costs,
     "shared store": shared_store.benchmarks,
 }
@@ -210,8 +210,8 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _figure(value: float) -> str:
-    """Return a figure with at least three significant digits."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    """Return a figure with three significant digits."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _to_json(heading: str, chosen: Mapping[str, Sequence[Benchmark]], results: Results) -> str:

@@ -39,7 +39,10 @@ def websockets_has_c() -> bool:
 
 
 def parse_with_websockets(chunks: Iterable[bytes]) -> list[bytes]:
-    """Return the messages that the sans-I/O protocol of websockets parses."""
+    """Return the messages that the sans-I/O protocol of websockets parses.
+
+    The caller of the protocol joins fragments.
+    """
     require("websockets")
     from websockets.frames import Frame
     from websockets.protocol import OPEN
@@ -47,11 +50,15 @@ def parse_with_websockets(chunks: Iterable[bytes]) -> list[bytes]:
 
     protocol = ServerProtocol(state=OPEN)
     messages: list[bytes] = []
+    fragments: list[bytes | bytearray | memoryview] = []
     for chunk in chunks:
         protocol.receive_data(chunk)
-        messages += [
-            bytes(event.data) for event in protocol.events_received() if isinstance(event, Frame)
-        ]
+        for event in protocol.events_received():
+            if isinstance(event, Frame):
+                fragments.append(event.data)
+                if event.fin:
+                    messages.append(b"".join(fragments))
+                    fragments.clear()
     return messages
 
 

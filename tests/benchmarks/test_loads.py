@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import loads
+from tests.benchmarks import loads, parsing
 from tests.benchmarks.__main__ import main
-from tests.benchmarks.measure import Wrong
+from tests.benchmarks.measure import Variant, Wrong
 from tests.benchmarks.servers import (
     INSTALL_CC,
     ROOT,
@@ -181,6 +181,22 @@ def test_against_commit_measures_both_checkouts(capsys: pytest.CaptureFixture[st
     assert "\n| chatd, CPython 3." in output
     assert "\n| ws | " not in output
     assert worktrees() == before
+
+
+def test_parsing_runs_under_each_variant(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["codec, 64 B", "--only", "wsproto_min", "--quick", "--runs", "1"]
+    assert main([*arguments, "--against", "HEAD", "--python", sys.executable]) == 0
+    output = capsys.readouterr().out
+    assert "\n| wsproto_min, at " in output
+    assert "\n| wsproto_min, CPython 3." in output
+
+
+def test_parsing_error_of_a_variant_is_shown() -> None:
+    (benchmark, *_) = parsing.benchmarks(quick=True)
+    vary = benchmark.contenders[0].vary
+    assert vary is not None
+    with pytest.raises(Wrong, match="codec: ModuleNotFoundError: No module named 'tests'"):
+        vary(Variant("elsewhere", sys.executable, Path("/"))).run()
 
 
 def test_against_unknown_commit_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
