@@ -8,13 +8,13 @@ import select
 import sys
 import sysconfig
 from functools import partial
-from itertools import cycle
+from itertools import cycle, takewhile
 from pathlib import Path
 
 import pytest
 
 from tests.benchmarks import codec
-from tests.benchmarks.__main__ import TABLES, main, summary, table
+from tests.benchmarks.__main__ import TABLES, main, row_titles, summary, table
 from tests.benchmarks.measure import (
     TO_THE_FIRST,
     Absent,
@@ -27,6 +27,7 @@ from tests.benchmarks.measure import (
     measure,
 )
 from tests.benchmarks.servers import INSTALL_CC, ROOT, Program, chatd, has_cc, load, serving
+from tests.documents import DOCUMENTS, TEST
 from tests.needs import need
 
 needs_linux = pytest.mark.skipif(
@@ -211,3 +212,20 @@ def test_command_with_a_failed_contender_returns_1(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("tests.benchmarks.__main__.TABLES", {"all": benchmarks})
     assert main(["--runs", "1"]) == 1
+
+
+def test_readme_tables_are_those_of_the_command() -> None:
+    for name in ("rooms", "echo", "parsing", "CPU time"):
+        shown = DOCUMENTS[TEST].partition(f"<!-- benchmarks: {name} -->\n")[2].splitlines()
+        (_, *columns), _, *rows = (
+            [cell.strip() for cell in line[1:-1].split("|")] for line in takewhile(bool, shown)
+        )
+        benchmarks = TABLES[name]()
+        assert [row[0] for row in rows] == [
+            title for benchmark in benchmarks for title in row_titles(benchmark)
+        ]
+        contenders = [each.name for benchmark in benchmarks for each in benchmark.contenders]
+        if name == "parsing":  # the names of the others say what is installed
+            assert columns[0] == contenders[0]
+        else:
+            assert columns == list(dict.fromkeys(contenders))

@@ -21,7 +21,6 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <math.h>
 #include <netinet/in.h>
@@ -155,7 +154,8 @@ static void stop_clock(void)
     pings_counted = pings - first_pings;
 }
 
-/* Return whether to go on: for `seconds` after the warm-up. Starts and stops the clock. */
+/* Return whether to go on: for `seconds` after the warm-up, and until there is a figure.
+ * Starts and stops the clock. */
 static int measuring(void)
 {
     static double warm;
@@ -166,6 +166,11 @@ static int measuring(void)
         start_clock();
     if (!begin || at < begin + seconds)
         return 1;
+    if (rate ? !samples : delivered == first_delivered) { /* the machine is busy */
+        if (at > begin + seconds + patience)
+            fail("no delivery within %d s", patience);
+        return 1;
+    }
     stop_clock();
     return 0;
 }
@@ -301,7 +306,7 @@ static void take(int peer, int head, const unsigned char *data, size_t size)
         pings++;
         return;
     }
-    if (head != 0x81 && head != 0x82)
+    if (head != (nats ? 0x82 : 0x81))
         fail("peer %d: received a frame that begins with %02x", peer, head);
     if (chat && memmem(data, size, "\"type\":\"error\"", 14))
         fail("peer %d: received %.*s", peer, (int)size, data);
@@ -329,6 +334,8 @@ static size_t parse(int peer, const unsigned char *data, size_t size)
         size_t length = head[1], start = length < 126 ? 2 : length == 126 ? 4 : 10;
         if (size - at < start)
             break;
+        if (head[1] > 127)
+            fail("peer %d: received a masked frame", peer);
         if (start > 2)
             length = 0;
         for (size_t i = 2; i < start; i++)
