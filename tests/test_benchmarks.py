@@ -202,6 +202,12 @@ def test_command_runs_chosen_benchmarks_and_writes_json(
     assert [sample["value"] for sample in written["results"][0]["samples"]] == [2.0, 2.0]
 
 
+def test_command_only_unknown_contender_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fan-out", "--only", "none"])
+    assert "--only none: no contender; choose from: C floor; NATS;" in capsys.readouterr().err
+
+
 def test_command_with_a_failed_contender_returns_1(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong() -> Sample:
         raise Wrong("lost")

@@ -92,6 +92,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = [each.name for benchmarks in every.values() for each in benchmarks]
         parser.error("no benchmark has this name; choose from: " + "; ".join(names))
 
+    contenders = {
+        each.name
+        for benchmarks in chosen.values()
+        for benchmark in benchmarks
+        for each in benchmark.contenders
+    }
+    for name in set(options.only or ()) - contenders:
+        parser.error(f"--only {name}: no contender; choose from: {'; '.join(sorted(contenders))}")
+
     with ExitStack() as stack:
         variants = []
         try:

@@ -185,7 +185,7 @@ def costs(*, quick: bool = False) -> list[Benchmark]:
             for number in COST_BY_ROOMS
         ),
         Benchmark(
-            f"idle, {idle_peers:,} peers, Pings answered",
+            "idle peers, Pings answered",
             "cores",
             [
                 contender(
