@@ -231,7 +231,7 @@ def test_readme_tables_are_those_of_the_command() -> None:
             title for benchmark in benchmarks for title in row_titles(benchmark)
         ]
         contenders = [each.name for benchmark in benchmarks for each in benchmark.contenders]
-        if name == "parsing":  # the names of the others say what is installed
+        if name == "parsing":  # the names of the libraries depend on the installation
             assert columns[0] == contenders[0]
         else:
             assert columns == list(dict.fromkeys(contenders))

@@ -102,7 +102,7 @@ def rivals(task: str) -> list[Program]:
 
 
 def nats() -> Program:
-    """Return NATS, whose protocol is inside WebSocket messages."""
+    """Return NATS, with its protocol inside WebSocket messages."""
     return Program("NATS", ("sh", "-c", NATS), _has_nats, INSTALL_NATS, ("--nats",))
 
 

@@ -57,6 +57,30 @@ room = server.group()
 print("ready: ws://%s:%s/" % server.listen("127.0.0.1", 0), flush=True)
 server.run()
 """
+# A room of chat.v1. The tests replace the words in capitals.
+CHAT_SERVER = """
+import json
+from wsproto_min import Server
+count = 0
+def on_message(peer, text):
+    global count
+    say = json.loads(text)
+    if say["type"] == "join":
+        peer.send(JOINED)
+        return
+    count += 1
+    for member in members:
+        owner = member is peer
+        message = {"type": "message", "id": ID, "text": say["text"]}
+        if KEY:
+            message["key"] = say["key"]
+        member.send(json.dumps(message, separators=(",", ":")))
+members = []
+server = Server(on_open=members.append, on_message=on_message, subprotocols=["chat.v1"])
+print("ready: ws://%s:%s/" % server.listen("127.0.0.1", 0), flush=True)
+server.run()
+"""
+JOINED = '{"type":"joined"}'
 # HTTP without WebSocket.
 REFUSES = """
 import http.server
@@ -139,6 +163,23 @@ def test_load_answers_pings_of_idle_peers() -> None:
 )
 def test_load_detects_wrong_delivery(change: str, complaint: str) -> None:
     program = Program("wrong", (sys.executable, "-c", SERVER.format(change=change)))
+    with pytest.raises(Wrong, match=complaint):
+        load(program, "--peers 2 --window 1 --seconds 0.1 --patience 1")
+
+
+@pytest.mark.parametrize(
+    ("joined", "number", "key", "complaint"),
+    [
+        ('{"type":"error","code":"name_taken"}', "count", "owner", 'received {"type":"error"'),
+        (JOINED, "min(count, 3)", "owner", "peer [01]: received id 3 after 3"),
+        (JOINED, "count", "True", "the key of a message belongs to its sender alone"),
+        (JOINED, "count", "False", "the key of a message belongs to its sender alone"),
+        (JOINED, "'x'", "owner", "peer [01]: received id 0 after 0"),
+    ],
+)
+def test_load_detects_wrong_chat(joined: str, number: str, key: str, complaint: str) -> None:
+    server = CHAT_SERVER.replace("JOINED", repr(joined)).replace("ID", number)
+    program = Program("chat", (sys.executable, "-c", server.replace("KEY", key)), speaks=["--chat"])
     with pytest.raises(Wrong, match=complaint):
         load(program, "--peers 2 --window 1 --seconds 0.1 --patience 1")
 
