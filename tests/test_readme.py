@@ -494,7 +494,7 @@ def pythons_of_ci() -> list[str]:
     """Return the versions that `.ci/run` tests on: the workflow's, then those of `.ci/pythons`."""
     workflow = (ROOT / ".github/workflows/ci.yml").read_text()
     script = (ROOT / ".ci/run").read_text()
-    others = re.search(r"^\.ci/pythons((?: \w+:3\.\d+)+)", script, re.MULTILINE)
+    others = re.search(r"^.*\.ci/pythons((?: \w+:3\.\d+)+)", script, re.MULTILINE)
     assert others is not None
     return re.findall(r"image: python:(3\.\d+)", workflow) + re.findall(r":(\S+)", others[1])
 
