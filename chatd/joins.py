@@ -129,7 +129,10 @@ class Joins:
             raise _name_taken(person.name, str(error), room.name) from None
         member = result.member
         member.moderates |= person.moderates
-        (mode.moderated.add if person.moderates else mode.moderated.discard)(room.name)
+        if person.moderates:
+            mode.moderated |= {room.name}
+        elif room.name in mode.moderated:
+            mode.moderated -= {room.name}
         self._rooms.on_change(room)
         if former_member is not None and former_member is not member:
             self._rooms.forget_connection(former_member.author, peer)

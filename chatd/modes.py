@@ -14,6 +14,8 @@ from chatd.ops.access_log import ConnectionRecord
 from chatd.protocol import ChatError
 from chatd.rooms import Member, Room
 
+_NO_ROOMS: frozenset[str] = frozenset()  # shared, because most peers moderate no room
+
 
 @dataclass(slots=True)
 class Handshaking:
@@ -53,7 +55,7 @@ class ChatMode:
         self.waiting = 0
         self.has_joined = False
         self.members: dict[str, Member] = {}
-        self.moderated: set[str] = set()
+        self.moderated = _NO_ROOMS
         self.tokens: dict[str, str | None] = {}
 
     def member(self, room: str, *, key: str | None = None) -> Member:
@@ -73,7 +75,8 @@ class ChatMode:
         """Remove the member and the token of a room."""
         del self.members[room]
         self.tokens.pop(room, None)
-        self.moderated.discard(room)
+        if room in self.moderated:
+            self.moderated -= {room}
 
 
 class PlainMode:
