@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tracemalloc
 import zlib
 from collections.abc import Sequence
@@ -381,6 +382,8 @@ def test_negotiation_of_any_offer_is_equal_on_both_sides(
 
 # Repetitions near and far, so that every window has data to refer to.
 FAR = (patterned(300) + bytes(range(256)) * 3) * 60
+# Data that no compressor makes smaller.
+NOISE = random.Random(7692).randbytes(200_000)
 
 
 @WINDOWS
@@ -422,9 +425,50 @@ def test_context_takeover_makes_a_repeated_message_smaller(server: bool) -> None
 
 @pytest.mark.parametrize("bits", range(9, 16))
 def test_compressor_uses_the_fastest_level(bits: int) -> None:
-    compressor = zlib.compressobj(1, wbits=-bits)
+    compressor = zlib.compressobj(1, wbits=-bits, memLevel=min(bits - 4, 8))
     quick = compressor.compress(FAR) + compressor.flush(zlib.Z_SYNC_FLUSH)
     assert Compressor(window_bits=bits).compress(FAR) == quick[:-4]
+
+
+@pytest.mark.parametrize("size", [1 << 14, 60_000])
+def test_compressor_stores_data_that_does_not_shrink(size: int) -> None:
+    assert Compressor().compress(NOISE[:size]) == stored(NOISE[:size]) + b"\0"
+
+
+def test_compressor_decides_by_a_sample_from_the_middle() -> None:
+    text, noise = b"Hello" * 2000, NOISE[:10_000]
+    assert len(Compressor().compress(noise + text + noise)) < 22_000
+    assert len(Compressor().compress(text + noise + text)) > 30_000
+    assert len(Compressor().compress(noise[:4000] + text[:2000])) < 5000, "too small for a sample"
+
+
+@pytest.mark.parametrize(("noise", "is_stored"), [(3500, False), (3700, True)])
+def test_compressor_stores_a_sample_above_seven_eighths(noise: int, is_stored: bool) -> None:
+    sample = NOISE[:noise] + bytes(4096 - noise)
+    data = bytes(6144) + sample + bytes(6144)
+    assert (len(Compressor().compress(data)) > len(data)) is is_stored
+
+
+@WINDOWS
+def test_stored_data_begins_a_new_context(bits: int) -> None:
+    compressor = Compressor(context_takeover=True, window_bits=bits)
+    strict, decompressor = zlib.decompressobj(-max(bits, 9)), Decompressor(context_takeover=True)
+    for message in (b"Hello", NOISE[:20_000], b"Hello", b"Hello", NOISE[-300:]):
+        payload = compressor.compress(message)
+        assert strict.decompress(payload + TAIL) == message
+        assert decompressed(decompressor, payload) == message
+
+
+def test_stored_fragment_within_a_message_is_decompressed() -> None:
+    sender = Connection(Role.CLIENT, compression=DeflateParameters.DEFAULT)
+    receiver = Connection(Role.SERVER, compression=DeflateParameters.DEFAULT)
+    parts = [b"Hello" * 100, NOISE[:20_000], b"Hello" * 100, b""]
+    for _ in range(2):
+        for part in parts:
+            sender.send_fragment(part, last=not part)
+        data = sender.data_to_send()
+        assert len(data) < 20_200
+        assert receive(receiver, data) == [b"".join(parts)]
 
 
 def test_window_larger_finds_repetitions_further_back() -> None:
@@ -445,7 +489,10 @@ def test_compressor_without_context_is_shared() -> None:
 
 @given(
     st.data(),
-    st.lists(st.binary(max_size=60) | st.sampled_from([b"", FAR, b"Hello" * 50]), max_size=5),
+    st.lists(
+        st.binary(max_size=60) | st.sampled_from([b"", FAR, b"Hello" * 50, NOISE[: 1 << 14]]),
+        max_size=5,
+    ),
     st.integers(8, 15),
     st.booleans(),
 )

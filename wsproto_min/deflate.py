@@ -40,6 +40,16 @@ DEFAULT_COMPRESSION_THRESHOLD = 256
 # The fastest level of zlib, as in nginx. Other connections wait while a message is compressed.
 LEVEL = 1
 
+# zlib moves its hash table along with the window. Next to a small window, the default table of
+# 2^15 entries would cost more time than the compression.
+_MEMORY_LEVELS = {bits: min(bits - 4, zlib.DEF_MEM_LEVEL) for bits in range(9, MAX_WINDOW_BITS + 1)}
+
+# Data of at least this size is stored, not compressed, if a sample of it shrinks by less than an
+# eighth, as in ZFS. Compression of photos and archives takes time and saves almost nothing.
+_MIN_SAMPLED_SIZE = 1 << 14
+_SAMPLE_SIZE = 1 << 12
+_STORED = 0  # zlib's level for blocks without compression
+
 # Section 7.2.3.5 allows a final block within a message. Each one costs a decompressor.
 MAX_FINAL_BLOCKS = 64
 
@@ -206,24 +216,17 @@ class Compressor:
 
     """
 
-    __slots__ = ("_compressor", "_window_bits")
+    __slots__ = ("_kept", "_window_bits")
 
     def __init__(
         self, *, context_takeover: bool = False, window_bits: int = MAX_WINDOW_BITS
     ) -> None:
         self._window_bits = window_bits
-        self._compressor = self._new() if context_takeover else None
-
-    def _new(self) -> zlib._Compress:
-        # zlib has no raw DEFLATE with a window of 2^8 bytes. Data without references back fits
-        # every window, so Huffman coding alone is used there.
-        if self._window_bits == MIN_WINDOW_BITS:
-            return zlib.compressobj(LEVEL, wbits=-9, strategy=zlib.Z_HUFFMAN_ONLY)
-        return zlib.compressobj(LEVEL, wbits=-self._window_bits)
+        self._kept = MessageCompressor(window_bits) if context_takeover else None
 
     def begin(self, opcode: Opcode, size: int) -> MessageCompressor:
         """Begin a message of any kind and size."""
-        return MessageCompressor(self._compressor or self._new())
+        return self._kept or MessageCompressor(self._window_bits)
 
     def compress(self, data: bytes) -> bytes:
         """Return the compressed payload of a message.
@@ -231,21 +234,24 @@ class Compressor:
         >>> Compressor().compress(b"Hello").hex(" ")
         'f2 48 cd c9 c9 07 00'
         """
-        return MessageCompressor(self._compressor or self._new()).encode(data, last=True)
+        return (self._kept or MessageCompressor(self._window_bits)).encode(data, last=True)
 
 
 class MessageCompressor:
     """Compressor for one message, fragment by fragment (section 6.1).
 
+    With context takeover, it compresses all messages of a connection one after the other.
+
     Args:
-        compressor: A raw DEFLATE compressor, at the start of a byte.
+        window_bits: Size of the window as a power of two, 8 to 15.
 
     """
 
-    __slots__ = ("_compressor",)
+    __slots__ = ("_compressor", "_window_bits")
 
-    def __init__(self, compressor: zlib._Compress) -> None:
-        self._compressor = compressor
+    def __init__(self, window_bits: int = MAX_WINDOW_BITS) -> None:
+        self._window_bits = window_bits
+        self._compressor: zlib._Compress | None = None  # None while there is no context
 
     def encode(self, data: bytes, *, last: bool) -> bytes:
         """Return the payload of the next frame; it can be decompressed at once.
@@ -258,8 +264,33 @@ class MessageCompressor:
         if not data:
             # Section 7.2.3.6; a second flush in a row would give nothing.
             return b"\x00" if last else b""
-        compressed = self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
+        if len(data) >= _MIN_SAMPLED_SIZE and not _is_compressible(data):
+            compressor = zlib.compressobj(_STORED, wbits=-MAX_WINDOW_BITS)
+            # The earlier context has moved in the receiver's window: begin a new one.
+            self._compressor = None
+        else:
+            compressor = self._compressor = self._compressor or _new_compressor(self._window_bits)
+        compressed = compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)
         return compressed[: -len(TAIL)] if last else compressed
+
+
+def _new_compressor(window_bits: int) -> zlib._Compress:
+    # zlib has no raw DEFLATE with a window of 2^8 bytes. Data without references back fits
+    # every window, so Huffman coding alone is used there.
+    bits = max(window_bits, MIN_WINDOW_BITS + 1)
+    return zlib.compressobj(
+        LEVEL,
+        wbits=-bits,
+        memLevel=_MEMORY_LEVELS[bits],
+        strategy=zlib.Z_HUFFMAN_ONLY if window_bits < bits else zlib.Z_DEFAULT_STRATEGY,
+    )
+
+
+def _is_compressible(data: bytes) -> bool:
+    """Return True if compression makes a sample from the middle of the data clearly smaller."""
+    begin = (len(data) - _SAMPLE_SIZE) // 2
+    compressed = SHARED_COMPRESSOR.compress(data[begin : begin + _SAMPLE_SIZE])
+    return len(compressed) <= _SAMPLE_SIZE * 7 // 8
 
 
 SHARED_COMPRESSOR = Compressor()
