@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsproto_min import connection
-from wsproto_min._fast_path import join_fragments, read_short_messages
+from wsproto_min._fast_path import join_fragments, read_messages
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Connection, Event, Role
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.frames import Frame, FrameDecoder
+from wsproto_min.masking import INTEGER_LIMIT
 from wsproto_min.messages import MessageAssembler
-from wsproto_min.testing.raw_frame import KEY, RawFrame, parse_frame_notation
+from wsproto_min.testing.raw_frame import KEY, RawFrame, parse_frame_notation, patterned
 from wsproto_min.testing.strategies import TEXT, chunkings, nearly_valid
 
 
@@ -23,11 +24,19 @@ def decoder_with(data: bytes) -> FrameDecoder:
     return decoder
 
 
-@pytest.mark.parametrize("length", [0, 1, 2, 3, 4, 5, 7, 8, 9, 63, 64, 124, 125])
-def test_fast_path_unmasks_every_short_length(length: int) -> None:
-    payload = bytes(range(128))[:length]
-    data = RawFrame(TEXT, payload, mask=KEY).data
-    assert read_short_messages(decoder_with(data * 2), 1000) == [payload.decode()] * 2
+def ascii_text(length: int) -> bytes:
+    return (bytes(range(32, 127)) * (length // 95 + 1))[:length]
+
+
+def test_fast_path_unmasks_every_length() -> None:
+    text = ascii_text(INTEGER_LIMIT)
+    for length in range(INTEGER_LIMIT + 1):
+        payload = text[:length]
+        data = RawFrame(TEXT, payload, mask=KEY).data
+        expected = [payload.decode()] * 2
+        assert read_messages(decoder_with(data * 2), INTEGER_LIMIT) == expected, length
+    longer = RawFrame(TEXT, text + b"a", mask=KEY).data
+    assert read_messages(decoder_with(longer), INTEGER_LIMIT + 1) == []
 
 
 @pytest.mark.parametrize(
@@ -43,6 +52,8 @@ def test_fast_path_unmasks_every_short_length(length: int) -> None:
         "81 02 . 61",  # incomplete
         "81 7e 0001 . 61",  # not the shortest length
         "81 0b . 6162636465666768696a6b",  # over the limit of ten bytes
+        "81 7e 007e . " + "61" * 126,  # over that limit too
+        "81 7f 0000000000010000 . 61",
         "81",
     ],
 )
@@ -50,13 +61,13 @@ def test_fast_path_leaves_any_other_frame(notation: str) -> None:
     usual = parse_frame_notation("81 01 . 61 | 81 01 . 62", masked=True)
     other = parse_frame_notation(notation, masked=True)
     decoder = decoder_with(usual + other)
-    assert read_short_messages(decoder, 10) == ["b", "a"], "the next one comes last"
+    assert read_messages(decoder, 10) == ["b", "a"], "the next one comes last"
     assert decoder.buffer[decoder.position :] == other
 
 
 def test_fast_path_leaves_an_unmasked_frame() -> None:
     frame = parse_frame_notation("81 01 . 61", masked=False)
-    assert read_short_messages(decoder_with(frame * 9), 10) == []
+    assert read_messages(decoder_with(frame * 9), 10) == []
 
 
 def test_fast_path_within_a_frame_reads_nothing() -> None:
@@ -77,13 +88,20 @@ def test_fast_path_within_a_frame_reads_nothing() -> None:
 def test_fast_path_bounds_the_messages_of_a_paused_peer() -> None:
     frame = RawFrame(TEXT, b"a", mask=KEY).data
     decoder = decoder_with(frame * 1000)
-    assert len(read_short_messages(decoder, 10)) == 64
+    assert len(read_messages(decoder, 10)) == 64
     assert len(decoder.buffer) - decoder.position == 936 * len(frame)
+
+
+def test_fast_path_bounds_the_bytes_of_a_paused_peer() -> None:
+    frame = RawFrame(TEXT, b"a" * 1000, mask=KEY).data
+    decoder = decoder_with(frame * 30)
+    assert len(read_messages(decoder, 1000)) == 16  # 16 KiB
+    assert decoder.position == 16 * len(frame)
 
 
 def test_fast_path_releases_a_read_that_is_decoded() -> None:
     decoder = decoder_with(RawFrame(TEXT, b"a", mask=KEY).data * 3)
-    read_short_messages(decoder, 10)
+    read_messages(decoder, 10)
     assert (decoder.buffer, decoder.position) == (b"", 0)
 
 
@@ -99,14 +117,23 @@ def within_message(
     return decoder_with(data), assembler
 
 
-def fragments(*payloads: bytes) -> bytes:
-    return b"".join(RawFrame(0, payload, fin=False, mask=KEY).data for payload in payloads)
+def fragments(*payloads: bytes, masked: bool = True) -> bytes:
+    """Return continuation frames; those of a client all have different masking keys."""
+    return b"".join(
+        RawFrame(0, payload, fin=False, mask=bytes([index] * 4) if masked else None).data
+        for index, payload in enumerate(payloads, 1)
+    )
 
 
-def test_join_fragments_joins_all_forms_of_complete_frames() -> None:
-    payloads = [b"", b"a", b"b" * 125, b"c" * 126, b"d" * 65535]
-    decoder, assembler = within_message(fragments(*payloads))
-    assert join_fragments(decoder, assembler) == Frame(
+def join(decoder: FrameDecoder, assembler: MessageAssembler) -> Frame | None:
+    return join_fragments(decoder, assembler, masked=True)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_join_fragments_joins_all_forms_of_complete_frames(masked: bool) -> None:
+    payloads = [b"", b"a", b"b" * 125, b"c" * 126, b"d" * INTEGER_LIMIT]
+    decoder, assembler = within_message(fragments(*payloads, masked=masked))
+    assert join_fragments(decoder, assembler, masked=masked) == Frame(
         Opcode.CONTINUATION, b"".join(payloads), fin=False
     )
     assert decoder.idle
@@ -123,6 +150,8 @@ def test_join_fragments_joins_all_forms_of_complete_frames() -> None:
         "89 01 . 61",  # a Ping
         "00 02 . 61",  # incomplete
         "00 7e 0001 . 61",  # not the shortest length
+        "00 7e 0801 . " + "61" * 2049,  # as fast on the slow path
+        "00 7e 00",
         "00 7f 0000000000010000 .",  # a 64-bit length
         "00",
     ],
@@ -130,74 +159,89 @@ def test_join_fragments_joins_all_forms_of_complete_frames() -> None:
 def test_join_fragments_leaves_any_other_frame(notation: str) -> None:
     other = parse_frame_notation(notation, masked=True)
     decoder, assembler = within_message(fragments(b"a", b"b") + other)
-    frame = join_fragments(decoder, assembler)
+    frame = join(decoder, assembler)
     assert frame is not None
     assert frame.payload == b"ab"
     assert decoder.buffer[decoder.position :] == other
-    assert join_fragments(decoder, assembler) is None
+    assert join(decoder, assembler) is None
 
 
-def test_join_fragments_leaves_an_unmasked_frame() -> None:
-    unmasked = parse_frame_notation("00 01 . 61 | 00 01 . 62", masked=False)
-    decoder, assembler = within_message(unmasked + bytes(9))
-    assert join_fragments(decoder, assembler) is None
+def test_join_fragments_leaves_a_frame_masked_by_the_wrong_side() -> None:
+    for masked in (False, True):
+        data = parse_frame_notation("00 01 . 61 | 00 01 . 62", masked=not masked)
+        decoder, assembler = within_message(data + bytes(9))
+        assert join_fragments(decoder, assembler, masked=masked) is None
 
 
 def test_join_fragments_stops_at_the_limits() -> None:
     data = fragments(b"aa", b"bb", b"cc")
     decoder, assembler = within_message(data, max_message_size=5)
-    frame = join_fragments(decoder, assembler)
+    frame = join(decoder, assembler)
     assert frame is not None
     assert frame.payload == b"aabb"
     decoder, assembler = within_message(data, max_fragments=3)
-    frame = join_fragments(decoder, assembler)
+    frame = join(decoder, assembler)
     assert frame is not None
     assert frame.payload == b"aabb"
 
 
 Outcome = tuple[list[Event], bytes, str | None]
+LIMIT = 300
 
 
-def outcome(chunks: list[bytes]) -> Outcome:
-    server = Connection(
-        Role.SERVER, max_message_size=100, max_fragments=6, compression=DeflateParameters.DEFAULT
+def outcome(chunks: list[bytes], role: Role) -> Outcome:
+    connection = Connection(
+        role, max_message_size=LIMIT, max_fragments=6, compression=DeflateParameters.DEFAULT
     )
     events: list[Event] = []
     for chunk in chunks:
-        server.receive_data(chunk)
-        while (event := server.next_event()) is not None:
+        connection.receive_data(chunk)
+        while (event := connection.next_event()) is not None:
             events.append(event)
             if len(events) == 6:
-                server.fail(1008, "six messages are enough")
-    error = None if server.error is None else server.error.reason
-    return events, server.data_to_send(), error
+                connection.fail(1008, "six messages are enough")
+    error = None if connection.error is None else connection.error.reason
+    # The client's masking keys differ from run to run.
+    replies = connection.data_to_send() if role is Role.SERVER else b""
+    return events, replies, error
 
 
-def short_frames() -> st.SearchStrategy[bytes]:
-    texts = st.text(max_size=30).map(lambda text: RawFrame(TEXT, text.encode(), mask=KEY).data)
-    return st.lists(texts, max_size=4).map(b"".join)
+def payloads() -> st.SearchStrategy[bytes]:
+    """Draw text and other data around the lengths 126 and `LIMIT`."""
+    texts = st.text(max_size=30).map(str.encode)
+    lengths = st.integers(120, 132) | st.integers(LIMIT - 2, LIMIT + 2)
+    long = lengths.map(ascii_text) | lengths.map(patterned)
+    return texts | long | st.binary(max_size=30) | st.just(b"\xc3\xa9")
 
 
-def small_fragments() -> st.SearchStrategy[bytes]:
-    """Draw a message in up to nine fragments, around the limits of six and 100 bytes."""
-    payloads = st.lists(st.binary(max_size=30) | st.just(b"\xc3\xa9"), min_size=1, max_size=8)
-    return st.tuples(st.sampled_from([0x1, 0x2]), payloads).map(
+def whole_messages(mask: bytes | None) -> st.SearchStrategy[bytes]:
+    frames = st.tuples(st.sampled_from([0x1, 0x2]), payloads())
+    return st.lists(frames.map(lambda drawn: RawFrame(*drawn, mask=mask).data), max_size=4).map(
+        b"".join
+    )
+
+
+def small_fragments(mask: bytes | None) -> st.SearchStrategy[bytes]:
+    """Draw a message in up to nine fragments, around the limits of six and `LIMIT` bytes."""
+    drawn = st.tuples(st.sampled_from([0x1, 0x2]), st.lists(payloads(), min_size=1, max_size=8))
+    return drawn.map(
         lambda drawn: (
-            RawFrame(drawn[0], drawn[1][0], fin=False, mask=KEY).data
-            + fragments(*drawn[1][1:])
-            + RawFrame(0, b"", mask=KEY).data
+            RawFrame(drawn[0], drawn[1][0], fin=False, mask=mask).data
+            + fragments(*drawn[1][1:], masked=mask is not None)
+            + RawFrame(0, b"", mask=mask).data
         )
     )
 
 
-TRAFFIC = st.lists(short_frames() | small_fragments() | nearly_valid(True), max_size=4)
-
-
-@given(st.data(), TRAFFIC.map(b"".join))
-def test_fast_path_equals_slow_path_for_any_traffic(data: st.DataObject, received: bytes) -> None:
-    chunks = data.draw(chunkings(received))
-    by_the_fast_path = outcome(chunks)
+@pytest.mark.parametrize("role", Role)
+@given(st.data())
+def test_fast_path_equals_slow_path_for_any_traffic(role: Role, data: st.DataObject) -> None:
+    masked = role is Role.SERVER
+    mask = KEY if masked else None
+    messages = whole_messages(mask) | small_fragments(mask) | nearly_valid(masked)
+    chunks = data.draw(chunkings(b"".join(data.draw(st.lists(messages, max_size=4)))))
+    by_the_fast_path = outcome(chunks, role)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connection, "read_short_messages", lambda decoder, limit: [])
-        patch.setattr(connection, "join_fragments", lambda decoder, assembler: None)
-        assert outcome(chunks) == by_the_fast_path
+        patch.setattr(connection, "read_messages", lambda decoder, limit: [])
+        patch.setattr(connection, "join_fragments", lambda decoder, assembler, masked: None)
+        assert outcome(chunks, role) == by_the_fast_path

@@ -19,7 +19,7 @@ from wsproto_min.frames import (
     parse_close,
     parse_header,
 )
-from wsproto_min.masking import apply_mask
+from wsproto_min.masking import INTEGER_LIMIT, apply_mask, apply_masks
 from wsproto_min.testing.raw_frame import RawFrame, naive_mask, parse_frame_notation, patterned
 from wsproto_min.testing.strategies import (
     BOUNDARY_LENGTHS,
@@ -453,8 +453,8 @@ def test_apply_mask_hello_of_section_5_7() -> None:
 
 @pytest.mark.parametrize("offset", range(8))
 def test_apply_mask_equals_definition_at_every_length(offset: int) -> None:
-    data = patterned(720)
-    lengths = [*range(301), *range(690, 720)]
+    data = patterned(INTEGER_LIMIT + 10)
+    lengths = [*range(301), *range(INTEGER_LIMIT - 10, INTEGER_LIMIT + 10)]
     wrong = [
         length
         for length in lengths
@@ -464,7 +464,7 @@ def test_apply_mask_equals_definition_at_every_length(offset: int) -> None:
 
 
 @given(
-    st.binary(max_size=30) | st.integers(690, 2000).map(patterned),
+    st.binary(max_size=30) | st.integers(100, 2200).map(patterned),
     st.binary(min_size=4, max_size=4),
     st.integers(0, 7) | st.integers(0, 2**63),
 )
@@ -472,6 +472,12 @@ def test_apply_mask_equals_definition_for_any_key(data: bytes, mask: bytes, offs
     masked = apply_mask(data, mask, offset)
     assert masked == naive_mask(data, mask, offset)
     assert apply_mask(masked, mask, offset) == data
+
+
+@given(st.lists(st.tuples(st.binary(max_size=30), st.binary(min_size=4, max_size=4))))
+def test_apply_masks_equals_definition_for_each_chunk(drawn: list[tuple[bytes, bytes]]) -> None:
+    chunks, keys = [chunk for chunk, _ in drawn], [key for _, key in drawn]
+    assert apply_masks(chunks, keys) == b"".join(naive_mask(*each) for each in drawn)
 
 
 # The payload of a Close frame (section 5.5.1)

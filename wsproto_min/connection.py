@@ -51,7 +51,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
-from wsproto_min._fast_path import join_fragments, read_short_messages
+from wsproto_min._fast_path import join_fragments, read_messages
 from wsproto_min.codes import CloseCode, Opcode
 from wsproto_min.deflate import (
     DEFAULT_COMPRESSION_THRESHOLD,
@@ -375,10 +375,11 @@ class Connection:
                 if not decoder.buffer:
                     break
                 frame = None
-                if self.role is _SERVER and not chunked and not decoder.in_frame:
+                if not (chunked or decoder.in_frame):
+                    is_server = self.role is _SERVER
                     if assembler is not None and not assembler.idle:
-                        frame = join_fragments(decoder, assembler)
-                    elif messages := read_short_messages(decoder, self._max_message_size):
+                        frame = join_fragments(decoder, assembler, masked=is_server)
+                    elif is_server and (messages := read_messages(decoder, self._max_message_size)):
                         self._short_messages = messages
                         return messages.pop()
                 frame = frame or decoder.next_frame()

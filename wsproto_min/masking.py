@@ -10,7 +10,14 @@ from __future__ import annotations
 from functools import cache
 
 # Shorter data is masked as one long integer, longer data with a table for each key byte.
-_TABLE_THRESHOLD = 750
+INTEGER_LIMIT = 1 << 11
+
+# A masking key times REPEAT[n] is the key repeated n times, as an integer. For more than 32
+# repetitions, n is a multiple of 16, so that the table takes 40 KB.
+REPEAT = {
+    count: int.from_bytes(b"\1\0\0\0" * count, "little")
+    for count in (*range(32), *range(32, INTEGER_LIMIT // 4 + 1, 16))
+}
 
 
 def apply_mask(data: bytes, mask: bytes, offset: int = 0) -> bytes:
@@ -35,15 +42,39 @@ def apply_mask(data: bytes, mask: bytes, offset: int = 0) -> bytes:
     if rotation:
         mask = mask[rotation:] + mask[:rotation]
     length = len(data)
-    if length < _TABLE_THRESHOLD:
-        key = (mask * (length // 4 + 1))[:length]
-        masked = int.from_bytes(data, "little") ^ int.from_bytes(key, "little")
-        return masked.to_bytes(length, "little")
+    if length <= INTEGER_LIMIT:
+        # As many 4-byte words as the data has, rounded up to a number in REPEAT.
+        words = length + 3 >> 2 if length < 128 else length + 63 >> 6 << 4
+        key = int.from_bytes(mask, "little") * REPEAT[words]
+        masked = int.from_bytes(data, "little") ^ key
+        return masked.to_bytes(words << 2, "little")[:length]
     # A bytearray, because its slices and translate() take half the time of those of bytes.
     result = bytearray(data)
     for index, byte in enumerate(mask):
         result[index::4] = result[index::4].translate(_xor_table(byte))
     return bytes(result)
+
+
+def apply_masks(chunks: list[bytes], masks: list[bytes]) -> bytes:
+    """Mask each chunk with its own key, and join them; see `apply_mask`.
+
+    One XOR for many small chunks takes half the time of `apply_mask` for each.
+
+    Args:
+        chunks: The chunks, each from the start of its frame's payload.
+        masks: A masking key of 4 bytes for each chunk.
+
+    >>> apply_masks([b"Hel", b"lo"], [bytes.fromhex("37fa213d"), bytes(4)]).hex(" ")
+    '7f 9f 4d 6c 6f'
+
+    """
+    data = b"".join(chunks)
+    keys = [
+        (mask * (len(chunk) + 3 >> 2))[: len(chunk)]
+        for chunk, mask in zip(chunks, masks, strict=True)
+    ]
+    masked = int.from_bytes(data, "little") ^ int.from_bytes(b"".join(keys), "little")
+    return masked.to_bytes(len(data), "little")
 
 
 @cache
