@@ -130,7 +130,10 @@ def join_fragments(
         start = end
     if not payloads:
         return None
-    decoder.position = start
+    if start == available:
+        decoder.discard()  # as above
+    else:
+        decoder.position = start
     assembler.count_joined_fragments(len(payloads) - 1)
     payload = apply_masks(payloads, masks) if masked else b"".join(payloads)
     return Frame(Opcode.CONTINUATION, payload, fin=False)
