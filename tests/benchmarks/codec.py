@@ -6,6 +6,9 @@ contender is the class that a server would use: our `Connection`, the `ServerPro
 of websockets in state OPEN, the `Connection` of wsproto. All get the same chunks.
 After the measured time, the parsed messages are compared with the sent ones.
 The messages are binary because websockets decodes text later than the others do.
+
+The rows of compressed messages have our contender alone. It receives fragments and sends
+each message back, once with text and once with noise, which stands for photos and archives.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from tests.benchmarks import rivals
 from tests.benchmarks.measure import Absent, Benchmark, Contender, Sample, Wrong
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Connection, Role
+from wsproto_min.deflate import Compressor, DeflateParameters
 from wsproto_min.frames import encode_frame
 
 READ_SIZE = 1 << 16
@@ -58,7 +62,24 @@ def benchmarks(*, quick: bool = False, ours_alone: bool = False) -> list[Benchma
             ours_alone,
             FRAGMENT_SIZE,
         ),
+        *(
+            Benchmark(
+                f"codec, echo of compressed {kind}",
+                "MB/s",
+                [Contender("wsproto_min", partial(run_compressed, make, megabytes))],
+            )
+            for kind, make in (("text", _text), ("noise", _noise))
+        ),
     ]
+
+
+def _text(source: random.Random) -> bytes:
+    words = [source.randbytes(source.randrange(1, 10)).hex() for _ in range(1000)]
+    return " ".join(source.choices(words, k=FRAGMENTED // 5)).encode()[:FRAGMENTED]
+
+
+def _noise(source: random.Random) -> bytes:
+    return source.randbytes(FRAGMENTED)
 
 
 def _benchmark(
@@ -104,6 +125,41 @@ def run(parse: Parse, size: int, count: int, unit: str, fragment_size: int | Non
     if received != sent:
         raise Wrong(f"codec: parsed {len(received)} messages, which differ from the {count} sent")
     return Sample((count if unit == "frames/s" else count * size / 1e6) / elapsed)
+
+
+def run_compressed(make: Callable[[random.Random], bytes], megabytes: int) -> Sample:
+    """Measure the echo of compressed messages in fragments, and check it."""
+    compression = DeflateParameters.DEFAULT
+    client = Connection(Role.CLIENT, compression=compression)
+    server = Connection(Role.SERVER, compression=compression)
+    source = random.Random(FRAGMENTED)
+    sent = [make(source) for _ in range(megabytes * 10**6 // FRAGMENTED)]
+    chunks: list[bytes] = []
+    for message in sent:
+        data = Compressor().compress(message)
+        frames = b"".join(
+            encode_frame(
+                Opcode.CONTINUATION if begin else Opcode.BINARY,
+                data[begin : begin + FRAGMENT_SIZE],
+                fin=begin + FRAGMENT_SIZE >= len(data),
+                rsv1=not begin,
+                mask=source.randbytes(4),
+            )
+            for begin in range(0, len(data), FRAGMENT_SIZE)
+        )
+        chunks += [frames[begin : begin + READ_SIZE] for begin in range(0, len(frames), READ_SIZE)]
+    replies: list[bytes] = []
+    begin = time.perf_counter()
+    for chunk in chunks:
+        server.receive_data(chunk)
+        while isinstance(event := server.next_event(), bytes):
+            server.send(event)
+            replies.append(server.data_to_send())
+    elapsed = time.perf_counter() - begin
+    client.receive_data(b"".join(replies))
+    if list(iter(client.next_event, None)) != sent:
+        raise Wrong("codec: the echo of compressed messages differs from the messages sent")
+    return Sample(sum(map(len, sent)) / 1e6 / elapsed)
 
 
 def _traffic(size: int, count: int, fragment_size: int) -> tuple[list[bytes], list[bytes]]:
