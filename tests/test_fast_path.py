@@ -99,6 +99,15 @@ def test_fast_path_bounds_the_bytes_of_a_paused_peer() -> None:
     assert decoder.position == 16 * len(frame)
 
 
+def test_fast_path_messages_ahead_count_as_unfinished() -> None:
+    server = Connection(Role.SERVER)
+    server.receive_data(RawFrame(TEXT, b"a" * 1000, mask=KEY).data * 2)
+    server.next_event()
+    assert 1000 < server.unfinished_size < 1100
+    server.next_event()
+    assert server.unfinished_size == 0
+
+
 def test_fast_path_releases_a_read_that_is_decoded() -> None:
     decoder = decoder_with(RawFrame(TEXT, b"a", mask=KEY).data * 3)
     read_messages(decoder, 10)

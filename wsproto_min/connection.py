@@ -49,6 +49,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from sys import getsizeof
 from typing import NamedTuple
 
 from wsproto_min._fast_path import join_fragments, read_messages
@@ -207,9 +208,9 @@ class Connection:
         "_input",
         "_max_fragments",
         "_max_message_size",
+        "_messages_ahead",
         "_min_encoded_size",
         "_outgoing",
-        "_short_messages",
         "_unsent",
         "close_received",
         "close_sent",
@@ -262,7 +263,7 @@ class Connection:
             masked=is_server, rsv1_allowed=compression is not None, rsv_allowed=rsv_allowed
         )
         self._assembler: MessageAssembler | None = None  # created for the first data frame
-        self._short_messages = _NO_MESSAGES  # from the fast path, the next one last
+        self._messages_ahead = _NO_MESSAGES  # from the fast path, the next one last
         self._unsent: list[bytes] | None = None
         self._outgoing: _OutgoingMessage | None = None
         self._input = _READING
@@ -326,6 +327,8 @@ class Connection:
     def unfinished_size(self) -> int:
         """Bytes of memory for received data that is no event yet, about."""
         size = len(self._decoder.buffer)
+        if self._messages_ahead:  # the user pauses between two of them
+            size += sum(map(getsizeof, self._messages_ahead))
         return size if self._assembler is None else size + self._assembler.size
 
     @property
@@ -358,8 +361,8 @@ class Connection:
         Never raises. After a violation `error` names the rule.
 
         """
-        if self._short_messages:
-            return self._short_messages.pop()
+        if self._messages_ahead:
+            return self._messages_ahead.pop()
         try:
             while self._input == _READING:
                 decoder = self._decoder
@@ -380,7 +383,7 @@ class Connection:
                     if assembler is not None and not assembler.idle:
                         frame = join_fragments(decoder, assembler, masked=is_server)
                     elif is_server and (messages := read_messages(decoder, self._max_message_size)):
-                        self._short_messages = messages
+                        self._messages_ahead = messages
                         return messages.pop()
                 frame = frame or decoder.next_frame()
                 if frame is None:
@@ -508,7 +511,7 @@ class Connection:
             self.state = _FLUSHING
         if self._input == _READING:
             self._input = _DISCARDING
-        self._short_messages = _NO_MESSAGES
+        self._messages_ahead = _NO_MESSAGES
         self._decoder.discard()
         self._assembler = None
 
