@@ -182,16 +182,19 @@ def test_join_fragments_leaves_a_frame_masked_by_the_wrong_side() -> None:
         assert join_fragments(decoder, assembler, masked=masked) is None
 
 
-def test_join_fragments_stops_at_the_limits() -> None:
-    data = fragments(b"aa", b"bb", b"cc")
-    decoder, assembler = within_message(data, max_message_size=5)
-    frame = join(decoder, assembler)
-    assert frame is not None
-    assert frame.payload == b"aabb"
-    decoder, assembler = within_message(data, max_fragments=3)
-    frame = join(decoder, assembler)
-    assert frame is not None
-    assert frame.payload == b"aabb"
+@pytest.mark.parametrize(("masked", "header"), [(True, 6), (False, 2)])
+def test_join_fragments_stops_before_the_limits(masked: bool, header: int) -> None:
+    data = fragments(b"aa", b"bb", b"cc", masked=masked)
+    joined = {}
+    for name, limits in {
+        "size": {"max_message_size": 1 + 2 * (header + 2)},  # of two frames with their headers
+        "one byte less": {"max_message_size": 2 * (header + 2)},
+        "fragments": {"max_fragments": 3},  # of which one began the message
+    }.items():
+        decoder, assembler = within_message(data, **limits)
+        frame = join_fragments(decoder, assembler, masked=masked)
+        joined[name] = b"" if frame is None else frame.payload
+    assert joined == {"size": b"aabb", "one byte less": b"aa", "fragments": b"aa"}
 
 
 Outcome = tuple[list[Event], bytes, str | None]

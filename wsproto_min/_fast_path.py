@@ -21,7 +21,7 @@ from wsproto_min.frames import (
     Frame,
     FrameDecoder,
 )
-from wsproto_min.masking import INTEGER_LIMIT, REPEAT, apply_masks
+from wsproto_min.masking import INTEGER_LIMIT, REPEAT, xor
 from wsproto_min.messages import MessageAssembler
 
 _TEXT = FIN | Opcode.TEXT
@@ -92,8 +92,8 @@ def join_fragments(
 ) -> Frame | None:
     """Return the next fragments of a message as one frame, or None if the slow path must go on.
 
-    Only complete continuation frames without FIN are joined, and only as many as the limits of
-    the assembler allow. The decoder must be at the start of a frame, within a message.
+    Only complete continuation frames without FIN are joined, and only while none can exceed the
+    limits of the assembler. The decoder must be at the start of a frame, within a message.
 
     Args:
         decoder: Its `position` moves behind the frames that were read.
@@ -101,17 +101,18 @@ def join_fragments(
         masked: True if the peer is a client.
 
     """
-    size_left, fragments_left = assembler.remaining_limits
-    mask_bit, mask_size = (MASK, 4) if masked else (0, 0)
     data = decoder.buffer
     start = decoder.position
-    available = len(data)
+    mask_bit, header_size = (MASK, 6) if masked else (0, 2)
+    size_left, fragments_left = assembler.remaining_limits
+    # So many bytes have at most `size_left` bytes of payload, and `fragments_left` headers.
+    available = min(len(data), start + min(size_left, fragments_left * header_size))
     payloads: list[bytes] = []
-    masks: list[bytes] = []
+    keys: list[bytes] = []
     # 0 is the first byte of a continuation frame without FIN.
-    while start + 2 <= available and not data[start] and len(payloads) < fragments_left:
+    while start + header_size <= available and not data[start]:
         length = data[start + 1] - mask_bit
-        begin = start + 2 + mask_size
+        begin = start + header_size
         if length == LENGTH_IN_2_BYTES:
             begin += 2
             if begin > available:
@@ -122,18 +123,20 @@ def join_fragments(
         elif not 0 <= length <= MAX_CONTROL_PAYLOAD:
             break
         end = begin + length
-        size_left -= length
-        if end > available or size_left < 0:
+        if end > available:
             break
         payloads.append(data[begin:end])
-        masks.append(data[begin - 4 : begin])
+        if masked:
+            keys.append((data[begin - 4 : begin] * (length + 3 >> 2))[:length])
         start = end
     if not payloads:
         return None
-    if start == available:
+    if start == len(data):
         decoder.discard()  # as above
     else:
         decoder.position = start
     assembler.count_joined_fragments(len(payloads) - 1)
-    payload = apply_masks(payloads, masks) if masked else b"".join(payloads)
+    payload = b"".join(payloads)
+    if masked:
+        payload = xor(payload, b"".join(keys))
     return Frame(Opcode.CONTINUATION, payload, fin=False)
