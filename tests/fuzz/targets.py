@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.fuzz import chat, decoder, deflate, handshake
+from tests.fuzz import chat, decoder, deflate, explain, handshake
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -23,6 +23,7 @@ TARGETS = {
     "handshake": Target(handshake.check, handshake.seeds),
     "deflate": Target(deflate.check, deflate.seeds),
     "chat": Target(chat.check, chat.seeds),
+    "explain": Target(explain.check, explain.seeds),
 }
 
 
