@@ -64,4 +64,4 @@ class AddressBuckets:
         host = parse_host(address)
         if host is None or isinstance(host, str) or is_trusted(host, self._trusted):
             return None
-        return host.packed if host.version == 4 else host.packed[:8]
+        return host.packed[:8]  # an IPv4 address has 4 bytes

@@ -55,8 +55,6 @@ class Authorizer:
         """
         if self._required:
             return self.check(token, room)
-        if token is None or self._invitations is None:
-            return None
         with suppress(Unauthorized):
             return self.check(token, room)
         return None

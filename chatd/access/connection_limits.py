@@ -160,7 +160,7 @@ class ConnectionLimiter:
             return None
         if self._exempts_loopback and host.is_loopback:
             return None
-        return host.packed if host.version == 4 else host.packed[:8]
+        return host.packed[:8]  # an IPv4 address has 4 bytes
 
 
 def raise_descriptor_limit(max_peers: int) -> int:

@@ -131,9 +131,9 @@ def _is_same_origin(origin: str, host: str) -> bool:
     that terminates TLS.
     """
     try:
-        page = urlsplit(origin.lower())
+        page = urlsplit(origin)  # in lower case
         port = page.port or _DEFAULT_PORTS[page.scheme]
-        server = urlsplit(f"{page.scheme}://{host.lower()}")
+        server = urlsplit(f"{page.scheme}://{host}")
         return page.hostname is not None and (page.hostname, port) == (
             server.hostname,
             server.port or _DEFAULT_PORTS[page.scheme],

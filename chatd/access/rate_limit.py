@@ -51,7 +51,7 @@ class TokenBucket:
         self._tokens = max(level, -self._max_debt)
         return -self._tokens / self._rate
 
-    def is_exhausted(self, now: float, tokens: float = 1.0) -> bool:
+    def is_exhausted(self, now: float, tokens: float) -> bool:
         """Return True if taking tokens would exceed the limit on the debt."""
         return self.level(now) - tokens < -self._max_debt
 
