@@ -59,6 +59,12 @@ def test_default_limit_exempts_loopback_addresses() -> None:
     assert acquire(limiter, REMOTE, DEFAULT_MAX_PER_ADDRESS + 1)[-2:] == [True, False]
 
 
+@pytest.mark.parametrize("address", ["unix", "nonsense"])
+def test_address_without_an_ip_address_has_no_limit(address: str) -> None:
+    limiter = ConnectionLimiter(5, 1, ())
+    assert acquire(limiter, address, 6) == [True] * 5 + [False]
+
+
 def test_limits_of_zero_admit_any_number() -> None:
     assert all(acquire(ConnectionLimiter(0, 0, ()), REMOTE, 1000))
 
@@ -84,6 +90,49 @@ def test_released_slots_are_free_again() -> None:
                 limiter.release(limiter.rekey(slot, address.format(9)))
     assert acquire(limiter, REMOTE, 3) == [True, True, False]
     assert acquire(limiter, LOCAL, 2) == [True, False]
+
+
+def test_released_slot_leaves_those_of_its_address_counted() -> None:
+    limiter = ConnectionLimiter(0, 2, ())
+    slot = limiter.acquire(REMOTE.format(1))
+    assert slot is not None
+    assert acquire(limiter, REMOTE, 1) == [True]
+    limiter.release(slot)
+    assert acquire(limiter, REMOTE, 2) == [True, False]
+
+
+def test_rekey_admits_a_refused_connection_after_a_release() -> None:
+    limiter = ConnectionLimiter(0, 1, ())
+    first, second = (limiter.acquire(REMOTE.format(port)) for port in (1, 2))
+    assert first is not None
+    assert second is not None
+    assert second.refusal is not None
+    assert limiter.rekey(second, REMOTE.format(2)).refusal is not None
+    limiter.release(first)
+    assert limiter.rekey(second, REMOTE.format(2)).refusal is None
+
+
+def test_refusal_names_its_cause_and_the_option() -> None:
+    for limiter, cause, reason in (
+        (
+            ConnectionLimiter(1, 0, ()),
+            "max_peers",
+            "server full: its limit is 1 connections; try again in 10 seconds, or ask the operator"
+            " to raise --max-peers",
+        ),
+        (
+            ConnectionLimiter(0, 1, ()),
+            "max_per_address",
+            "too many connections: the limit is 1 connections from one address; close some and"
+            " try again, or ask the operator to raise --max-per-address",
+        ),
+    ):
+        limiter.acquire(REMOTE.format(1))
+        slot = limiter.acquire(REMOTE.format(2))
+        assert slot is not None
+        assert slot.refusal is not None
+        assert (slot.refusal.status, slot.refusal.cause) == (503, cause)
+        assert slot.refusal.reason == reason
 
 
 def test_acquire_returns_none_once_overflow_slots_are_full() -> None:
@@ -233,11 +282,12 @@ def test_overflow_slots_limit_refusals_behind_a_trusted_proxy() -> None:
 def test_descriptor_limit_is_raised_as_far_as_needed_and_allowed(
     limits: tuple[int, int], peers: int, soft: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[tuple[int, int]] = []
-    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
-    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: calls.append(limits))
+    calls: list[tuple[int, tuple[int, int]]] = []
+    monkeypatch.setattr(resource, "getrlimit", {resource.RLIMIT_NOFILE: limits}.__getitem__)
+    monkeypatch.setattr(resource, "setrlimit", lambda *call: calls.append(call))
     assert raise_descriptor_limit(5000) == peers
-    assert calls == ([] if soft is None else [(soft, limits[1])])
+    expected = (resource.RLIMIT_NOFILE, (soft, limits[1]))
+    assert calls == ([] if soft is None else [expected])
 
 
 def test_max_peers_above_descriptor_limit_fails_with_one_line(

@@ -15,6 +15,7 @@ import pytest
 
 from chatd import announcements, app, intake, registry, rooms, work_queue
 from chatd.access import address_buckets, costs
+from chatd.access.address_buckets import AddressBuckets
 from chatd.access.costs import Budgets
 from chatd.access.invitations import Invitations
 from chatd.access.rate_limit import TokenBucket
@@ -76,6 +77,7 @@ def test_new_connection_of_address_in_debt_has_no_burst() -> None:
     ("one", "two", "shared"),
     [
         ("[2001:db8::1]:1", "[2001:db8::ffff]:2", True),
+        ("[2001:db8::1]:1", "[2001:db8:0:0:ff00::1]:2", True),
         ("[2001:db8::1]:1", "[2001:db8:0:1::1]:2", False),
         ("203.0.113.7", "203.0.113.7:80", True),
         ("[::ffff:203.0.113.7]:1", "203.0.113.7:2", True),
@@ -132,6 +134,43 @@ def test_number_of_address_budgets_is_bounded(monkeypatch: pytest.MonkeyPatch, u
         if used:
             budget.charge(100)
         assert max(len(budgets._addresses), len(budgets._handshakes)) <= 100
+
+
+def address_of(number: int) -> str:
+    return f"203.0.{number >> 8}.{number & 255}:1"
+
+
+@pytest.mark.parametrize("debt", [20.0, 250.0])
+def test_full_bucket_is_forgotten_before_one_in_use(
+    monkeypatch: pytest.MonkeyPatch, debt: float
+) -> None:
+    monkeypatch.setattr(address_buckets, "MAX_ADDRESSES", 100)
+    buckets = AddressBuckets(100, ())
+    in_use = [buckets.find(address_of(number), 0.0) for number in range(40)]
+    for bucket in in_use:
+        assert bucket is not None
+        bucket.take(0.0, debt)
+    for number in range(40, 101):
+        buckets.find(address_of(number), 0.0)
+    assert [buckets.find(address_of(number), 0.0) for number in range(40)] == in_use
+    assert len(buckets) == 41
+
+
+def test_oldest_half_is_forgotten_if_all_buckets_are_in_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(address_buckets, "MAX_ADDRESSES", 100)
+    buckets = AddressBuckets(100, ())
+    for number in range(101):
+        bucket = buckets.find(address_of(number), 0.0)
+        assert bucket is not None
+        bucket.take(0.0, 300)
+    assert len(buckets) == 51
+    for number in range(50, 100):
+        bucket = buckets.find(address_of(number), 0.0)
+        assert bucket is not None
+        assert bucket.level(0.0) == -100, f"the debt of address {number} is forgotten"
+    assert len(buckets) == 51
 
 
 # The queue.

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from chatd import app, recheck
 from chatd.__main__ import main
+from chatd.access import invitations as invitations_module
 from chatd.access.authorizer import Authorizer
 from chatd.access.invitation_files import SECRET_SIZE
 from chatd.access.invitations import (
@@ -210,6 +211,90 @@ def test_concurrent_revocations_all_take_effect(tmp_path: Path) -> None:
         assert "revoked" in reason(invitations, token)
 
 
+def test_list_changes_counts_the_changes_that_were_loaded(tmp_path: Path) -> None:
+    invitations = Invitations(tmp_path)
+    counts = [invitations.list_changes]
+    for number in range(2):
+        invitations.revoke(f"n{number}", NOW)
+        for _ in range(2):
+            invitations.load_revocations()
+        counts.append(invitations.list_changes)
+    assert counts == [0, 1, 2]
+    assert Invitations(tmp_path).list_changes == 1
+
+
+class MemorySource:
+    """A secret and a revocation list without files."""
+
+    def __init__(self) -> None:
+        self.secret = bytes(SECRET_SIZE)
+        self.list_changes = 0
+        self.revocations: dict[str, float] = {}
+
+    def load_revocations(self) -> dict[str, float]:
+        return self.revocations
+
+    def revoke(self, key: str, now: float, /) -> None:
+        self.revocations[key] = now
+
+
+def test_invitations_of_another_source_are_checked_and_revoked() -> None:
+    source = MemorySource()
+    invitations = Invitations(source)
+    token = invitations.issue("Ann", [], 7, NOW)
+    assert Invitations(source).check(token, NOW).name == "Ann"
+    invitations.revoke("ANN", NOW)
+    assert source.revocations == {"ann": NOW}
+    assert "revoked" in reason(invitations, token)
+
+
+def test_number_of_verified_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(invitations_module, "VERIFIED_TOKENS", 2)
+    invitations = Invitations(MemorySource())
+    tokens = [invitations.issue(f"n{number}", [], 7, NOW) for number in range(3)]
+    with counted_signatures(monkeypatch) as signatures:
+        for token in (*tokens, tokens[2], tokens[1], tokens[0]):
+            invitations.check(token, NOW)
+    assert len(signatures) == 4, "the oldest of three tokens is verified again"
+
+
+# Open chats.
+
+
+def test_open_chat_admits_guests_and_ignores_other_tokens(invitations: Invitations) -> None:
+    authorizer = Authorizer(invitations, required=False)
+    token = invitations.issue("Ann", ["lobby"], 7, time.time())
+    assert authorizer.authorize(token, "lobby") == Invitation("Ann", ("lobby",))
+    for other in (None, "", "forged", token[:-1]):
+        assert authorizer.authorize(other, "lobby") is None
+    assert authorizer.authorize(token, "cellar") is None
+    assert Authorizer(None).authorize(token, "lobby") is None
+
+
+def test_check_without_invitations_refuses_every_token() -> None:
+    with pytest.raises(Unauthorized, match=r"^this chat has no invitations$"):
+        Authorizer(None).check("token", "lobby")
+
+
+def test_room_filter_ignores_tokens_that_are_invalid(invitations: Invitations) -> None:
+    token = invitations.issue("Ann", ["lobby"], 7, time.time())
+    admits = Authorizer(invitations).room_filter([None, "forged", token])
+    assert [admits("lobby"), admits("cellar")] == [True, False]
+    assert not Authorizer(invitations).room_filter(["forged"])("lobby")
+    assert Authorizer(invitations, required=False).room_filter([])("cellar")
+
+
+def test_recheck_with_a_damaged_list_keeps_the_expiry(
+    invitations: Invitations, tmp_path: Path
+) -> None:
+    authorizer = Authorizer(invitations)
+    now = time.time()
+    token = invitations.issue("Ann", [], 1, now)
+    (tmp_path / "revoked").write_text("{")
+    assert authorizer.recheck(token) is None
+    assert [authorizer.needs_recheck(at) for at in (now, now + DAY)] == [False, True]
+
+
 # The secret.
 
 
@@ -232,8 +317,12 @@ def test_secret_is_created_once_and_private_to_its_owner(tmp_path: Path) -> None
 def test_short_secret_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
     for size in (0, 31):
         (tmp_path / "secret").write_bytes(b"x" * size)
-        with pytest.raises(OSError, match="shorter than 32 bytes; remove the file"):
+        with pytest.raises(OSError, match="shorter than 32 bytes") as caught:
             Invitations(tmp_path)
+        assert str(caught.value) == (
+            f"secret {tmp_path / 'secret'}: shorter than 32 bytes; remove the file, and chatd"
+            " creates another"
+        )
 
 
 # A server that requires invitations.
@@ -291,7 +380,7 @@ def test_plain_mode_reads_the_token_from_authorization_header(
     token = invitations.issue("Ann", ["lobby"], 7, now)
     with serve_chat(invitations=invitations) as chat, ChatClient(chat.address) as ben:
         ben.join("lobby", "Ben", token=invitations.issue("Ben", [], 7, now))
-        hint = "by invitation only.*Authorization: Bearer TOKEN"
+        hint = "by invitation only.*; send its token as 'Authorization: Bearer TOKEN'$"
         for headers, reason in (
             ([], hint),
             (bearer(""), hint),
@@ -306,7 +395,7 @@ def test_plain_mode_reads_the_token_from_authorization_header(
             assert caught.value.status == 401
             assert ("www-authenticate", 'Bearer realm="chatd"') in caught.value.headers
         with (
-            open_client(chat.address, headers=bearer(token, "bearer")) as first,
+            open_client(chat.address, headers=bearer(f" {token}", "bearer")) as first,
             open_client(chat.address, headers=bearer(token)) as second,
         ):
             first.send("in plain mode")

@@ -30,6 +30,14 @@ def test_bucket_supports_rates_below_one_token_a_second() -> None:
     assert bucket.take(8.0) == pytest.approx(10.0)
 
 
+def test_bucket_is_exhausted_once_taking_exceeds_the_limit() -> None:
+    bucket = TokenBucket(1, 4, 0.0, max_debt=2)
+    assert [bucket.is_exhausted(0.0, tokens) for tokens in (6, 7)] == [False, True]
+    bucket.take(0.0, 5)
+    assert [bucket.is_exhausted(0.0, 1), bucket.is_exhausted(0.0, 2)] == [False, True]
+    assert not bucket.is_exhausted(1.0, 2)
+
+
 @given(
     st.floats(0.5, 1000),
     st.lists(st.floats(0, 1), min_size=1, max_size=200),
