@@ -90,7 +90,7 @@ def read_activity(database: Database) -> list[tuple[str, str, str, int]]:
     """Read rooms by name, each with the time of its last entry and its topic."""
     end = time.monotonic() + LISTING_STEP
     listed: list[tuple[str, str, str, int]] = []
-    name = "@~"  # above the names of direct rooms
+    name = ""
     while len(listed) < MAX_LISTED_ROOMS and time.monotonic() < end:
         # Steps from room to room in the index, because a scan would read every message.
         (name,) = database.execute(
@@ -98,6 +98,9 @@ def read_activity(database: Database) -> list[tuple[str, str, str, int]]:
         ).fetchone()
         if name is None:
             break
+        if name.startswith("@"):
+            name = "@~"  # above the names of direct rooms
+            continue
         (last,) = database.execute(
             "SELECT time FROM messages WHERE room = ? ORDER BY id DESC LIMIT 1", (name,)
         ).fetchone()

@@ -183,6 +183,27 @@ def test_page_of_long_messages_is_bounded_by_its_text() -> None:
         assert not read_before(store, older.messages[0].id).more
 
 
+# Rooms.
+
+
+def activity(store: SQLiteStore) -> list[str]:
+    """Return the rooms of the directory."""
+    results: list[Any] = []
+    store.read_activity(results.append)
+    return [room for room, *_ in results[0]]
+
+
+ANN, BEN = "s" + "a" * 11, "s" + "b" * 11
+
+
+def test_activity_has_rooms_of_any_name_except_direct_rooms() -> None:
+    names = ["-", ".x", "42", "A", "Z", "_", "a", "z"]
+    direct = [f"@{ANN}{BEN}", f"@{BEN}{'s' + 'c' * 11}"]
+    with open_store() as store:
+        append(store, *(message("hello", room=name) for name in (*names, *direct)))
+        assert sorted(activity(store)) == sorted(names)
+
+
 # Keys.
 
 

@@ -70,7 +70,7 @@ def read_activity(database: Database) -> list[tuple[str, str, str, int]]:
         "SELECT room, (SELECT time FROM messages m WHERE m.room = r.room ORDER BY id DESC LIMIT 1),"
         " coalesce((SELECT text FROM topics t WHERE t.room = r.room), ''),"
         " (SELECT count(*) FROM members m WHERE m.room = r.room AND nodes <> '{}')"
-        " FROM rooms r WHERE room > '@~' ORDER BY room LIMIT ?",
+        " FROM rooms r WHERE left(room, 1) <> '@' ORDER BY room LIMIT ?",
         (MAX_LISTED_ROOMS,),
     )
     return [(room, time, topic, count) for room, time, topic, count in rows if time is not None]
