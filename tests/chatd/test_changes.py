@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.model import MAX_REACTION_KINDS, Kind, Message
+from chatd.storage import changes
 from chatd.storage.sqlite import SQLiteStore
 from chatd.storage.store import Appended, NewMessage, Page, Refused, StoredMessage
 from tests.chat import ChatClient, ServerMessage, open_store, serve_chat
@@ -240,6 +241,20 @@ def test_reactions_have_limits_and_each_author_counts_once(store: SQLiteStore) -
     assert refusals(results) == ["forbidden"]
     stored(store, change(Kind.REACT, first.id, "-👍"))
     assert len(json.loads(read(store).messages[0].reactions)) == MAX_REACTION_KINDS - 1
+
+
+@pytest.mark.embedded
+def test_reactions_of_a_message_are_limited_exactly(
+    store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "MAX_REACTIONS", 3)
+    (first,) = stored(store, say("hello"))
+    people = ["s" + letter * 11 for letter in "abcd"]
+    results = append(store, *(change(Kind.REACT, first.id, "+👍", each) for each in people))
+    assert results[3:] == [Refused("forbidden", "the message has its limit of reactions")]
+    assert json.loads(read(store).messages[0].reactions) == {"👍": people[:3]}
+    stored(store, *(change(Kind.REACT, first.id, "-👍", each) for each in people[:3]))
+    assert read(store).messages[0].reactions == ""
 
 
 def test_changes_of_a_message_that_retention_removed(tmp_path: Path) -> None:

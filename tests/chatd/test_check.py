@@ -9,12 +9,13 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
 from chatd.__main__ import main
 from chatd.commands import MAX_PROBLEMS
+from chatd.model import Kind
 from chatd.storage.sqlite import SQLiteStore
 from chatd.storage.store import NewMessage
 from tests.chat import ChatClient
@@ -71,6 +72,17 @@ def test_check_accepts_an_intact_store_and_creates_no_file(
         ("UPDATE messages SET key = printf('%65s', '') WHERE id = 4", "the key has 65"),
         ("UPDATE messages SET text = CAST(x'ff' AS TEXT) WHERE id = 5", "the text is not UTF-8"),
         ("UPDATE messages SET key = CAST(x'ff' AS TEXT) WHERE id = 4", "the key is not UTF-8"),
+        ("UPDATE messages SET author = 'Ann' WHERE id = 5", "the author is 'Ann'"),
+        ("UPDATE messages SET kind = 9 WHERE id = 5", "the kind is 9, not 0 to 4"),
+        ("UPDATE messages SET kind = 1 WHERE id = 5", "the change refers to no message"),
+        ("UPDATE messages SET kind = 3 WHERE id = 5", "the change refers to no message"),
+        *(
+            (
+                f"UPDATE messages SET reactions = '{reactions}' WHERE id = 5",
+                "the reactions are not a JSON object with lists of authors",
+            )
+            for reactions in ("{", "[]", '{"x": "saaaaaaaaaaa"}', '{"x": {}}', '{"x": ["Ann"]}')
+        ),
         (
             "INSERT INTO trimmed VALUES ('b', 0)",
             "room 'b': invalid record of removed messages, up to id 0",
@@ -186,6 +198,58 @@ def test_export_writes_messages_in_order_without_keys(path: str) -> None:
     assert messages[-1] == {"room": "x", "id": 5, "name": "Jürgen", "text": "Grüße\n😀\x1b"}
     assert [each["id"] for each in exported(path, "--room", "x")] == [5]
     assert list(exported(path, "--room", "empty.room")) == []
+
+
+def test_export_has_the_kind_and_state_of_each_entry(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "chat.db")
+    store = SQLiteStore(path)
+    results: list[Any] = []
+
+    def add(text: str, author: str = "", kind: Kind = Kind.MESSAGE, ref: int | None = None) -> int:
+        key = f"key {text} {kind}"
+        store.append([NewMessage("tea", "Ann", text, key, author, kind, ref)], results.append)
+        number = results.pop()[0].message.id
+        assert isinstance(number, int)
+        return number
+
+    ann, ben = "s" + "a" * 11, "s" + "b" * 11
+    old = add("from an earlier version")
+    first = add("frist", ann)
+    deleted = add("rude", ben)
+    edit = add("first", ann, Kind.EDIT, first)
+    react = add("+👍", ben, Kind.REACT, first)
+    delete = add("", ben, Kind.DELETE, deleted)
+    topic = add("hot drinks", ann, Kind.TOPIC)
+    reply = add("indeed", ben, ref=first)
+    store.close()
+    assert main(["check", "--db", path]) == 0
+    capsys.readouterr()
+
+    def export(*options: str) -> list[dict[str, object]]:
+        assert main(["export", "--db", path, *options]) == 0
+        entries = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        for entry in entries:
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", entry.pop("time"))
+            assert (entry.pop("room"), entry.pop("name")) == ("tea", "Ann")
+        return entries
+
+    expected: list[dict[str, object]] = [
+        {"id": old, "text": "from an earlier version"},
+        {
+            **{"id": first, "text": "first", "author": ann},
+            **{"edited": edit, "reactions": {"👍": [ben]}},
+        },
+        {"id": deleted, "text": "", "author": ben, "deleted": True},
+        {"id": edit, "text": "", "author": ann, "type": "edit", "ref": first},
+        {"id": react, "text": "+👍", "author": ben, "type": "react", "ref": first},
+        {"id": delete, "text": "", "author": ben, "type": "delete", "ref": deleted},
+        {"id": topic, "text": "hot drinks", "author": ann, "type": "topic"},
+        {"id": reply, "text": "indeed", "author": ben, "ref": first},
+    ]
+    assert export() == export("--room", "tea") == expected
+    assert export("--room", "te") == []
 
 
 def test_export_to_a_closed_pipe_ends_with_status_1(path: str) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count, repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,10 +25,11 @@ from hypothesis import strategies as st
 
 from chatd.model import Message
 from chatd.storage import ids as ids_module
-from chatd.storage import message_writer, retention, write_ahead_log
+from chatd.storage import message_writer, pages, retention, write_ahead_log
 from chatd.storage.sqlite import MEMORY, SQLiteStore, default_path
 from chatd.storage.sqlite_file import connect
 from chatd.storage.store import (
+    Act,
     Appended,
     NewMessage,
     Page,
@@ -183,6 +185,43 @@ def test_page_of_long_messages_is_bounded_by_its_text() -> None:
         assert not read_before(store, older.messages[0].id).more
 
 
+def test_pages_after_around_and_from_a_time_have_both_ends() -> None:
+    with open_store() as store:
+        one, two, three, four = (each.message for each in append(store, *map(message, "1234")))
+
+        def after(number: int, limit: int) -> Page:
+            return page_of(lambda callback: store.read_following("x", number, limit, callback))
+
+        def around(number: int, limit: int) -> Page:
+            return page_of(lambda callback: store.read_around("x", number, limit, callback))
+
+        for page, found, more, more_after in (
+            (after(0, 2), "12", False, True),
+            (after(one.id, 2), "23", True, True),
+            (after(two.id, 2), "34", True, False),
+            (after(four.id, 2), "", True, False),
+            (around(three.id, 3), "234", True, False),
+            (around(two.id, 2), "12", False, True),
+            (around(one.id, 9), "1234", False, False),
+        ):
+            assert texts(page) == list(found)
+            assert (page.more, page.more_after, page.gap) == (more, more_after, False)
+
+
+@pytest.mark.embedded
+def test_page_from_a_time_begins_with_the_messages_of_that_time(path: str) -> None:
+    with open_store(path) as store:
+        rows = [(number, f"2026-01-0{1 + number // 3}T00:00:00.000Z") for number in range(1, 9)]
+        insert(path, *(("x", number, time) for number, time in rows))
+        for moment in ("2025-12-31", "2026-01-01", "2026-01-02", "2026-01-03", "2026-01-04"):
+            start = f"{moment}T00:00:00.000Z"
+            page = page_of(partial(store.read_from, "x", start, 100))
+            assert [(m.id, m.time) for m in page.messages] == [
+                (number, time) for number, time in rows if time >= start
+            ]
+            assert page.more == any(time < start for _, time in rows)
+
+
 # Rooms.
 
 
@@ -202,6 +241,35 @@ def test_activity_has_rooms_of_any_name_except_direct_rooms() -> None:
     with open_store() as store:
         append(store, *(message("hello", room=name) for name in (*names, *direct)))
         assert sorted(activity(store)) == sorted(names)
+
+
+@pytest.mark.embedded
+def test_activity_is_bounded_by_number_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_store() as store:
+        append(store, *(message("hello", room=name) for name in "abcd"))
+        with monkeypatch.context() as patch:
+            patch.setattr(pages, "MAX_LISTED_ROOMS", 3)
+            assert activity(store) == ["a", "b", "c"]
+        monkeypatch.setattr(pages, "LISTING_STEP", -1.0)
+        assert activity(store) == []
+
+
+def test_direct_rooms_have_the_name_of_the_other_member() -> None:
+    room = f"@{ANN}{BEN}"
+    with open_store() as store:
+        append(store, NewMessage(room, "Ann", "hello", None, ANN))
+
+        def direct(author: str) -> list[tuple[str, str, str]]:
+            results: list[Any] = []
+            store.read_direct_rooms(author, results.append)
+            return list(results[0])
+
+        assert direct(ANN) == [(room, "", BEN)], "the other member has said nothing"
+        append(store, NewMessage(room, "Ben", "hi", None, BEN))
+        append(store, NewMessage(room, "Benjamin", "me again", None, BEN))
+        assert direct(ANN) == [(room, "Benjamin", BEN)]
+        assert direct(BEN) == [(room, "Ann", ANN)]
+        assert direct("s" + "c" * 11) == []
 
 
 # Keys.
@@ -681,8 +749,12 @@ def test_default_path_without_any_home_is_a_store_error(monkeypatch: pytest.Monk
         raise KeyError
 
     monkeypatch.setattr("pwd.getpwuid", find_no_entry)
-    with pytest.raises(StoreError, match="no home directory; choose a file with --db"):
+    with pytest.raises(StoreError) as caught:
         default_path()
+    assert str(caught.value) == (
+        "message store: this user has no home directory; choose a file with --db, or a"
+        " directory with STATE_DIRECTORY"
+    )
 
 
 def open_error(path: str) -> str:
@@ -954,12 +1026,41 @@ def test_read_append_and_retention_report_database_errors() -> None:
         ]
         for error in read_errors:
             assert "cannot read: no such table" in str(error)
-        assert "cannot append: no such table" in str(append_error(store, message("d")))
+        assert str(append_error(store, message("d"))) == (
+            "message store :memory:: cannot append: no such table: messages; check the free disk"
+            " space and run `chatd check`"
+        )
         with pytest.raises(StoreError, match="cannot apply retention: no such table"):
             store.apply_retention()
         store._database.execute("ALTER TABLE elsewhere RENAME TO messages")
         store.apply_retention()
         assert texts(read_after(store)) == ["c"], "the failed step lost its room"
+
+
+@pytest.mark.embedded
+def test_moderate_reports_database_errors() -> None:
+    with open_store() as store:
+        store._database.execute("ALTER TABLE audit RENAME TO elsewhere")
+        act = Act("ban", "x", "Ben", BEN, "Mia")
+        error = error_of(lambda callback: store.moderate(act, callback))
+        assert "cannot store an act of moderation: no such table: audit" in str(error)
+        assert store.changed_sanctions() == [], "the ban is in force without a record of it"
+        store._database.execute("ALTER TABLE sanctions RENAME TO others")
+        store._sanctions_version = None
+        with pytest.raises(StoreError, match="cannot read the sanctions: no such table"):
+            store.changed_sanctions()
+
+
+def test_moderate_reports_a_lost_file(path: str) -> None:
+    with open_store(path) as store:
+        os.rename(path, f"{path}.away")
+        act = Act("ban", "x", "Ben", BEN, "Mia")
+        error = error_of(lambda callback: store.moderate(act, callback))
+        assert f"{path} was removed; chatd stores no messages until" in str(error)
+        os.rename(f"{path}.away", path)
+        done: list[StoreError | None] = []
+        store.moderate(act, done.append)
+        assert done == [None]
 
 
 @pytest.mark.parametrize("size", [1, 40])

@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chatd.model import Message
+from chatd.storage import write_batcher
 from chatd.storage.store import (
     AppendCallback,
     Appended,
@@ -124,6 +125,65 @@ def test_flush_waits_for_the_append_in_progress() -> None:
     fixture.store.finish_append()
     assert fixture.batcher.flush() == 2
     assert fixture.store.batches == [["a"], ["b", "c"]]
+
+
+def test_bounded_append_takes_messages_up_to_both_limits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(write_batcher, "MAX_BATCH", 3)
+    monkeypatch.setattr(write_batcher, "MAX_BATCH_SIZE", 10)
+    fixture = Fixture()
+    fixture.batcher = WriteBatcher(
+        fixture.store, fixture.deliver, fixture.durations.append, is_bounded=True
+    )
+    fixture.add("a", "b", "c", "d" * 5, "e" * 5, "f", "g" * 11, "h")
+    while fixture.batcher.flush():
+        fixture.store.finish_append()
+    assert fixture.store.batches == [["a", "b", "c"], ["ddddd", "eeeee"], ["f"], ["g" * 11], ["h"]]
+
+
+def test_bounded_queue_is_full_at_either_limit_until_it_shrinks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(write_batcher, "MAX_BATCH", 2)
+    monkeypatch.setattr(write_batcher, "MAX_PENDING", 4)
+    monkeypatch.setattr(write_batcher, "MAX_PENDING_SIZE", 100)
+    fixture = Fixture()
+    batcher = fixture.batcher = WriteBatcher(
+        fixture.store, fixture.deliver, fixture.durations.append, is_bounded=True
+    )
+    waiting: list[Peer] = []
+    batcher.on_full = waiting.append
+    fixture.add("a", "b", "c")
+    assert (batcher.is_full, waiting) == (False, [])
+    fixture.add("d")
+    assert (batcher.is_full, waiting) == (True, [PEER])
+    batcher.flush()
+    assert not batcher.is_full
+    fixture.store.finish_append()
+    batcher.flush()
+    fixture.store.finish_append()
+    fixture.add("x" * 60, "y" * 39)
+    assert not batcher.is_full
+    fixture.add("z")
+    assert (batcher.is_full, waiting) == (True, [PEER, PEER])
+    batcher.flush()
+    assert not batcher.is_full
+
+
+def test_drain_appends_all_pending_messages_without_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(write_batcher, "MAX_BATCH", 2)
+    fixture = Fixture()
+    fixture.batcher = WriteBatcher(
+        fixture.store, fixture.deliver, fixture.durations.append, is_bounded=True
+    )
+    fixture.add("a")
+    fixture.batcher.flush()
+    fixture.add("b", "c", "d")
+    fixture.batcher.drain()
+    assert fixture.store.batches == [["a"], ["b", "c"], ["d"]]
 
 
 def test_read_result_during_an_append_waits_for_the_delivery() -> None:
@@ -278,11 +338,16 @@ class BrokenStore(ManualStore):
         super().read_before(room, before, limit, callback)
 
 
-def test_exception_in_append_fails_the_batch_and_not_the_next() -> None:
+def test_exception_in_append_fails_the_batch_and_not_the_next(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     fixture = Fixture(BrokenStore())
     fixture.add("a")
     assert fixture.batcher.flush() == 1
     assert fixture.delivered == [(["a"], False)]
+    problem = "message store: cannot append: unexpected exception"
+    assert caplog.messages == [f"{problem}; report this bug"]
+    assert "RuntimeError: append" in caplog.text
     fixture.store.is_broken = False
     fixture.add("b")
     assert fixture.batcher.flush() == 1
@@ -293,7 +358,9 @@ def test_exception_in_append_fails_the_batch_and_not_the_next() -> None:
 def test_exception_in_read_spares_the_next_append() -> None:
     fixture = Fixture(BrokenStore())
     fixture.read()
-    assert [type(page) for page in fixture.pages] == [StoreError]
+    problem = "message store: cannot read: unexpected exception; see the traceback in the log"
+    assert [str(page) for page in fixture.pages] == [problem]
+    assert isinstance(fixture.pages[0], StoreError)
     fixture.store.is_broken = False
     fixture.add("a")
     assert fixture.batcher.flush() == 1
