@@ -243,7 +243,6 @@ def test_reactions_have_limits_and_each_author_counts_once(store: SQLiteStore) -
     assert len(json.loads(read(store).messages[0].reactions)) == MAX_REACTION_KINDS - 1
 
 
-@pytest.mark.embedded
 def test_reactions_of_a_message_are_limited_exactly(
     store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def say(store: SQLiteStore, *texts: str, room: str = "x") -> list[int]:
     return [each.message.id for each in results[0]]
 
 
-def change(store: SQLiteStore, kind: Kind, ref: int, text: str = "") -> None:
+def change(store: SQLiteStore, kind: Kind, ref: int | None, text: str = "") -> None:
     results: list[Any] = []
     store.append([NewMessage("x", "Ann", text, None, ANN, kind, ref)], results.append)
 
@@ -73,6 +74,7 @@ def texts(found: Found) -> list[str]:
         ("ab cd", "b", True),
         ("ab cd", "ab cd", True),
         ("before\0after", "after", True),
+        ("before\0after", "beforex", False),
         ('100 % "sure" -- OR NOT * ( x', '"sure" -- or * (', True),
         ("日本語のテキスト", "本語の", True),
         ("日本語のテキスト", "本", True),
@@ -90,7 +92,8 @@ def test_message_is_found_by_its_words_in_any_case(
     assert texts(find(store, query)) == [text] * is_found
 
 
-def test_results_are_newest_first_in_pages_over_all_rooms(store: SQLiteStore) -> None:
+@pytest.mark.parametrize("query", ["needle", "ne"])  # in the index, and by a scan
+def test_results_are_newest_first_in_pages_over_all_rooms(store: SQLiteStore, query: str) -> None:
     expected: list[str] = []
     for number in range(MAX_FOUND + 20):
         room = f"room-{number % 3}"
@@ -98,11 +101,67 @@ def test_results_are_newest_first_in_pages_over_all_rooms(store: SQLiteStore) ->
         expected.insert(0, f"needle {number}")
     say(store, "needle elsewhere", room="secret")
     rooms = ("room-0", "room-1", "room-2")
-    first = find(store, "needle", *rooms)
+    first = find(store, query, *rooms)
     assert texts(first) == expected[:MAX_FOUND]
-    second = find(store, "needle", *rooms, before=first.before)
+    second = find(store, query, *rooms, before=first.before)
     assert texts(second) == expected[MAX_FOUND:]
     assert second.before is None
+    for page in (first, second):
+        assert page.cursors == [message.id for _, message in page.messages]
+        assert [room for room, _ in page.messages] == [
+            f"room-{int(message.text.split()[1]) % 3}" for _, message in page.messages
+        ]
+
+
+def test_scan_with_one_page_of_results_has_no_next_page(store: SQLiteStore) -> None:
+    say(store, *(f"needle {number}" for number in range(MAX_FOUND)))
+    found = find(store, "ne")
+    assert (len(found.messages), found.before) == (MAX_FOUND, None)
+
+
+def test_scan_finds_only_messages_that_are_shown(store: SQLiteStore) -> None:
+    first, second, third = say(store, "ab", "ab cd", "ab")
+    change(store, Kind.TOPIC, None, "ab")
+    change(store, Kind.REACT, first, "+ab")
+    change(store, Kind.DELETE, third)
+    found = find(store, "ab")
+    assert [message.id for _, message in found.messages] == [second, first]
+    results: list[Any] = []
+    store.search((), "ab", None, results.append)
+    assert results == [Found([], None, [])]
+
+
+class Clock:
+    """A clock that advances by a second with each reading."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+@pytest.mark.parametrize("units", [1, 2, 7])
+def test_scan_out_of_time_continues_with_the_next_unit(
+    store: SQLiteStore, monkeypatch: pytest.MonkeyPatch, units: int
+) -> None:
+    numbers = []
+    for number in range(30):
+        numbers += say(store, "hay", "hay", f"ne {number}", room=f"room-{number % 3}")[2:]
+    rooms = [f"room-{number}" for number in range(3)]
+    monkeypatch.setattr(search, "time", Clock())
+    monkeypatch.setattr(search, "INDEX_UNIT", 4)
+    monkeypatch.setattr(store._indexer.index, "_step", units + 0.5)
+    found: list[int] = []
+    before, pages = None, 0
+    while pages == 0 or before is not None:
+        page = find(store, "ne", *rooms, before=before)
+        found += [message.id for _, message in page.messages]
+        assert before is None or page.before is None or page.before < before
+        before, pages = page.before, pages + 1
+    assert found == numbers[::-1]
+    assert pages > 90 // 4 // units / 2
 
 
 @pytest.mark.parametrize("query", ["needle", "ne"])
@@ -151,7 +210,95 @@ def test_messages_removed_by_retention_leave_the_index(path: str) -> None:
             assert index.execute("SELECT count(*) FROM entries").fetchone() == (1,)
 
 
-def test_removed_or_damaged_index_is_made_again(store: SQLiteStore, path: str) -> None:
+@pytest.fixture
+def database(store: SQLiteStore, path: str) -> Iterator[sqlite3.Connection]:
+    with closing(connect(path)) as connection:
+        yield connection
+
+
+def indexed(path: str) -> dict[str, int]:
+    """Return the number of indexed messages by room."""
+    with closing(connect(f"{path}-search")) as index:
+        return dict(index.execute("SELECT room, count(*) FROM entries GROUP BY room"))
+
+
+def test_index_grows_room_by_room_in_steps(
+    store: SQLiteStore, path: str, database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"a": 3, "b": 7, "c": 1, "d": 8}
+    for room, size in sizes.items():
+        say(store, *(["needle"] * size), room=room)
+    monkeypatch.setattr(search, "time", Clock())
+    monkeypatch.setattr(search, "INDEX_UNIT", 4)
+    monkeypatch.setattr(search, "INDEX_STEP", 1.5)  # two units
+    index = SearchIndex(f"{path}-search")
+    with closing(index):
+        assert not index.is_in_use
+        states = []
+        while not index.grow(None, database):
+            states.append(sum(indexed(path).values()))
+            assert len(states) < 10
+        assert indexed(path) == sizes
+        assert index.is_in_use
+        assert all(0 < new - old <= 8 for old, new in pairwise([0, *states]))
+        assert len(states) >= 2
+        # A complete pass visits no room again, except after `visit_all_rooms`.
+        say(store, "needle", room="a")
+        assert index.grow(None, database)
+        assert indexed(path) == sizes
+        index.visit_all_rooms()
+        while not index.grow(None, database):
+            pass
+        assert indexed(path) == sizes | {"a": 4}
+        say(store, "needle", room="a")
+        assert index.grow(None, database)
+        assert indexed(path) == sizes | {"a": 4}, "one call starts one pass"
+
+
+def test_index_pass_that_ends_early_continues_with_its_room(
+    store: SQLiteStore, path: str, database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms = ["a", "b", "c", "d", "e"]
+    for room in rooms:
+        say(store, *(["needle"] * 2), room=room)
+    monkeypatch.setattr(search, "INDEX_UNIT", 2)
+    monkeypatch.setattr(search, "INDEX_STEP", -1.0)
+    with closing(SearchIndex(f"{path}-search")) as index:
+        totals = []
+        while not index.grow(None, database):
+            totals.append(sum(indexed(path).values()))
+            assert len(totals) < 20
+        assert totals == [2, 4, 6, 8, 10]
+
+
+def test_index_of_a_removed_room_is_emptied_by_a_pass(path: str) -> None:
+    with closing(open_store(path, keep_messages=1)) as store, closing(connect(path)) as database:
+        say(store, "needle", "needle", "needle")
+        say(store, "needle", room="y")
+        with closing(SearchIndex(f"{path}-search")) as index:
+            while not index.grow(None, database):
+                pass
+            assert indexed(path) == {"x": 3, "y": 1}
+            while store.apply_retention():
+                pass
+            index.visit_all_rooms()
+            while not index.grow(None, database):
+                pass
+            assert indexed(path) == {"x": 1, "y": 1}
+
+
+def test_index_stays_open_between_searches(store: SQLiteStore) -> None:
+    say(store, "needle")
+    find(store, "needle")
+    first = store._indexer.index._index
+    assert first is not None
+    find(store, "needle")
+    assert store._indexer.index._index is first
+
+
+def test_removed_or_damaged_index_is_made_again(
+    store: SQLiteStore, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
     say(store, "needle")
     assert texts(find(store, "needle")) == ["needle"]
     os.unlink(f"{path}-search")
@@ -160,6 +307,9 @@ def test_removed_or_damaged_index_is_made_again(store: SQLiteStore, path: str) -
     store._indexer.index.close()
     Path(f"{path}-search").write_bytes(b"no database" * 1000)
     assert texts(find(store, "needle")) == ["needle"], "the scan answers"
+    assert caplog.messages == [
+        f"search index {path}-search: file is not a database; chatd makes another"
+    ]
     assert texts(find(store, "needle")) == ["needle"]
     with closing(connect(f"{path}-search")) as index:
         assert index.execute("SELECT count(*) FROM entries").fetchone() == (1,)
@@ -172,7 +322,9 @@ def test_sqlite_without_fts5_searches_by_scan(
     say(store, "needle")
     assert texts(find(store, "needle")) == ["needle"]
     assert texts(find(store, "needle")) == ["needle"]
-    assert caplog.text.count("searches scan") == 1
+    (message,) = caplog.messages
+    assert message.startswith("search index ")
+    assert message.endswith("-search: cannot use: no such module: fts99; searches scan")
 
 
 def test_index_file_belongs_to_its_owner_only(store: SQLiteStore, path: str) -> None:

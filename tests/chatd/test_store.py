@@ -208,7 +208,6 @@ def test_pages_after_around_and_from_a_time_have_both_ends() -> None:
             assert (page.more, page.more_after, page.gap) == (more, more_after, False)
 
 
-@pytest.mark.embedded
 def test_page_from_a_time_begins_with_the_messages_of_that_time(path: str) -> None:
     with open_store(path) as store:
         rows = [(number, f"2026-01-0{1 + number // 3}T00:00:00.000Z") for number in range(1, 9)]
