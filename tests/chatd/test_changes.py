@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from chatd.model import MAX_REACTION_KINDS, Kind, Message
 from chatd.storage import changes
+from chatd.storage.check import export_audit
 from chatd.storage.sqlite import SQLiteStore
 from chatd.storage.store import Appended, NewMessage, Page, Refused, StoredMessage
 from tests.chat import ChatClient, ServerMessage, open_store, serve_chat
@@ -200,7 +201,12 @@ def test_refused_change_leaves_the_other_entries_of_its_batch(store: SQLiteStore
         change(Kind.EDIT, first.id, "1st"),
         say("third"),
     )
-    assert refusals(results) == ["forbidden", "not_found", "forbidden"]
+    not_own = Refused("forbidden", "this is the message of another person")
+    assert [each for each in results if isinstance(each, Refused)] == [
+        not_own,
+        Refused("not_found", "this room has no message with the id in ref; it may be removed"),
+        not_own,
+    ]
     assert [each.text for each in read(store).messages] == ["1st", "second", "third"]
 
 
@@ -215,7 +221,7 @@ def test_deleted_text_is_in_no_file_and_cannot_change(store: SQLiteStore, tmp_pa
         change(Kind.REACT, first.id, "+👍"),
         change(Kind.DELETE, first.id),
     )
-    assert refusals(results) == ["not_found"] * 3
+    assert results == [Refused("not_found", "the message is deleted")] * 3
     (message,) = read(store).messages
     assert (message.text, message.reactions) == ("", "")
     assert [each.text for each in read(store, first.id).messages] == ["", "+👍", ""]
@@ -228,6 +234,11 @@ def test_moderator_deletes_the_message_of_another_person(store: SQLiteStore) -> 
     (first,) = stored(store, say("rude"))
     stored(store, change(Kind.DELETE, first.id, "", BEN, moderates=True))
     assert read(store).messages[0].text == ""
+    (own,) = stored(store, say("mine", BEN))
+    stored(store, change(Kind.DELETE, own.id, "", BEN, moderates=True))
+    (act,) = map(json.loads, export_audit(store._database))
+    assert (act["action"], act["room"], act["actor"]) == ("delete", "x", "Ben")
+    assert (act["name"], act["author"], act["details"]) == ("Ann", ANN, f"message {first.id}")
     results = append(store, say("more"), change(Kind.EDIT, first.id, "x", BEN, moderates=True))
     assert refusals(results) == ["not_found"]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,12 @@ from chatd.__main__ import main
 from chatd.access.invitations import Invitations
 from chatd.access.moderation import Moderation
 from chatd.access.trusted_networks import parse_network
-from chatd.model import Sanction, direct_authors, name_author, session_author
-from chatd.storage.store import AppendCallback, NewMessage, Page, ReadCallback, StoreError
+from chatd.model import Kind, Sanction, direct_authors, name_author, session_author
+from chatd.storage import moderation
+from chatd.storage.check import export_audit
+from chatd.storage.moderation import erase_messages, read_sanctions, write_act
+from chatd.storage.sqlite import SQLiteStore
+from chatd.storage.store import Act, AppendCallback, NewMessage, Page, ReadCallback, StoreError
 from tests.chat import ChatClient, StoreWithoutFiles, open_client, open_store, serve_chat
 from tests.support import PATIENCE, RunningServer, exchange, poll
 from wsproto_min import ConnectionClosed, HandshakeError
@@ -192,6 +198,68 @@ def test_operator_commands_act_on_a_running_server(
     assert main(["check", "--db", path]) == 0
 
 
+def test_audit_log_has_the_time_and_the_end_of_each_act(path: str) -> None:
+    before = datetime.now(UTC)
+    acts = [
+        Act("ban", "x", "Ben", BEN, "Mia", 1_700_000_000.5),
+        Act("mute", "y", "Ben", BEN, "operator"),
+        Act("unban", "x", "Ben", BEN, "Mia"),
+        Act("kick", "x", "Ann", "s" + "a" * 11, "Mia"),
+    ]
+    with closing(SQLiteStore(path)) as store:
+        for act in acts:
+            write_act(store._database, act)
+        audit = [json.loads(line) for line in export_audit(store._database)]
+        assert read_sanctions(store._database) == [Sanction(BEN, "y", "mute", "Ben", None)]
+    for entry in audit:
+        assert before - timedelta(seconds=1) < datetime.fromisoformat(entry["time"])
+        assert datetime.fromisoformat(entry["time"]) <= datetime.now(UTC)
+    names = ("action", "room", "name", "author", "actor")
+    assert [tuple(entry[name] for name in names) for entry in audit] == [act[:5] for act in acts]
+    ends = ["until 2023-11-14T22:13:20.500Z", "", "", ""]
+    assert [entry["details"] for entry in audit] == ends
+
+
+def test_later_sanction_replaces_the_end_and_the_name(path: str) -> None:
+    with closing(SQLiteStore(path)) as store:
+        write_act(store._database, Act("ban", "x", "Ben", BEN, "Mia", 100.0))
+        write_act(store._database, Act("ban", "x", "Benjamin", BEN, "Mia", 200.0))
+        write_act(store._database, Act("unmute", "x", "Ben", BEN, "Mia"))
+        assert read_sanctions(store._database) == [Sanction(BEN, "x", "ban", "Benjamin", 200.0)]
+
+
+def test_erase_removes_all_texts_of_one_person_in_units(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moderation, "ERASE_UNIT", 2)
+    others = [
+        NewMessage("x", "Anna", "kept", None, "s" + "a" * 11),
+        NewMessage("x", "Anna", "kept too", None),  # of an earlier version
+        NewMessage("x", "Ann", "a name of Ben's", None, BEN),
+    ]
+    own = [
+        *(NewMessage("x", "Ben", f"own {number}", None, BEN) for number in range(3)),
+        NewMessage("y", "BEN", "in another room", None, "s" + "c" * 11),
+        NewMessage("x", "ben", "by invitation", None, name_author("Ben")),
+        NewMessage("x", "Ben", "of an earlier version", None),
+        NewMessage("x", "bEN", "of another one", None),
+    ]
+    with closing(SQLiteStore(path)) as store:
+        stored: list[Any] = []
+        store.append([*others, *own], stored.append)
+        first = stored[0][3].message.id
+        reaction = NewMessage("x", "Anna", "+👍", None, "s" + "a" * 11, Kind.REACT, first)
+        store.append([reaction], stored.append)
+        units = list(erase_messages(store._database, "BEN"))
+        pages: list[Any] = []
+        for room in "xy":
+            store.read_before(room, None, 100, pages.append)
+    messages = [each for page in pages for each in page.messages]
+    assert [each.text for each in messages if each.text] == ["kept", "kept too"]
+    assert [each.reactions for each in messages if each.id == first] == [""]
+    assert (sum(units), max(units)) == (len(own) + 1, 2)
+
+
 @pytest.mark.parametrize("command", [["ban", "Ben"], ["unban", "Ben"], ["bans"], ["erase", "Ben"]])
 def test_commands_without_a_store_fail_with_one_line(
     command: list[str], path: str, capsys: pytest.CaptureFixture[str]
@@ -202,13 +270,13 @@ def test_commands_without_a_store_fail_with_one_line(
 
 
 def test_sanction_ends_at_its_time() -> None:
-    moderation = Moderation()
-    moderation.load([Sanction("a", "", "ban", "Ann", 100.0), Sanction("b", "x", "mute", "B", None)])
-    assert moderation.is_under("ban", "a", "any", 99.9)
-    assert not moderation.is_under("ban", "a", "any", 100.0)
-    assert not moderation.is_under("mute", "a", "any", 0.0)
-    assert moderation.is_under("mute", "b", "x", 1e12)
-    assert not moderation.is_under("mute", "b", "y", 0.0)
+    in_force = Moderation()
+    in_force.load([Sanction("a", "", "ban", "Ann", 100.0), Sanction("b", "x", "mute", "B", None)])
+    assert in_force.is_under("ban", "a", "any", 99.9)
+    assert not in_force.is_under("ban", "a", "any", 100.0)
+    assert not in_force.is_under("mute", "a", "any", 0.0)
+    assert in_force.is_under("mute", "b", "x", 1e12)
+    assert not in_force.is_under("mute", "b", "y", 0.0)
 
 
 # Direct rooms, the directory, and names from a proxy.

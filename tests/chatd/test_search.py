@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -14,10 +14,11 @@ import pytest
 
 from chatd.model import Kind
 from chatd.storage import search
+from chatd.storage.indexer import INDEX_PAUSE, Indexer
 from chatd.storage.search import MAX_FOUND, SearchIndex
 from chatd.storage.sqlite import SQLiteStore
 from chatd.storage.sqlite_file import connect
-from chatd.storage.store import Found, NewMessage
+from chatd.storage.store import Found, NewMessage, StoreError
 from tests.chat import ChatClient, open_store, serve_chat
 from tests.support import PATIENCE
 
@@ -294,6 +295,90 @@ def test_index_stays_open_between_searches(store: SQLiteStore) -> None:
     assert first is not None
     find(store, "needle")
     assert store._indexer.index._index is first
+
+
+class Upkeep:
+    """An indexer whose reads and timers run when the test says so."""
+
+    def __init__(self, index: SearchIndex) -> None:
+        self.reads: list[tuple[Any, Callable[[Any], None]]] = []
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+        self.indexer = Indexer(index, lambda read, callback: self.reads.append((read, callback)))
+
+    def start(self) -> None:
+        self.indexer.start(lambda seconds, callback: self.timers.append((seconds, callback)))
+
+    def finish(self, result: object) -> tuple[object, ...]:
+        """Answer the only read in progress with `result`; return its arguments."""
+        ((read, callback),) = self.reads
+        self.reads.clear()
+        callback(result)
+        assert read.func == self.indexer.index.grow
+        return tuple(read.args)
+
+    def run_timer(self) -> None:
+        ((seconds, callback),) = self.timers
+        assert seconds == INDEX_PAUSE
+        self.timers.clear()
+        callback()
+
+
+class IndexInUse(SearchIndex):
+    """An index that is open."""
+
+    is_in_use = True
+
+
+def erase(room: str) -> list[NewMessage]:
+    return [NewMessage(room, "Ann", "", None, ANN, Kind.DELETE, 1)]
+
+
+def test_indexer_repeats_a_step_until_it_is_complete() -> None:
+    upkeep = Upkeep(IndexInUse("index"))
+    upkeep.indexer.after_append(erase("x"))
+    assert upkeep.reads == [], "there are no steps before the start"
+    upkeep.start()
+    upkeep.indexer.after_append([NewMessage("y", "Ann", "text", None)])
+    assert upkeep.finish(False) == (["x"],)
+    upkeep.indexer.after_append(erase("z"))
+    args = upkeep.finish(True)
+    assert sorted(args[0]) == ["x", "z"]  # type: ignore[call-overload]
+    upkeep.run_timer()
+    assert upkeep.finish(False) == (None,)
+    upkeep.run_timer()
+    assert upkeep.finish(True) == (None,)
+    assert (upkeep.reads, upkeep.timers) == ([], [])
+    upkeep.indexer.after_append([NewMessage("y", "Ann", "text", None)])
+    assert upkeep.reads == [], "only erasing needs a step at once"
+
+
+def test_indexer_takes_one_step_at_a_time_and_ends_after_an_error() -> None:
+    upkeep = Upkeep(IndexInUse("index"))
+    upkeep.start()
+    upkeep.indexer.after_retention()
+    upkeep.indexer.after_append(erase("x"))
+    upkeep.indexer.after_retention()
+    assert upkeep.finish(StoreError("failed")) == (None,)
+    assert (upkeep.reads, upkeep.timers) == ([], [])
+    upkeep.indexer.after_retention()
+    assert upkeep.finish(True) == (["x"],)
+
+
+def test_indexer_without_an_index_takes_no_steps() -> None:
+    for index in (SearchIndex(None), SearchIndex("index")):
+        upkeep = Upkeep(index)
+        upkeep.start()
+        upkeep.indexer.after_append(erase("x"))
+        upkeep.indexer.after_retention()
+        assert upkeep.reads == []
+    upkeep = Upkeep(SearchIndex(None))
+    upkeep.start()
+    upkeep.indexer.search(["x"], "text", None, lambda found: None)
+    assert len(upkeep.reads) == 1, "the search only"
+    upkeep = Upkeep(SearchIndex("index"))
+    upkeep.start()
+    upkeep.indexer.search(["x"], "text", None, lambda found: None)
+    assert len(upkeep.reads) == 2, "the search and the next step"
 
 
 def test_removed_or_damaged_index_is_made_again(

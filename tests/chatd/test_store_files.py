@@ -222,6 +222,19 @@ def test_truncated_file_fails_appends(path: str, suffix: str, size: int) -> None
             store.check()
 
 
+def test_log_truncated_behind_a_reader_fails_appends(path: str) -> None:
+    with closing(SQLiteStore(path)) as store, closing(sqlite3.connect(path)) as reader:
+        assert append(store, "a") == ""
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM messages").fetchone()
+        snapshot = os.path.getsize(f"{path}-wal")
+        for _ in range(20):
+            assert append(store, "b" * 1000) == ""
+        os.truncate(f"{path}-wal", (snapshot + os.path.getsize(f"{path}-wal")) // 2)
+        assert f"{path}-wal was truncated; " in append(store, "lost")
+        reader.rollback()
+
+
 def wait_for_fast_checks(store: SQLiteStore) -> None:
     """Wait until an append checks the names of the files by their directory alone."""
     assert store._watch is not None

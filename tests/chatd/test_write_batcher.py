@@ -9,14 +9,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chatd.model import Message
+from chatd.model import Kind, Message
 from chatd.storage import write_batcher
+from chatd.storage.room_reads import RoomReads
 from chatd.storage.store import (
     AppendCallback,
     Appended,
     NewMessage,
     Page,
     ReadCallback,
+    Refused,
     StoredMessage,
     StoreError,
 )
@@ -152,6 +154,10 @@ def test_bounded_queue_is_full_at_either_limit_until_it_shrinks(
     batcher = fixture.batcher = WriteBatcher(
         fixture.store, fixture.deliver, fixture.durations.append, is_bounded=True
     )
+    fixture.add("a", "b", "c", "d")
+    assert batcher.is_full
+    batcher.drain()
+    fixture.store.finish_append()
     waiting: list[Peer] = []
     batcher.on_full = waiting.append
     fixture.add("a", "b", "c")
@@ -220,6 +226,88 @@ def test_read_result_keeps_its_limit_and_reports_more() -> None:
         fixture.store.finish_read()
         assert fixture.texts() == [[str(number - 2), str(number - 1)]]
         assert [page.more for page in fixture.pages if isinstance(page, Page)] == [more]
+
+
+def stored(number: int, kind: Kind = Kind.MESSAGE, *, repeated: bool = False) -> StoredMessage:
+    return StoredMessage(Message(number, "", "Ann", "text", kind=kind), repeated)
+
+
+def completed(delivered: Sequence[Appended], page: Page, limit: int = 50) -> Page | StoreError:
+    """Return the page of a read during which an append was delivered."""
+    fixture = Fixture()
+    fixture.read(limit)
+    fixture.add(*("text" for _ in delivered))
+    fixture.batcher.flush()
+    fixture.store.appends.pop()(delivered)
+    fixture.store.reads.pop()(page)
+    return fixture.pages[0]
+
+
+def numbers(page: Page | StoreError) -> list[int]:
+    assert isinstance(page, Page)
+    return [each.id for each in page.messages]
+
+
+def test_read_result_has_no_refused_and_no_repeated_messages() -> None:
+    delivered: list[Appended] = [Refused("forbidden", "no"), stored(3, repeated=True), stored(9)]
+    assert numbers(completed(delivered, PAGE)) == [9]
+
+
+def test_read_result_with_the_last_id_gets_only_later_messages() -> None:
+    page = Page([stored(4).message], more=False, gap=False, last=5)
+    delivered = [stored(4), stored(5, Kind.EDIT), stored(6, Kind.EDIT), stored(7)]
+    assert numbers(completed(delivered, page)) == [4, 6, 7]
+
+
+def test_read_result_gets_each_change_that_it_lacks() -> None:
+    page = Page([stored(3, Kind.EDIT).message, stored(5).message], more=False, gap=False)
+    delivered = [stored(3, Kind.EDIT), stored(4, Kind.REACT), stored(5), stored(6)]
+    assert numbers(completed(delivered, page)) == [3, 5, 4, 6]
+
+
+def test_failed_read_is_reported_after_a_delivery() -> None:
+    fixture = Fixture()
+    fixture.read()
+    fixture.add("a")
+    fixture.batcher.flush()
+    fixture.store.finish_append()
+    error = StoreError("failed")
+    fixture.store.reads.pop()(error)
+    assert fixture.pages == [error]
+
+
+def test_read_in_progress_keeps_a_bounded_number_of_messages() -> None:
+    reads = RoomReads()
+    assert not reads
+    read = reads.begin("x", 2, lambda page: None)
+    for number in range(9):
+        reads.record("x", stored(number).message)
+        reads.record("y", stored(number).message)
+    assert [each.id for each in read.delivered] == [6, 7, 8]
+    reads.complete(read, PAGE)
+    assert not reads
+
+
+def test_append_is_measured_from_its_flush_to_its_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times = iter([1000.0, 1000.25])
+    monkeypatch.setattr("chatd.storage.write_batcher.time.monotonic", lambda: next(times))
+    fixture = Fixture()
+    fixture.add("a")
+    fixture.batcher.flush()
+    fixture.store.finish_append()
+    assert fixture.durations == [0.25]
+
+
+def test_batch_without_a_bound_has_all_pending_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write_batcher, "MAX_BATCH", 2)
+    monkeypatch.setattr(write_batcher, "MAX_PENDING_SIZE", 2)
+    fixture = Fixture()
+    full: list[Peer] = []
+    fixture.batcher.on_full = full.append
+    fixture.add("a", "b", "c", "d")
+    assert (fixture.batcher.flush(), full, fixture.batcher.is_full) == (4, [], False)
 
 
 def test_failed_append_adds_nothing_to_a_read() -> None:
@@ -426,4 +514,5 @@ def test_exception_in_a_waiting_read_leaves_the_others(caplog: pytest.LogCapture
     assert fixture.pages == []
     started.finish_append()
     assert fixture.texts() == [["a"]]
-    assert len(caplog.records) == 1
+    assert caplog.messages == ["message store: the callback of a read raised an exception"]
+    assert "RuntimeError: callback" in caplog.text
