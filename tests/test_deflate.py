@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import tracemalloc
 import zlib
 from collections.abc import Sequence
@@ -127,6 +128,14 @@ def test_example_decompresses_whole_and_in_single_bytes(
         message,
         b"Hello",
     ]
+
+
+@pytest.mark.parametrize("limit", [sys.maxsize, 1 << 63, 1 << 80])
+def test_size_limit_may_be_above_the_largest_of_zlib(limit: int) -> None:
+    connection = Connection(
+        Role.CLIENT, compression=DeflateParameters.DEFAULT, max_message_size=limit
+    )
+    assert receive(connection, bytes.fromhex("c1 07 f2 48 cd c9 c9 07 00")) == ["Hello"]
 
 
 @pytest.mark.parametrize("context_takeover", [False, True])

@@ -12,6 +12,7 @@ holds nothing, and one compressed frame serves all peers.
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -358,8 +359,9 @@ class Decompressor:
             self.has_more = False
         result = b""
         while True:
-            # zlib takes a max_length of 0 for "no limit"; this one is at least 1.
-            max_length = limit + 1 - len(result)
+            # zlib takes a max_length of 0 for "no limit"; this one is at least 1. It must fit
+            # into a Py_ssize_t, but the limit may be larger.
+            max_length = min(limit + 1 - len(result), sys.maxsize)
             try:
                 result += self._decompressor.decompress(data, max_length)
             except zlib.error:

@@ -45,6 +45,7 @@ def test_words_of_one_size_are_hex_without_another_reading() -> None:
         pytest.param("1699218817 0007302252", "words of 10 digits", id="od -t u4"),
         pytest.param("8102 6869", "words of 4 digits", id="two readings"),
         pytest.param("8305 4865", "words of 4 digits", id="both readings broken"),
+        pytest.param("0101\n0000", "words of 4 digits", id="a reading with RSV1"),
         pytest.param("  72  84  84  80", "decimal numbers", id="od -t u1"),
         pytest.param("  10", "decimal numbers", id="od -t u1 of a byte"),
         pytest.param("   16777216 1006632960", "decimal numbers", id="od -t u4 of two widths"),
