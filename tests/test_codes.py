@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -68,15 +70,18 @@ def test_close_code_below_3000_sendable_only_if_registered(code: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "text"),
+    ("kind", "arguments", "text"),
     [
-        (ProtocolError(rules.RESERVED_BIT), "a reserved bit is set (RFC 6455, 5.2)"),
-        (HandshakeError(400, "header Host is missing"), "header Host is missing"),
-        (ConnectionClosed(1001, "good night"), "1001 good night"),
-        (ConnectionClosed(1006), "1006"),
+        (ProtocolError, (rules.RESERVED_BIT,), "a reserved bit is set (RFC 6455, 5.2)"),
+        (HandshakeError, (400, "header Host is missing"), "header Host is missing"),
+        (ConnectionClosed, (1001, "good night"), "1001 good night"),
+        (ConnectionClosed, (1006,), "1006"),
     ],
 )
-def test_error_is_websocket_error_with_readable_text(error: WebSocketError, text: str) -> None:
+def test_error_is_websocket_error_with_readable_text(
+    kind: Callable[..., WebSocketError], arguments: tuple[Any, ...], text: str
+) -> None:
+    error = kind(*arguments)
     assert isinstance(error, WebSocketError)
     assert str(error) == text
 

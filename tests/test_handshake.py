@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -17,13 +17,14 @@ from wsproto_min.client_handshake import (
     upgrade_request,
     validate_response,
 )
-from wsproto_min.connection import Role
+from wsproto_min.connection import Connection, Role
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import HandshakeError
 from wsproto_min.handshake import HandshakeResult, NegotiatedOptions, accept_key, parse_extensions
-from wsproto_min.http import Headers, Request, Response
+from wsproto_min.http import Headers, Request, Response, error_response
 from wsproto_min.http_reader import parse_request
 from wsproto_min.server_handshake import Acceptance, Deferred, ServerHandshake, accept
+from wsproto_min.testing.raw_frame import parse_frame_notation
 from wsproto_min.testing.strategies import chunkings
 
 # RFC 6455, section 1.3.
@@ -144,7 +145,9 @@ def test_accept_repeated_header_is_named(name: str) -> None:
 )
 def test_accept_request_with_a_body_is_400(name: str, values: list[str]) -> None:
     error = refusal(request([*REQUEST, *((name, value) for value in values)]))
-    assert error.status == 400
+    repeated = f"header {name} must not be repeated"
+    reason = repeated if len(values) > 1 else "a WebSocket handshake must not have a body"
+    assert (error.status, error.reason) == (400, reason)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +171,8 @@ def test_accept_origin_of_another_site_is_403(origin: str | None, status: int) -
         assert accept(request(fields), origins=origins).response.status == 101
         assert ServerHandshake(origins=origins)._respond(request(fields))
     else:
+        with pytest.raises(HandshakeError):
+            ServerHandshake(origins=origins)._respond(request(fields))
         with pytest.raises(HandshakeError) as raised:
             accept(request(fields), origins=origins)
         error = raised.value
@@ -717,7 +722,17 @@ def test_server_handshake_refusal_has_error_and_response() -> None:
     assert result.error is not None
     assert result.error.status == 426
     assert result.request is not None
+    assert result.response == error_response(result.error)
     assert sent.startswith(b"HTTP/1.1 426 Upgrade Required\r\n")
+
+
+def test_server_handshake_result_has_request_and_response() -> None:
+    result, sent = server_result(OPENING + b"trailing")
+    assert result.request is not None
+    assert result.request.target == "/"
+    assert result.response is not None
+    assert result.response.encode() == sent
+    assert result.trailing_data == b"trailing"
 
 
 def test_server_handshake_malformed_request_is_400() -> None:
@@ -737,7 +752,10 @@ def test_server_handshake_skips_an_empty_line_at_the_start() -> None:
     ("data", "reason"),
     [
         (b"\x16", "the client began TLS on a port without TLS; use ws:// or http://"),
-        (b"\x16\x03\x01\x02\x00\x01", "the client began TLS on a port without TLS"),
+        (
+            b"\x16\x03\x01\x02\x00\x01",
+            "the client began TLS on a port without TLS; use ws:// or http://",
+        ),
         (b"\x80\x2e\x01\x03\x01", "the first bytes are not an HTTP request"),  # SSL 2.0
         (b"\x81\x85\x37\xfa\x21\x3d", "the first bytes are not an HTTP request"),  # a frame
     ],
@@ -745,7 +763,7 @@ def test_server_handshake_skips_an_empty_line_at_the_start() -> None:
 def test_server_handshake_other_protocol_is_400_at_once(data: bytes, reason: str) -> None:
     result, sent = server_result(data)
     assert result.error is not None
-    assert reason in result.error.reason
+    assert result.error.reason == reason
     assert sent.startswith(b"HTTP/1.1 400 ")
 
 
@@ -757,7 +775,7 @@ def test_server_handshake_eof_within_the_head_is_an_error() -> None:
     result = server.next_result()
     assert result is not None
     assert result.error is not None
-    assert result.error.status == 400
+    assert (result.error.status, result.error.reason) == (400, "the request ended within its head")
 
 
 def test_server_handshake_sends_its_response_once() -> None:
@@ -776,6 +794,8 @@ def test_server_handshake_respond_may_return_a_page() -> None:
             f"{method} / HTTP/1.1\r\n\r\n".encode(), respond=lambda request: page
         )
         assert (result.response, result.error, result.connection) == (page, None, None)
+        assert result.request is not None
+        assert result.request.method == method
         assert sent == page.encode(head_only=True) + body
 
 
@@ -785,7 +805,8 @@ def test_server_handshake_refused_head_request_has_no_body() -> None:
 
 
 def test_server_handshake_respond_with_a_bare_101_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"return accept\(\.\.\.\) instead"):
+    reason = r"^response: status 101 by itself; return accept\(\.\.\.\) instead$"
+    with pytest.raises(ValueError, match=reason):
         server_result(OPENING, respond=lambda request: Response(101))
 
 
@@ -800,6 +821,49 @@ def test_server_handshake_passes_limits_to_the_connection() -> None:
     assert connection.error.code == 1009
 
 
+def accepted(**options: Any) -> Connection:
+    """Return the connection of a server."""
+    opening = upgrade_request("a", "/", KEY, compression=DeflateParameters.DEFAULT)
+    result, _ = server_result(opening, **options)
+    assert result.connection is not None
+    return result.connection
+
+
+def opened(**options: Any) -> Connection:
+    """Return the connection of a client whose offer a server accepts."""
+    client = ClientHandshake("a", "/", key=KEY, **options)
+    request = parse_request(client.data_to_send()[:-4])
+    client.receive_data(accept(request, compression=DeflateParameters.DEFAULT).response.encode())
+    result = client.next_result()
+    assert result is not None
+    assert result.connection is not None
+    return result.connection
+
+
+@pytest.mark.parametrize("make", [accepted, opened])
+def test_handshake_passes_its_options_to_the_connection(make: Callable[..., Connection]) -> None:
+    limits: list[tuple[dict[str, int], int | None]] = [
+        ({"max_message_size": 3}, 1009),
+        ({"max_fragments": 2}, 1008),
+        ({}, None),
+    ]
+    for limit, code in limits:
+        connection = make(**limit)
+        masked = connection.role is Role.SERVER
+        notation = "01 02 . 6161 | 00 02 . 6161 | 80 00 ."
+        connection.receive_data(parse_frame_notation(notation, masked=masked))
+        while connection.next_event() is not None:
+            pass
+        assert (connection.error and connection.error.code) == code
+    for threshold, compressed in ((10, True), (100, False)):
+        connection = make(compression_threshold=threshold)
+        connection.send("a" * 50)
+        assert bool(connection.data_to_send()[0] & 0x40) is compressed
+    connection = make(compression=None)
+    connection.send("a" * 1000)
+    assert connection.data_to_send()[0] == 0x81
+
+
 def client_result(data: bytes, *, eof: bool = False) -> HandshakeResult | None:
     client = ClientHandshake("a", "/", key=KEY)
     client.receive_data(data)
@@ -812,6 +876,9 @@ def test_client_handshake_sends_its_request_once() -> None:
     client = ClientHandshake("a", "/chat", key=KEY, compression=None)
     assert client.data_to_send() == upgrade_request("a", "/chat", KEY)
     assert client.data_to_send() == b""
+    headers = [("Authorization", "Bearer x")]
+    client = ClientHandshake("a", "/", key=KEY, compression=None, headers=headers)
+    assert client.data_to_send() == upgrade_request("a", "/", KEY, headers=headers)
 
 
 def test_client_handshake_key_is_random_by_default() -> None:
@@ -883,7 +950,8 @@ def test_client_handshake_interim_responses_have_a_limit() -> None:
     result = client_result(interim * (MAX_INTERIM_RESPONSES + 1))
     assert result is not None
     assert result.error is not None
-    assert result.error.reason == "the server sent over 10 interim responses"
+    expected = (0, "the server sent over 10 interim responses")
+    assert (result.error.status, result.error.reason) == expected
 
 
 @pytest.mark.parametrize("status", ["099", "000"])
@@ -969,6 +1037,8 @@ def test_server_handshake_deferred_may_be_refused() -> None:
 
 
 def test_server_handshake_respond_of_a_wrong_type_raises() -> None:
-    wrong: Any = None
-    with pytest.raises(TypeError, match="response: is NoneType; return an Acceptance, Response"):
-        server_result(OPENING, respond=lambda request: wrong)
+    for wrong in (None, b"HTTP/1.1 200 OK"):
+        answers: Any = iter([wrong])
+        kind = type(wrong).__name__
+        with pytest.raises(TypeError, match=f"response: is {kind}; return an Acceptance, Response"):
+            server_result(OPENING, respond=lambda request, answers=answers: next(answers))
