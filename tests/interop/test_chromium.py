@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.interop.conftest import Certificate
+from tests.interop.certificate import Certificate
 from tests.needs import need
 from tests.support import daemon, serving
 from wsproto_min import (

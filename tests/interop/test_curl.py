@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.conftest import Certificate
+from tests.interop.certificate import Certificate
 from tests.interop.support import chatd_on
 from tests.needs import need
 from tests.support import PATIENCE, ROOT, daemon
@@ -44,7 +44,7 @@ def chatd(request: pytest.FixtureRequest) -> Iterator[list[str]]:
         certificate: Certificate = request.getfixturevalue("certificate")
         arguments += ["--tls-cert", str(certificate.certificate)]
         arguments += ["--tls-key", str(certificate.key)]
-        trust += ["--cacert", str(certificate.certificate)]
+        trust += ["--cacert", str(certificate.authority)]
         scheme = "https"
     with daemon("chatd", "--port", "0", "--db", ":memory:", *arguments) as running:
         url = f"{scheme}://127.0.0.1:{running.address[1]}"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.interop.conftest import Certificate
+from tests.interop.certificate import Certificate
 from tests.needs import need
 from tests.support import PATIENCE, Address, RunningServer, is_served, poll, serving
 from wsproto_min import HandshakeError, connect

@@ -11,7 +11,7 @@ from queue import Queue
 import pytest
 from _pytest.mark.structures import ParameterSet
 
-from tests.interop.conftest import Certificate
+from tests.interop.certificate import Certificate
 from tests.interop.messages import CLOSES, MESSAGES
 from tests.interop.rivals import RIVALS, SUBPROTOCOLS, Link, Rival, in_time
 from tests.support import PATIENCE, daemon, poll, serving

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from tests.interop.conftest import Certificate
+from tests.interop.certificate import Certificate
 from tests.interop.messages import CLOSES, MESSAGES
 from tests.interop.rivals import REFUSAL, RIVALS, Rival, TheirServer, their_server
 from tests.support import PATIENCE

@@ -1,0 +1,190 @@
+"""Cases of the interop matrix: the same for a peer's server and its client."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tests.interop.link import SUBPROTOCOL, Link, Session
+from tests.interop.messages import MESSAGES, MIB
+from tests.interop.peer import Feature, Peer, Side
+from wsproto_min import Close
+
+CODE, REASON = 4321, "grüße"
+REPEATED = "a text with many repetitions, " * 100
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A case, and the features of the peer that it needs."""
+
+    name: str
+    run: Callable[[Link, Peer], None]
+    features: Sequence[Feature] = field(default=())
+    takeover: bool = True
+
+
+def exchange(link: Link, message: str | bytes) -> None:
+    """Send a message, and expect it back."""
+    link.send(message)
+    received = link.receive()
+    assert type(received) is type(message), f"{type(message)} came back as {type(received)}"
+    assert received == message, f"sent {message[:60]!r}, received {received[:60]!r}"
+
+
+def echo(*names: str) -> Callable[[Link, Peer], None]:
+    """Return a case that exchanges some of `MESSAGES`."""
+
+    def run(link: Link, peer: Peer) -> None:
+        for name in names:
+            exchange(link, MESSAGES[name])
+
+    return run
+
+
+def large_binary(link: Link, peer: Peer) -> None:
+    exchange(link, b"a line of text\n" * (MIB // 15))
+
+
+def frame_sizes(link: Link, peer: Peer) -> None:
+    for size in (1, 125, 126, 127, 65535, 65536, 65537):
+        exchange(link, bytes(size))
+
+
+def our_fragments(link: Link, peer: Peer) -> None:
+    link.send_fragments("日本語", "", "é", "x" * 70_000)
+    assert link.receive() == "日本語é" + "x" * 70_000
+    link.send_fragments(b"\0", b"\xff" * 1000, b"")
+    assert link.receive() == b"\0" + b"\xff" * 1000
+    assert len(link.trace.frames(link.role, "CONTINUATION")) == 4 + 3
+
+
+def their_fragments(link: Link, peer: Peer) -> None:
+    for text in ("three frames", "日本語" * 1000):
+        link.trace.lines.clear()
+        assert link.ask(f"!fragments {text}") == text
+        assert link.trace.frames(link.their_role, "TEXT, not final")
+        assert len(link.trace.frames(link.their_role, "CONTINUATION")) >= 2
+
+
+def ping_in_a_fragmented_message(link: Link, peer: Peer) -> None:
+    link.send_fragments("before the Ping, ", "after the Ping", ping=True)
+    assert link.receive() == "before the Ping, after the Ping"
+
+
+def our_ping(link: Link, peer: Peer) -> None:
+    link.ping()
+    exchange(link, "after the Pong")
+
+
+def their_ping(link: Link, peer: Peer) -> None:
+    assert link.ask("!ping how are you?") == "pong how are you?"
+    payload = b"how are you?".hex(" ")
+    assert link.trace.frames(link.their_role, f"PING, 12 bytes: {payload}")
+    exchange(link, "after the Pong")
+
+
+def compressed(link: Link, peer: Peer) -> None:
+    for message in (REPEATED, REPEATED.encode(), REPEATED, "x", "", b"", REPEATED):
+        exchange(link, message)
+    assert len(link.trace.frames(link.role, r"TEXT, compressed")) >= 3, "not negotiated"
+    theirs = r"(TEXT|BINARY)(, not final)?, compressed"
+    assert len(link.trace.frames(link.their_role, theirs)) >= 3, "the peer does not compress"
+
+
+def compression_report(link: Link, peer: Peer) -> None:
+    assert link.ask("!compressed") == "yes"
+
+
+def no_context_takeover(link: Link, peer: Peer) -> None:
+    for _ in range(3):
+        exchange(link, REPEATED)
+    for role in (link.role, link.their_role):
+        frames = link.trace.frames(role, r"TEXT(, not final)?, compressed")
+        sizes = [re.sub(r":.*", "", frame) for frame in frames]
+        assert len(sizes) >= 3, f"{role.value}: not compressed"
+        assert len(set(sizes)) == 1, f"{role.value}: refers to an earlier message: {sizes}"
+
+
+def messages_in_flight(link: Link, peer: Peer) -> None:
+    messages = [f"message {number}, " * (number % 7 + 1) for number in range(200)]
+    for message in messages:
+        link.send(message)
+    assert [link.receive() for _ in messages] == messages
+
+
+def subprotocol(link: Link, peer: Peer) -> None:
+    assert link.subprotocol == SUBPROTOCOL
+    assert link.ask("!protocol") == SUBPROTOCOL
+
+
+def close_from_us(link: Link, peer: Peer) -> None:
+    assert link.close(CODE, REASON).code in (CODE, 1000, 1005)
+    code, reason = link.reported_close()
+    side = Side.CLIENT if link.their_role.value == "client" else Side.SERVER
+    if not peer.lack(side, Feature.CLOSE_CODE):
+        assert code == CODE
+    if not peer.lack(side, Feature.CLOSE_REASON):
+        assert reason == REASON
+
+
+def close_from_the_peer(link: Link, peer: Peer) -> None:
+    link.send(f"!close {CODE} {REASON}")
+    assert link.closed() == Close(CODE, REASON)
+    code, _ = link.reported_close()
+    side = Side.CLIENT if link.their_role.value == "client" else Side.SERVER
+    if not peer.lack(side, Feature.CLOSE_CODE):
+        assert code == CODE
+
+
+def close_without_a_code(link: Link, peer: Peer) -> None:
+    assert link.close(1005, "").code in (1005, 1000)
+    code, reason = link.reported_close()
+    assert (code, reason) == (1005, "")
+
+
+CASES: tuple[Case, ...] = (
+    Case("text", echo("text", "text once more", "a last text")),
+    Case("unicode", echo("unicode", "a NUL in text")),
+    Case("empty", echo("empty text", "empty binary", "text after an empty one")),
+    Case("binary", echo("binary", "zeros")),
+    Case("frame sizes", frame_sizes),
+    Case("1 MiB of text", echo("1 MiB of unicode", "1 MiB that compresses well")),
+    Case("1 MiB of binary", large_binary),
+    Case("1 MiB that does not compress", echo("1 MiB that does not compress")),
+    Case("fragments from us", our_fragments),
+    Case("fragments from the peer", their_fragments, [Feature.FRAGMENTS]),
+    Case("Ping in a fragmented message", ping_in_a_fragmented_message),
+    Case("Ping from us", our_ping),
+    Case("Ping from the peer", their_ping, [Feature.PING]),
+    Case("compression", compressed, [Feature.COMPRESSION]),
+    Case(
+        "compression, as reported",
+        compression_report,
+        [Feature.COMPRESSION, Feature.COMPRESSION_REPORT],
+    ),
+    Case("200 messages in flight", messages_in_flight),
+    Case("subprotocol", subprotocol, [Feature.SUBPROTOCOL]),
+    Case("close from us", close_from_us),
+    Case(
+        "no context takeover",
+        no_context_takeover,
+        [Feature.COMPRESSION, Feature.NO_TAKEOVER],
+        takeover=False,
+    ),
+    Case("close from the peer", close_from_the_peer),
+    Case("close without a code", close_without_a_code, [Feature.CLOSE_CODE]),
+)
+
+
+def missing(peer: Peer, side: Side, scheme: str, case: Case) -> str | None:
+    """Return the reason why a case does not apply to a peer, or None."""
+    features = [Feature.ROLE, *([Feature.TLS] if scheme == "wss" else []), *case.features]
+    reasons = (peer.lack(side, feature) for feature in features)
+    return next(filter(None, reasons), None)
+
+
+def run(session: Session, case: Case) -> None:
+    """Run a case in a session; raise an exception if it fails."""
+    session.run(lambda link: case.run(link, session.peer), takeover=case.takeover)
