@@ -485,4 +485,5 @@ class ClientSession(Session):
             output.end()
 
 
-SESSIONS: tuple[type[ServerSession | ClientSession], ...] = (ServerSession, ClientSession)
+SessionType = type[ServerSession] | type[ClientSession]
+SESSIONS: tuple[SessionType, ...] = (ServerSession, ClientSession)

@@ -2,6 +2,96 @@
 
 from __future__ import annotations
 
-from tests.interop.peer import Peer
+import shutil
+import subprocess
+from collections.abc import Mapping
+from functools import cache
 
-NATIVE_PEERS: tuple[Peer, ...] = ()
+from tests.interop.peer import Feature, Peer, Side
+
+
+@cache
+def has_debian_package(name: str) -> bool:
+    """Return True if a Debian package is installed."""
+    if shutil.which("dpkg-query") is None:
+        return False
+    query = ["dpkg-query", "--show", "--showformat", "${db:Status-Abbrev}", name]
+    found = subprocess.run(query, capture_output=True, text=True, check=False)
+    return found.stdout.startswith("ii")
+
+
+def native_peer(
+    name: str,
+    language: str,
+    *,
+    packages: str,
+    source: str,
+    build: str = "",
+    command: tuple[str, ...] = ("{build}/peer",),
+    lacks: Mapping[Feature | tuple[Side, Feature], str] | None = None,
+    fails: Mapping[str, str] | None = None,
+    is_heavy: bool = True,
+) -> Peer:
+    """Return a peer whose program is `peers/SOURCE`, with the Debian packages that it needs."""
+    return Peer(
+        name=name,
+        language=language,
+        command=command,
+        is_installed=lambda: all(map(has_debian_package, packages.split())),
+        install=f"apt-get install --no-install-recommends {packages}",
+        build=build,
+        sources=(source,),
+        lacks=lacks or {},
+        fails=fails or {},
+        is_heavy=is_heavy,
+    )
+
+
+def go_peer(
+    name: str, package: str, source: str, lacks: Mapping[Feature | tuple[Side, Feature], str]
+) -> Peer:
+    """Return a peer in Go, on a library of Debian: the build fetches nothing."""
+    return native_peer(
+        name,
+        "Go",
+        packages=f"golang-go {package}",
+        source=source,
+        build="export GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE=$BUILD/cache; "
+        f"version=$(dpkg-query --show --showformat '${{Version}}' {package}); "
+        f'go build -ldflags "-X main.version=$version" -o peer $PEERS/{source}',
+        lacks={
+            (Side.SERVER, Feature.COMPRESSION_REPORT): "the API does not tell a server",
+            **lacks,
+        },
+    )
+
+
+NATIVE_PEERS: tuple[Peer, ...] = (
+    native_peer(
+        "libwebsockets",
+        "C",
+        packages="gcc libc6-dev libssl-dev libwebsockets-dev pkg-config",
+        source="libwebsockets.c",
+        build="gcc -O1 -o peer $PEERS/libwebsockets.c $(pkg-config --cflags --libs libwebsockets)",
+    ),
+    native_peer(
+        "Boost.Beast",
+        "C++",
+        packages="g++ libboost-dev libssl-dev",
+        source="beast.cpp",
+        build="g++ -std=c++17 -o peer $PEERS/beast.cpp -lssl -lcrypto -pthread",
+        lacks={(Side.SERVER, Feature.COMPRESSION_REPORT): "the API does not show the response"},
+    ),
+    go_peer(
+        "gorilla/websocket",
+        "golang-github-gorilla-websocket-dev",
+        "gorilla.go",
+        {Feature.FRAGMENTS: "a frame ends only where the write buffer is full"},
+    ),
+    go_peer(
+        "nhooyr.io/websocket",
+        "golang-nhooyr-websocket-dev",
+        "nhooyr.go",
+        {Feature.PING: "Conn.Ping chooses the payload"},
+    ),
+)

@@ -51,7 +51,9 @@ void reply(Stream& stream, const std::string& message, const websocket::response
 template <class Stream>
 void handle(Stream& stream, const websocket::response_type& response) {
     stream.read_message_max(0);  // no limit
+    bool close_received = false;
     stream.control_callback([&](websocket::frame_type kind, beast::string_view payload) {
+        if (kind == websocket::frame_type::close) close_received = true;
         if (kind != websocket::frame_type::pong) return;
         stream.text(true);
         stream.write(asio::buffer("pong " + std::string(payload)));
@@ -68,9 +70,9 @@ void handle(Stream& stream, const websocket::response_type& response) {
             std::cerr << "write: " << failure.what() << std::endl;
         }
     }
-    int code = 1006;
-    // Code 0 stands for a Close frame without a code.
-    if (error == websocket::error::closed) code = stream.reason().code ? stream.reason().code : 1005;
+    // Code 0 stands for a Close frame without a code. Stream::close does not call the callback.
+    int code = stream.reason().code;
+    if (!code) code = close_received ? 1005 : 1006;
     std::cout << "closed " << code << ' ' << stream.reason().reason << std::endl;
 }
 

@@ -209,7 +209,8 @@ int main(int argc, char **argv)
         struct lws_client_connect_info connection = {0};
         const char *scheme, *path;
         char target[256], host[256];
-        lws_parse_uri(argv[2], &scheme, &connection.address, &connection.port, &path);
+        if (lws_parse_uri(argv[2], &scheme, &connection.address, &connection.port, &path))
+            return 1;
         snprintf(target, sizeof target, "/%s", path);
         snprintf(host, sizeof host, "%s:%d", connection.address, connection.port);
         connection.context = context;
