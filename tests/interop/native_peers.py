@@ -66,6 +66,9 @@ def go_peer(
     )
 
 
+HELD_BACK = "with compression, a fragment has no frame until the compressor has output"
+EMPTY_COMPRESSED = "an assertion of the library aborts the program that sends an empty message"
+
 NATIVE_PEERS: tuple[Peer, ...] = (
     native_peer(
         "libwebsockets",
@@ -73,6 +76,16 @@ NATIVE_PEERS: tuple[Peer, ...] = (
         packages="gcc libc6-dev libssl-dev libwebsockets-dev pkg-config",
         source="libwebsockets.c",
         build="gcc -O1 -o peer $PEERS/libwebsockets.c $(pkg-config --cflags --libs libwebsockets)",
+        lacks={
+            Feature.CLOSE_REPLY: "no callback for the reply to its Close",
+            Feature.FRAGMENTS: HELD_BACK,
+        },
+        fails={
+            "empty": EMPTY_COMPRESSED,
+            "compression": EMPTY_COMPRESSED,
+            "client: Ping from the peer": "with compression, the client drops the Pong "
+            "(libwebsockets issue 2076, corrected after version 4.1)",
+        },
     ),
     native_peer(
         "Boost.Beast",
@@ -80,7 +93,10 @@ NATIVE_PEERS: tuple[Peer, ...] = (
         packages="g++ libboost-dev libssl-dev",
         source="beast.cpp",
         build="g++ -std=c++17 -o peer $PEERS/beast.cpp -lssl -lcrypto -pthread",
-        lacks={(Side.SERVER, Feature.COMPRESSION_REPORT): "the API does not show the response"},
+        lacks={
+            (Side.SERVER, Feature.COMPRESSION_REPORT): "the API does not show the response",
+            Feature.FRAGMENTS: HELD_BACK,
+        },
     ),
     go_peer(
         "gorilla/websocket",
@@ -92,6 +108,9 @@ NATIVE_PEERS: tuple[Peer, ...] = (
         "nhooyr.io/websocket",
         "golang-nhooyr-websocket-dev",
         "nhooyr.go",
-        {Feature.PING: "Conn.Ping chooses the payload"},
+        {
+            Feature.PING: "Conn.Ping chooses the payload",
+            Feature.CLOSE_REPLY: "Conn.Read reports the code that Conn.Close sent",
+        },
     ),
 )

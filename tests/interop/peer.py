@@ -60,8 +60,11 @@ class Feature(Enum):
     COMPRESSION_REPORT = "!compressed"
     FRAGMENTS = "!fragments"
     PING = "!ping"
+    CLOSE_CODE = "close code"  # of a Close frame that it receives first
     CLOSE_REASON = "close reason"
-    CLOSE_CODE = "close code"
+    REPLY_CODE = "close code of a reply"  # to its own Close frame
+    EMPTY_CLOSE = "close code 1005"
+    CLOSE_REPLY = "code of the reply to its Close"
 
 
 @dataclass(frozen=True, slots=True)

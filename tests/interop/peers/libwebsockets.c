@@ -170,9 +170,10 @@ static int callback(struct lws *wsi, enum lws_callback_reasons event, void *user
     }
 }
 
+/* The client must know all subprotocols that it offers. */
 static const struct lws_protocols protocols[] = {
-    {"coffee", callback, sizeof(struct peer), 0, 0, NULL, 0},
     {"tea", callback, sizeof(struct peer), 0, 0, NULL, 0},
+    {"coffee", callback, sizeof(struct peer), 0, 0, NULL, 0},
     {NULL, NULL, 0, 0, 0, NULL, 0},
 };
 static const struct lws_extension extensions[] = {
@@ -192,7 +193,9 @@ int main(int argc, char **argv)
     lws_set_log_level(LLL_ERR, NULL);
     is_client = !strcmp(argv[1], "client");
     info.options = LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT;
-    info.protocols = protocols;
+    /* A TLS record of 16 KiB must fit in, or else the library loses bytes of compressed messages. */
+    info.pt_serv_buf_size = 1 << 14;
+    info.protocols = is_client ? protocols : protocols + 1;
     info.extensions = extensions;
     info.port = is_client ? CONTEXT_PORT_NO_LISTEN : atoi(argv[2]);
     info.iface = is_client ? NULL : "127.0.0.1";
@@ -211,7 +214,7 @@ int main(int argc, char **argv)
         char target[256], host[256];
         if (lws_parse_uri(argv[2], &scheme, &connection.address, &connection.port, &path))
             return 1;
-        snprintf(target, sizeof target, "/%s", path);
+        snprintf(target, sizeof target, "%s%s", *path == '/' ? "" : "/", path);
         snprintf(host, sizeof host, "%s:%d", connection.address, connection.port);
         connection.context = context;
         connection.ssl_connection = argc > 3 ? LCCSCF_USE_SSL : 0;

@@ -48,6 +48,7 @@ func handle(connection *websocket.Conn, compressed string) {
 		case command == "!close":
 			code, reason, _ := strings.Cut(rest, " ")
 			number, _ := strconv.Atoi(code)
+			// After Close, Read reports the code that Close sent, and not the one of the reply.
 			err = connection.Close(websocket.StatusCode(number), reason)
 		default:
 			err = connection.Write(ctx, kind, message)
