@@ -77,7 +77,7 @@ NATIVE_PEERS: tuple[Peer, ...] = (
         source="libwebsockets.c",
         build="gcc -O1 -o peer $PEERS/libwebsockets.c $(pkg-config --cflags --libs libwebsockets)",
         lacks={
-            Feature.CLOSE_REPLY: "no callback for the reply to its Close",
+            Feature.REPLY_CODE: "no callback for the reply to its Close",
             Feature.FRAGMENTS: HELD_BACK,
         },
         fails={
@@ -110,7 +110,7 @@ NATIVE_PEERS: tuple[Peer, ...] = (
         "nhooyr.go",
         {
             Feature.PING: "Conn.Ping chooses the payload",
-            Feature.CLOSE_REPLY: "Conn.Read reports the code that Conn.Close sent",
+            Feature.REPLY_CODE: "Conn.Read reports the code that Conn.Close sent",
         },
     ),
 )

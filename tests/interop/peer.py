@@ -64,7 +64,6 @@ class Feature(Enum):
     CLOSE_REASON = "close reason"
     REPLY_CODE = "close code of a reply"  # to its own Close frame
     EMPTY_CLOSE = "close code 1005"
-    CLOSE_REPLY = "code of the reply to its Close"
 
 
 @dataclass(frozen=True, slots=True)
