@@ -119,18 +119,26 @@ class Link(ABC):
         role: Our role.
         trace: Frames of both ends.
         is_open: False once the closing handshake has begun.
+        patience: Seconds to wait for the peer.
+        output: Output of the program; the session sets it.
 
     """
 
-    def __init__(self, role: Role, trace: Trace, output: Output) -> None:
+    output: Output
+
+    def __init__(self, role: Role, trace: Trace) -> None:
         self.role = role
         self.trace = trace
         self.is_open = True
-        self._output = output
+        self.patience = PATIENCE
 
     @property
     def their_role(self) -> Role:
         return Role.CLIENT if self.role is Role.SERVER else Role.SERVER
+
+    @property
+    def side(self) -> Side:
+        return Side(self.their_role.value)
 
     @property
     @abstractmethod
@@ -142,14 +150,16 @@ class Link(ABC):
         """Send a message in one frame."""
 
     @abstractmethod
-    def send_fragments(self, *fragments: str | bytes, ping: bool = False) -> None:
+    def send_fragments(
+        self, *fragments: str | bytes, ping: bool = False, compress: bool = True
+    ) -> None:
         """Send a message in one frame per fragment, and an empty last one.
 
         With `ping`, send a Ping after the first fragment.
         """
 
     @abstractmethod
-    def receive(self, timeout: float = PATIENCE) -> str | bytes:
+    def receive(self) -> str | bytes:
         """Return the next message."""
 
     @abstractmethod
@@ -172,7 +182,7 @@ class Link(ABC):
     def reported_close(self) -> tuple[int, str]:
         """Return the code and the reason that the program prints at the end."""
         self.is_open = False
-        line = self._output.next_line()
+        line = self.output.next_line(self.patience)
         match = re.fullmatch(r"closed (\d+) ?(.*)", line)
         if match is None:
             raise PeerError(f"output: expected 'closed CODE REASON', read {line!r}")
@@ -182,8 +192,8 @@ class Link(ABC):
 class ClientLink(Link):
     """Our client, connected to the peer's server."""
 
-    def __init__(self, client: Client, trace: Trace, output: Output) -> None:
-        super().__init__(Role.CLIENT, trace, output)
+    def __init__(self, client: Client, trace: Trace) -> None:
+        super().__init__(Role.CLIENT, trace)
         self._client = client
 
     @property
@@ -191,20 +201,22 @@ class ClientLink(Link):
         return self._client.subprotocol
 
     def send(self, message: str | bytes) -> None:
-        self._client.send(message, timeout=PATIENCE)
+        self._client.send(message, timeout=self.patience)
 
-    def send_fragments(self, *fragments: str | bytes, ping: bool = False) -> None:
-        with self._client.send_stream() as stream:
+    def send_fragments(
+        self, *fragments: str | bytes, ping: bool = False, compress: bool = True
+    ) -> None:
+        with self._client.send_stream(compress=compress) as stream:
             for number, fragment in enumerate(fragments):
-                stream.send(fragment, timeout=PATIENCE)
+                stream.send(fragment, timeout=self.patience)
                 if ping and number == 0:
                     self.ping()
 
-    def receive(self, timeout: float = PATIENCE) -> str | bytes:
-        return self._client.recv(timeout)
+    def receive(self) -> str | bytes:
+        return self._client.recv(self.patience)
 
     def ping(self) -> None:
-        self._client.ping(PATIENCE)
+        self._client.ping(self.patience)
 
     def close(self, code: int, reason: str) -> Close:
         self.is_open = False
@@ -214,7 +226,7 @@ class ClientLink(Link):
     def closed(self) -> Close:
         self.is_open = False
         with suppress(ConnectionClosed):
-            message = self._client.recv(PATIENCE)
+            message = self._client.recv(self.patience)
             raise AssertionError(f"received {message[:100]!r} instead of a Close frame")
         return self._received()
 
@@ -227,8 +239,8 @@ class ClientLink(Link):
 class ServerLink(Link):
     """Our server's end of the connection of the peer's client."""
 
-    def __init__(self, server: Server, peer: ServerPeer, trace: Trace, output: Output) -> None:
-        super().__init__(Role.SERVER, trace, output)
+    def __init__(self, server: Server, peer: ServerPeer, trace: Trace) -> None:
+        super().__init__(Role.SERVER, trace)
         self._server = server
         self._peer = peer
         self._events: Queue[str | bytes | Close] = Queue()
@@ -255,24 +267,26 @@ class ServerLink(Link):
         """Call `action` in the server's thread; return its result."""
         results: Queue[T] = Queue()
         self._server.call_soon_threadsafe(lambda: results.put(action()))
-        return results.get(timeout=PATIENCE)
+        return results.get(timeout=self.patience)
 
     def send(self, message: str | bytes) -> None:
         self._in_loop(lambda: self._peer.send(message))
 
-    def send_fragments(self, *fragments: str | bytes, ping: bool = False) -> None:
-        stream = self._in_loop(self._peer.send_stream)
+    def send_fragments(
+        self, *fragments: str | bytes, ping: bool = False, compress: bool = True
+    ) -> None:
+        stream = self._in_loop(lambda: self._peer.send_stream(compress=compress))
         for number, fragment in enumerate(fragments):
             self._in_loop(lambda fragment=fragment: stream.send(fragment))  # type: ignore[misc]
             if ping and number == 0:
                 self.ping()
         self._in_loop(stream.finish)
 
-    def receive(self, timeout: float = PATIENCE) -> str | bytes:
+    def receive(self) -> str | bytes:
         try:
-            event = self._events.get(timeout=timeout)
+            event = self._events.get(timeout=self.patience)
         except Empty:
-            raise TimeoutError(f"no message arrived within {timeout:g} s") from None
+            raise TimeoutError(f"no message arrived within {self.patience:g} s") from None
         if isinstance(event, Close):
             raise ConnectionClosed(event.code, event.reason)
         return event
@@ -280,7 +294,7 @@ class ServerLink(Link):
     def ping(self) -> None:
         pongs: Queue[float | None] = Queue()
         self._in_loop(lambda: self._peer.ping(lambda _, seconds: pongs.put(seconds), PATIENCE))
-        if pongs.get(timeout=PATIENCE + 1) is None:
+        if pongs.get(timeout=self.patience + 1) is None:
             raise TimeoutError("the peer did not answer a Ping")
 
     def close(self, code: int, reason: str) -> Close:
@@ -290,7 +304,7 @@ class ServerLink(Link):
 
     def closed(self) -> Close:
         self.is_open = False
-        event = self._events.get(timeout=2 * PATIENCE)
+        event = self._events.get(timeout=2 * self.patience)
         assert isinstance(event, Close), f"received {event[:100]!r} instead of a Close frame"
         return event
 
@@ -327,14 +341,17 @@ class Session(ABC):
     def _reset(self) -> None:
         """Drop all connections after a failure, so that the next case begins from scratch."""
 
-    def run(self, case: Callable[[Link], None], *, takeover: bool = True) -> None:
+    def run(
+        self, case: Callable[[Link], None], *, takeover: bool = True, patience: float = PATIENCE
+    ) -> None:
         """Run a case on an open connection, or else on a new one."""
-        if self._link is None or not self._link.is_open or self._takeover != takeover:
-            self._leave()
-            self._link = self._open(takeover=takeover)
-            self._takeover = takeover
-        self._link.trace.lines.clear()
         try:
+            if self._link is None or not self._link.is_open or self._takeover != takeover:
+                self._leave()
+                self._link = self._open(takeover=takeover)
+                self._takeover = takeover
+            self._link.trace.lines.clear()
+            self._link.patience = patience
             case(self._link)
         except BaseException:
             self._link = None
@@ -390,7 +407,9 @@ class ServerSession(Session):
             close_timeout=PATIENCE,
             trace=trace.logger,
         )
-        return ClientLink(client, trace, self._output)
+        link = ClientLink(client, trace)
+        link.output = self._output
+        return link
 
     def _start(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -458,8 +477,7 @@ class ClientSession(Session):
         )
 
     def _on_open(self, peer: ServerPeer) -> None:
-        assert self._output is not None
-        peer.user_data = ServerLink(self._server, peer, self._trace, self._output)
+        peer.user_data = ServerLink(self._server, peer, self._trace)
         self._opened.put(peer)
 
     def _on_disconnect(self, peer: ServerPeer) -> None:
@@ -477,6 +495,7 @@ class ClientSession(Session):
             line = self._output.next_line(0.1)
             raise PeerError(f"output: printed {line!r} and did not connect") from None
         link: Link = peer.user_data
+        link.output = self._output
         return link
 
     def _reset(self) -> None:

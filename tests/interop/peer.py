@@ -54,12 +54,14 @@ class Feature(Enum):
 
     ROLE = "role"  # the role as a whole
     TLS = "TLS"
-    SUBPROTOCOL = "subprotocol"
+    PROTOCOL_REPORT = "!protocol"
     COMPRESSION = "compression"
+    COMPRESSOR = "compression of its own messages"
     NO_TAKEOVER = "no context takeover"
     COMPRESSION_REPORT = "!compressed"
     FRAGMENTS = "!fragments"
     PING = "!ping"
+    PONG = "Pongs"
     CLOSE_CODE = "close code"  # of a Close frame that it receives first
     CLOSE_REASON = "close reason"
     REPLY_CODE = "close code of a reply"  # to its own Close frame
@@ -74,7 +76,8 @@ class Peer:
         name: Name of the library.
         language: Language of the program.
         command: The program, to which the role and its arguments are added. `{peers}` stands for
-            the directory of the programs, `{build}` for the directory of build results.
+            the directory of the programs, `{build}` for the directory of build results,
+            `{node_modules}` for the directory of npm packages.
         is_installed: Returns True if everything that the program needs is installed.
         install: Command that installs it.
         build: Shell command that builds the program, with the variables PEERS and BUILD, in
@@ -123,12 +126,15 @@ class Peer:
         if self.build:
             _build(self.name, self.build, self.build_directory, tuple(self.sources))
         places = {"{peers}": str(PROGRAMS), "{build}": str(self.build_directory)}
+        places["{node_modules}"] = str(NODE_MODULES)
         command = list(self.command)
         for place, path in places.items():
             command = [word.replace(place, path) for word in command]
+        environment = {**_environment(), **self.environment}
+        command[0] = shutil.which(command[0], path=environment["PATH"]) or command[0]
         return subprocess.Popen(
             [*command, *arguments],
-            env={**_environment(), **self.environment},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -173,13 +179,20 @@ def _environment() -> dict[str, str]:
     variables = {
         name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
     }
+    # A virtual environment may have Node.js too.
+    path = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
     node_path = [str(NODE_MODULES), *filter(None, [os.environ.get("NODE_PATH")])]
     return {
         **variables,
+        "PATH": os.pathsep.join(path),
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
         "NODE_PATH": os.pathsep.join(node_path),
     }
+
+
+def _which(program: str) -> str | None:
+    return shutil.which(program, path=_environment()["PATH"])
 
 
 def modules(*names: str) -> Callable[[], bool]:
@@ -189,7 +202,7 @@ def modules(*names: str) -> Callable[[], bool]:
 
 def programs(*names: str) -> Callable[[], bool]:
     """Return a check for programs on the path."""
-    return lambda: all(shutil.which(name) is not None for name in names)
+    return lambda: all(_which(name) is not None for name in names)
 
 
 def npm_packages(*names: str) -> Callable[[], bool]:
@@ -199,10 +212,10 @@ def npm_packages(*names: str) -> Callable[[], bool]:
 
 @cache
 def _has_npm_packages(names: tuple[str, ...]) -> bool:
-    node = shutil.which("node")
+    node = _which("node")
     if node is None:
         return False
-    script = "process.argv.slice(1).forEach((name) => require.resolve(name))"
+    script = "process.argv.slice(1).forEach((name) => require.resolve(`${name}/package.json`))"
     found = subprocess.run(
         [node, "-e", script, *names], env=_environment(), capture_output=True, check=False
     )
