@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from tests.interop.native_peers import NATIVE_PEERS
-from tests.interop.peer import PYTHON, Feature, Peer, Side, modules, npm_packages
+from tests.interop.peer import (
+    PYTHON,
+    Feature,
+    Peer,
+    Side,
+    all_of,
+    modules,
+    npm_packages,
+    programs,
+)
 
 Lacks = Mapping[Feature | tuple[Side, Feature], str]
 
 EXTRA = "pip install '.[interop]'"
+WEBKITGTK = "*/girepository-1.0/WebKit2-4.1.typelib"
+NO_FRAGMENTS = "sends each message in one frame"
+
+NO_REPORT = "does not show the chosen extensions"
+PING_COMPRESSED = "Ping within a compressed message"
+EMPTY_CLOSE = "close without a code"
+CHANGED_PONG = "its Pong changes a payload that is not UTF-8 (RFC 6455, 5.5.3)"
+NO_TAKEOVER = "no context takeover"
+FORGETS = "forgets at a Ping that the message is compressed"
+NO_COMPRESSION = "has no compression"
+WHATWG: Lacks = {
+    Feature.FRAGMENTS: "the interface of browsers has no fragments",
+    Feature.PING: "the interface of browsers has no Pings",
+}
 
 
 def python_peer(
@@ -55,19 +79,34 @@ def npm_peer(
     )
 
 
-NO_FRAGMENTS = "sends each message in one frame"
+def has_webkitgtk() -> bool:
+    """Return True if the Python of Debian can show pages with WebKitGTK."""
+    bindings = Path("/usr/lib/python3/dist-packages/gi")
+    return bindings.exists() and any(Path("/usr/lib").glob(WEBKITGTK))
 
-NO_REPORT = "does not show the chosen extensions"
-PING_COMPRESSED = "Ping within a compressed message"
-EMPTY_CLOSE = "close without a code"
-CHANGED_PONG = "its Pong changes a payload that is not UTF-8 (RFC 6455, 5.5.3)"
-NO_TAKEOVER = "no context takeover"
-FORGETS = "forgets at a Ping that the message is compressed"
-NO_COMPRESSION = "has no compression"
-WHATWG: Lacks = {
-    Feature.FRAGMENTS: "the interface of browsers has no fragments",
-    Feature.PING: "the interface of browsers has no Pings",
-}
+
+def browser_peer(
+    name: str,
+    browser: str,
+    *,
+    packages: str,
+    is_installed: Callable[[], bool],
+    lacks: Lacks | None = None,
+    fails: Mapping[str, str] | None = None,
+) -> Peer:
+    """Return a browser; a page has the role of the client."""
+    return Peer(
+        name=name,
+        language="JavaScript",
+        command=(PYTHON, "{peers}/browser_peer.py", browser),
+        is_installed=is_installed,
+        install=f"apt-get install {packages}",
+        lacks={(Side.SERVER, Feature.ROLE): "has a client only", **WHATWG, **(lacks or {})},
+        fails=fails or {},
+        start_timeout=60.0,
+        is_heavy=True,
+    )
+
 
 PEERS: tuple[Peer, ...] = (
     python_peer("websockets", "websockets"),
@@ -179,6 +218,16 @@ PEERS: tuple[Peer, ...] = (
             (Side.SERVER, Feature.PROTOCOL_REPORT): "its server does not show the subprotocol",
         },
         is_heavy=True,
+    ),
+    browser_peer("Chromium", "chromium", packages="chromium", is_installed=programs("chromium")),
+    browser_peer(
+        "Firefox", "firefox", packages="firefox-esr", is_installed=programs("firefox-esr")
+    ),
+    browser_peer(
+        "WebKitGTK",
+        "webkitgtk",
+        packages="gir1.2-webkit2-4.1 python3-gi xvfb xauth",
+        is_installed=all_of(programs("xvfb-run", "xauth"), has_webkitgtk),
     ),
     *NATIVE_PEERS,
 )
