@@ -53,10 +53,6 @@ class Link(ABC):
         """Return the next message, or the Close that ended the connection."""
 
     @abstractmethod
-    async def ping(self, payload: bytes) -> None:
-        """Send a Ping and wait for its Pong."""
-
-    @abstractmethod
     async def close(self, code: int, reason: str) -> int | None:
         """Close; return the code of the reply."""
 
@@ -117,9 +113,6 @@ class WebsocketsLink(Link):
             await self._connection.wait_closed()
             assert self._connection.close_code is not None
             return Close(self._connection.close_code, self._connection.close_reason or "")
-
-    async def ping(self, payload: bytes) -> None:
-        await (await self._connection.ping(payload))
 
     async def close(self, code: int, reason: str) -> int | None:
         await self._connection.close(code, reason)
@@ -245,22 +238,12 @@ class AiohttpLink(Link):
     async def receive(self) -> str | bytes | Close:
         from aiohttp import WSMsgType
 
-        while True:
-            message = await self._websocket.receive()
-            if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
-                data: str | bytes = message.data
-                return data
-            if message.type is WSMsgType.CLOSE:
-                return Close(message.data or 1005, message.extra or "")
-            assert message.type is WSMsgType.PING, message
-            await self._websocket.pong(message.data)
-
-    async def ping(self, payload: bytes) -> None:
-        from aiohttp import WSMsgType
-
-        await self._websocket.ping(payload)
         message = await self._websocket.receive()
-        assert (message.type, message.data) == (WSMsgType.PONG, payload)
+        if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+            data: str | bytes = message.data
+            return data
+        assert message.type is WSMsgType.CLOSE, message
+        return Close(message.data or 1005, message.extra or "")
 
     async def close(self, code: int, reason: str) -> int | None:
         await self._websocket.close(code=code, message=reason.encode())
@@ -290,7 +273,6 @@ class Aiohttp(Rival):
             websocket = web.WebSocketResponse(
                 compress=compression == "default",
                 protocols=SUBPROTOCOLS,
-                autoping=False,
                 max_msg_size=MAX_SIZE,
                 timeout=PATIENCE,
             )
@@ -325,7 +307,6 @@ class Aiohttp(Rival):
                 ssl=context or True,
                 compress={"no compression": 0, "small windows": 9}.get(compression, 15),
                 protocols=subprotocols,
-                autoping=False,
                 max_msg_size=MAX_SIZE,
             ) as websocket,
         ):
@@ -345,7 +326,6 @@ class TheirServer:
 
     - `/echo` sends every message back.
     - `/fragments` sends it back in three fragments.
-    - `/ping` answers every message with a Ping and, after the Pong, with "pong".
     - `/close` closes with the code and reason in the message "CODE REASON".
     - `/closing` adds the received Close to `closed`.
     """
@@ -367,9 +347,6 @@ class TheirServer:
                 third = len(message) // 3
                 fragments = [message[:third], message[third:-third], message[-third:]]
                 await link.send_fragments(fragments)  # type: ignore[arg-type]
-            elif path == "/ping":
-                await link.ping(b"how are you?")
-                await link.send("pong")
             elif path == "/close":
                 assert isinstance(message, str)
                 code, _, reason = message.partition(" ")

@@ -86,7 +86,6 @@ def client_params(rivals: Sequence[Rival]) -> list[ParameterSet]:
 
 
 CLIENTS = client_params(RIVALS)
-CLIENTS_WITH_FRAGMENTS = client_params([rival for rival in RIVALS if rival.sends_fragments])
 
 
 @pytest.fixture(params=CLIENTS)
@@ -107,50 +106,6 @@ def test_client_receives_the_echo_of_every_message(theirs: Theirs, echo: str) ->
     in_time(scenario())
 
 
-def test_client_messages_in_flight_keep_their_order(theirs: Theirs, echo: str) -> None:
-    messages = [f"message {number} " * number for number in range(100)]
-
-    async def scenario() -> None:
-        async with theirs.connect(echo) as link:
-            for message in messages:
-                await link.send(message)
-            assert [await link.receive() for _ in messages] == messages
-
-    in_time(scenario())
-
-
-@pytest.mark.parametrize("theirs", CLIENTS_WITH_FRAGMENTS, indirect=True)
-def test_server_assembles_fragments_of_a_client(theirs: Theirs, echo: str) -> None:
-    async def scenario() -> None:
-        async with theirs.connect(echo) as link:
-            await link.send_fragments(["日本語", "", "é", "x" * 70_000])
-            assert await link.receive() == "日本語é" + "x" * 70_000
-            await link.send_fragments([b"\0", b"\xff" * 1000, b""])
-            assert await link.receive() == b"\0" + b"\xff" * 1000
-
-    in_time(scenario())
-
-
-def test_server_answers_a_ping_of_a_client(theirs: Theirs, echo: str) -> None:
-    async def scenario() -> None:
-        async with theirs.connect(echo) as link:
-            await link.ping(b"how are you?")
-            await link.ping(b"")
-            await link.send("still here")
-            assert await link.receive() == "still here"
-
-    in_time(scenario())
-
-
-def test_server_answers_close_with_the_same_code(theirs: Theirs, echo: str) -> None:
-    async def scenario() -> None:
-        for code, reason in CLOSES:
-            async with theirs.connect(echo) as link:
-                assert await link.close(code, reason) == code
-
-    in_time(scenario())
-
-
 class Ours:
     """Our server in this process; `closed` queues the received Close frames."""
 
@@ -166,7 +121,6 @@ class Ours:
             on_message=self._on_message,
             on_close=self._on_close,
             compression_threshold=0,
-            ping_interval=0.05,
         )
         host, port = self.server.listen("127.0.0.1", 0, tls.server)
         self.url = f"{tls.scheme}://{host}:{port}/"
@@ -226,18 +180,6 @@ def test_server_chooses_a_subprotocol_of_the_offer(theirs: Theirs, tls: Tls) -> 
         in_time(scenario(server.url))
         peers = [server.peers.get(timeout=PATIENCE) for _ in range(2)]
         assert [peer.subprotocol for peer in peers] == ["coffee", None]
-
-
-def test_client_answers_a_ping_of_the_server(theirs: Theirs, tls: Tls) -> None:
-    async def scenario(server: Ours) -> None:
-        async with theirs.connect(server.url) as link:
-            peer = server.peers.get(timeout=PATIENCE)
-            while peer.latency is None:  # the server sends a Ping every 0.05 s
-                await link.send("a moment")
-                await link.receive()
-
-    with ours(tls) as server:
-        in_time(scenario(server))
 
 
 def test_server_receives_code_and_reason_of_a_client(theirs: Theirs, tls: Tls) -> None:

@@ -12,12 +12,11 @@ from tests.interop.certificate import Certificate
 from tests.interop.messages import CLOSES, MESSAGES
 from tests.interop.rivals import REFUSAL, RIVALS, Rival, TheirServer, their_server
 from tests.support import PATIENCE
-from tests.support import Client as PlainClient
 from wsproto_min.codes import Opcode
 from wsproto_min.connection import Close, Role
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import ConnectionClosed, HandshakeError
-from wsproto_min.frames import FrameDecoder, encode_frame
+from wsproto_min.frames import FrameDecoder
 from wsproto_min.net.client import Client, connect
 
 OFFERS: dict[str, DeflateParameters | None] = {
@@ -64,14 +63,12 @@ class Theirs:
         self,
         path: str,
         compression: DeflateParameters | None = DeflateParameters.DEFAULT,
-        subprotocols: tuple[str, ...] = (),
         trace: FrameCounter | None = None,
     ) -> Client:
         return connect(
             self.server.url(path),
             compression=compression,
             compression_threshold=0,
-            subprotocols=subprotocols,
             ssl_context=self.context,
             trace=trace,
         )
@@ -123,15 +120,6 @@ def test_client_receives_the_echo_of_every_message(
     assert trace.compressed == {Role.CLIENT: expected, Role.SERVER: expected}
 
 
-def test_client_messages_in_flight_keep_their_order(theirs: Theirs) -> None:
-    messages = [f"message {number} " * number for number in range(100)]
-    with theirs.connect("/echo") as client:
-        client.recv(PATIENCE)
-        for message in messages:
-            client.send(message)
-        assert [client.recv(PATIENCE) for _ in messages] == messages
-
-
 @where(lambda rival, compression, tls: rival.sends_fragments)
 def test_client_assembles_fragments_of_a_server(theirs: Theirs) -> None:
     trace = FrameCounter()
@@ -142,38 +130,6 @@ def test_client_assembles_fragments_of_a_server(theirs: Theirs) -> None:
             client.send(message)
             assert client.recv(PATIENCE) == message
             assert trace.fragments >= 2
-
-
-@where(lambda rival, compression, tls: not tls)
-def test_server_assembles_our_fragments(theirs: Theirs) -> None:
-    with PlainClient(("127.0.0.1", theirs.server.port), "/echo") as client:
-        assert client.receive() == "None False"
-        fragments = ["日本".encode()[:4], "日本".encode()[4:], b"", b"!"]
-        for number, fragment in enumerate(fragments):
-            opcode = Opcode.CONTINUATION if number else Opcode.TEXT
-            fin = number == len(fragments) - 1
-            client.sock.sendall(encode_frame(opcode, fragment, fin=fin, mask=b"\1\2\3\4"))
-        assert client.receive() == "日本!"
-
-
-def test_server_answers_a_ping_of_our_client(theirs: Theirs) -> None:
-    with theirs.connect("/echo") as client:
-        client.send("before")
-        assert 0 < client.ping(PATIENCE) < PATIENCE
-        assert [client.recv(PATIENCE) for _ in range(2)][1] == "before"
-
-
-def test_client_answers_a_ping_of_the_server(theirs: Theirs) -> None:
-    with theirs.connect("/ping") as client:
-        client.recv(PATIENCE)
-        client.send("ping me")
-        assert client.recv(PATIENCE) == "pong"
-
-
-def test_server_chooses_a_subprotocol_of_our_offer(theirs: Theirs) -> None:
-    with theirs.connect("/echo", subprotocols=("water", "coffee")) as client:
-        assert client.subprotocol == "coffee"
-        assert str(client.recv(PATIENCE)).startswith("coffee ")
 
 
 def test_server_receives_code_and_reason_and_answers(
