@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from functools import cache
 
-from tests.interop.peer import Feature, Peer, Side
+from tests.interop.peer import CACHE, Feature, Peer, Side
 
 
 @cache
@@ -69,6 +69,14 @@ def go_peer(
 HELD_BACK = "with compression, a fragment has no frame until the compressor has output"
 EMPTY_COMPRESSED = "an assertion of the library aborts the program that sends an empty message"
 
+SID = CACHE / "sid"
+CRATES = SID / "root/usr/share/cargo/registry"
+UNPACK = f"sh tests/interop/peers/unpack_from_sid.sh {SID}"
+TOMCAT = ":".join(
+    f"/usr/share/java/{name}.jar"
+    for name in ("tomcat10-embed-core", "tomcat10-embed-websocket", "jakarta-annotation-api")
+)
+
 NATIVE_PEERS: tuple[Peer, ...] = (
     native_peer(
         "libwebsockets",
@@ -112,5 +120,48 @@ NATIVE_PEERS: tuple[Peer, ...] = (
             Feature.PING: "Conn.Ping chooses the payload",
             Feature.REPLY_CODE: "Conn.Read reports the code that Conn.Close sent",
         },
+    ),
+    native_peer(
+        "java.net.http",
+        "Java",
+        packages="openjdk-17-jdk-headless",
+        source="JdkPeer.java",
+        build="javac -d . $PEERS/JdkPeer.java",
+        command=("java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", "{build}", "JdkPeer"),
+        lacks={
+            (Side.SERVER, Feature.ROLE): "the JDK has no WebSocket server",
+            Feature.COMPRESSION: "the library has no extensions",
+        },
+    ),
+    native_peer(
+        "Tomcat",
+        "Java",
+        packages="openjdk-17-jdk-headless libtomcat10-embed-java libjakarta-annotation-api-java",
+        source="TomcatPeer.java",
+        build=f"javac -nowarn -cp {TOMCAT} -d . $PEERS/TomcatPeer.java",
+        command=("java", "-XX:TieredStopAtLevel=1", "-cp", f"{{build}}:{TOMCAT}", "TomcatPeer"),
+        lacks={
+            Feature.FRAGMENTS: HELD_BACK,
+            Feature.REPLY_CODE: "Endpoint.onClose gets the code that Session.close sent",
+            Feature.EMPTY_CLOSE: "Endpoint.onClose gets the code 1000",
+        },
+    ),
+    Peer(
+        name="tungstenite",
+        language="Rust",
+        command=("{build}/target/debug/peer",),
+        is_installed=lambda: shutil.which("cargo") is not None and CRATES.is_dir(),
+        install=f"{UNPACK} '^librust-' librust-tungstenite-dev (and Cargo 1.85 or newer)",
+        build="mkdir -p .cargo src; cp $PEERS/tungstenite.toml Cargo.toml; "
+        "cp $PEERS/tungstenite.rs src/main.rs; "
+        """echo '[source.crates-io]\nreplace-with = "sid"\n[source.sid]' > .cargo/config.toml; """
+        f"""echo 'directory = "{CRATES}"' >> .cargo/config.toml; """
+        f"version=$(cd {CRATES}; echo tungstenite-*); "
+        "TUNGSTENITE_VERSION=${version#tungstenite-} cargo build --offline",
+        sources=("tungstenite.rs", "tungstenite.toml"),
+        lacks={
+            Feature.COMPRESSION: "the library has no extensions",
+        },
+        is_heavy=True,
     ),
 )
