@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -276,6 +277,22 @@ def test_sigterm_ends_the_program_too() -> None:
         checker.send_signal(signal.SIGTERM)
     assert checker.returncode == 130
     poll(lambda: not is_running(int(Path("pid").read_text())), "the program ends")
+
+
+def test_interrupt_during_the_start_ends_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("my_ws.py").write_text("import time\ntime.sleep(60)")
+    started: list[subprocess.Popen[bytes]] = []
+    popen: Any = subprocess.Popen
+
+    def interrupted(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(*arguments, **options))
+        signal.raise_signal(signal.SIGINT)  # the constructor has not returned
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    with pytest.raises(KeyboardInterrupt), program.Program(Path("my_ws.py"), patience=1) as mine:
+        mine.output_of("accept")
+    assert started[0].returncode == -signal.SIGKILL
 
 
 def is_running(pid: int) -> bool:

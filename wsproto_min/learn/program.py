@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -83,6 +84,7 @@ class Program:
         self._errors: list[str] = []
         self._errors_from = 0  # where the errors of the last connection begin
         self._process: subprocess.Popen[bytes] | None = None
+        self._started: list[subprocess.Popen[bytes]] = []
         self.address: tuple[str, int] = ("127.0.0.1", 0)
 
     def __enter__(self) -> Self:
@@ -95,8 +97,11 @@ class Program:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End the process."""
+        """End the process, and one whose start was interrupted."""
         self._end()
+        for process in self._started:
+            if process.returncode is None:
+                _kill(process)
         self._output.close()
 
     def variant(self, limit: int | None) -> Program:
@@ -126,21 +131,24 @@ class Program:
     def _run(self, arguments: tuple[str, ...], output: IO[bytes] | int) -> subprocess.Popen[bytes]:
         """Start a process in a session of its own, so that its own processes end with it."""
         try:
-            return subprocess.Popen(
-                [*self._command, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=self._output,
-                # Without a copy the new process reads the environment of this one, which another
-                # thread may change at the same time.
-                env=dict(os.environ),
-                start_new_session=True,
-            )
+            with _signals_held():
+                process = subprocess.Popen(
+                    [*self._command, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=self._output,
+                    # Without a copy the new process reads the environment of this one, which
+                    # another thread may change at the same time.
+                    env=dict(os.environ),
+                    start_new_session=True,
+                )
+                self._started.append(process)
         except OSError as error:
             raise Wrong(
                 f"the file cannot be run: {error.strerror}; end its name in .py, or make it"
                 " executable and begin it with #!"
             ) from None
+        return process
 
     def connect(self, receive_buffer: int | None = None) -> socket.socket:
         """Return a TCP connection to the program's server.
@@ -267,6 +275,26 @@ class Program:
     def _end(self) -> None:
         if self._process is not None:
             _kill(self._process)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back: within Popen() they would leave a process that nobody knows."""
+    if threading.current_thread() is not threading.main_thread():  # signals run in the main thread
+        yield
+        return
+    held: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: held.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if held:
+        signal.raise_signal(held[0])
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
