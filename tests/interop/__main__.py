@@ -131,6 +131,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.interop", description=__doc__)
     parser.add_argument("peers", nargs="*", metavar="PEER", help="names of peers")
     parser.add_argument("--all", action="store_true", help="include browsers and toolchains")
+    parser.add_argument(
+        "--install", action="store_true", help="print the commands that install absent peers"
+    )
     parser.add_argument("--write", action="store_true", help="write the table to README.md")
     options = parser.parse_args()
     unknown = set(options.peers) - {peer.name for peer in PEERS}
@@ -142,6 +145,10 @@ def main() -> int:
         if (peer.name in options.peers if options.peers else options.all or not peer.is_heavy)
     ]
     absent = [peer for peer in chosen if not peer.is_installed()]
+    if options.install:
+        commands = (peer.install.partition(" (")[0] for peer in absent)
+        print("\n".join(dict.fromkeys(commands)))
+        return 0
     present = [peer for peer in chosen if peer not in absent]
     with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(2) as threads:
         certificate = Certificate(Path(directory))

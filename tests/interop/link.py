@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -41,6 +42,7 @@ from wsproto_min import Peer as ServerPeer
 SUBPROTOCOL = "coffee"
 NO_TAKEOVER_PATH = "/no-context-takeover"
 MAX_MESSAGE_SIZE = 8 << 20
+CLOSE_TIMEOUT = 5.0  # seconds; our client waits for the server to end TCP
 T = TypeVar("T")
 
 _numbers = itertools.count()
@@ -220,8 +222,12 @@ class ClientLink(Link):
 
     def close(self, code: int, reason: str) -> Close:
         self.is_open = False
+        before = time.monotonic()
         self._client.close(code, reason)
-        return self._received()
+        close = self._received()
+        if time.monotonic() - before >= CLOSE_TIMEOUT:
+            raise AssertionError(f"the peer sent {close} and did not end TCP")
+        return close
 
     def closed(self) -> Close:
         self.is_open = False
@@ -404,7 +410,7 @@ class ServerSession(Session):
             proxy=None,
             max_message_size=MAX_MESSAGE_SIZE,
             ping_interval=None,
-            close_timeout=PATIENCE,
+            close_timeout=CLOSE_TIMEOUT,
             trace=trace.logger,
         )
         link = ClientLink(client, trace)

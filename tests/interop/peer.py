@@ -79,7 +79,7 @@ class Peer:
             the directory of the programs, `{build}` for the directory of build results,
             `{node_modules}` for the directory of npm packages.
         is_installed: Returns True if everything that the program needs is installed.
-        install: Command that installs it.
+        install: Command that installs it, and further needs in parentheses.
         build: Shell command that builds the program, with the variables PEERS and BUILD, in
             the directory BUILD.
         sources: Files below `peers` that the build reads.

@@ -77,3 +77,10 @@ def test_peer_passes(
         return
     with pytest.raises(Exception):  # noqa: B017, PT011 (any failure of the library)
         run(session, case)
+
+
+def test_expected_failures_name_cases() -> None:
+    names = {case.name for case in CASES}
+    for peer in PEERS:
+        for key in peer.fails:
+            assert key in names or key.partition(": ")[2] in names, f"{peer.name}: {key}"
