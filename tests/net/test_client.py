@@ -803,6 +803,46 @@ def test_close_ends_at_close_timeout_if_server_stays(
             assert client.recv() == "Hello"
 
 
+def test_recv_after_both_closes_lets_the_server_end_tcp() -> None:
+    ended = threading.Event()
+
+    def script(sock: socket.socket) -> None:
+        upgrade(sock, BYE)
+        until_close(sock)
+        # A client that closes TCP here resets it when the server sends more, as TLS does.
+        assert not arrives(sock, 0.1)
+        ended.wait(PATIENCE)
+
+    with scripted(script) as address:
+        client = connect(address)
+        for timeout in (0, 0.2):
+            with pytest.raises(TimeoutError):
+                client.recv(timeout)
+        assert client.fileno() != -1
+        ended.set()
+        assert closed(client) == (1000, "bye")
+        assert client.fileno() == -1
+
+
+@pytest.mark.parametrize("talks", [False, True])
+@pytest.mark.parametrize("timeout", [None, PATIENCE])
+def test_recv_ends_at_close_timeout_if_server_stays(talks: bool, timeout: float | None) -> None:
+    def script(sock: socket.socket) -> None:
+        upgrade(sock, BYE)
+        until_close(sock)
+        with suppress(ConnectionError):
+            while not arrives(sock, 0.02):  # until the client closes TCP
+                if talks:
+                    sock.sendall(HELLO)
+
+    with scripted(script) as address:
+        client = connect(address, close_timeout=0.15)
+        started = time.monotonic()
+        with pytest.raises(ConnectionClosed, match="1000 bye"):
+            client.recv(timeout)
+        assert 0.15 <= time.monotonic() - started < 2
+
+
 @pytest.mark.parametrize("wait", ["recv", "ping"])
 def test_server_sending_nonstop_does_not_extend_timeout(wait: str) -> None:
     stop = threading.Event()

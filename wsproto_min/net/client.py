@@ -100,7 +100,9 @@ def connect(
         max_redirects: Number of redirects to follow; 0 for none. Authorization and Cookie do not
             go to another origin (scheme, host, port). A redirect from `wss` to `ws` is an error.
         open_timeout: Time limit for everything until the connection is open, in seconds.
-        close_timeout: Time limit for the closing handshake, in seconds.
+        close_timeout: Time limit for the closing handshake, in seconds. After both Close frames it
+            is the time that the server has to close TCP, as section 7.1.1 asks; until then
+            `recv` does not raise `ConnectionClosed`.
         max_message_size: Maximum size of a received message, in bytes; None for no limit, if
             all large messages are read by `recv_streaming`.
         max_fragments: Maximum number of fragments of a received message.
@@ -213,6 +215,7 @@ class Client:
         self._write_buffer = b""
         self._awaited_pongs: set[bytes] = set()
         self._close: Close | None = None
+        self._end_deadline: float | None = None  # for the end of TCP after both Close frames
         self._loss = _LOST
         self._keepalive = Keepalive()
         self._ping_interval = math.inf if ping_interval is None else ping_interval
@@ -483,6 +486,7 @@ class Client:
             return has_read
         self._flush(deadline)
         if self.connection.state >= State.FLUSHING:
+            self._await_end(deadline)
             self._disconnect()
             if self.connection.error is not None:
                 raise self.connection.error
@@ -494,6 +498,30 @@ class Client:
             raise TimeoutError(_NO_DATA)
         self._read(deadline)
         return True
+
+    def _await_end(self, deadline: float | None) -> None:
+        """Wait after both Close frames, because the server closes TCP first (section 7.1.1).
+
+        A client that closes first may reset the connection, for example when the server ends TLS.
+        Then the server can lose the client's Close frame. Waits at most `close_timeout`.
+
+        Raises:
+            TimeoutError: The server did not close TCP until `deadline`.
+        """
+        if self.connection.error is not None or self.connection.close_received is None:
+            return
+        if self._end_deadline is None:
+            self._end_deadline = time.monotonic() + self._close_timeout
+        limit = self._end_deadline
+        if deadline is not None:
+            limit = min(limit, deadline)
+        while self.connection.state is State.FLUSHING:
+            with suppress(TimeoutError):
+                self._read(limit)
+            if self.connection.state is State.FLUSHING and time.monotonic() >= limit:
+                if limit == self._end_deadline:
+                    return
+                raise TimeoutError(_NO_DATA)
 
     def _handle_received(self, deadline: float) -> None:
         """Handle the events that have arrived, up to the limit, and send the replies."""
