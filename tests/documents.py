@@ -6,10 +6,13 @@ import importlib
 import inspect
 import pkgutil
 import re
+from types import ModuleType
+from typing import Any
 
 import chatd
 import wsproto_min
 from tests.support import ROOT
+from wsproto_min import Server
 
 LEARN, RUN, TEST = "wsproto_min/README.md", "chatd/README.md", "tests/README.md"
 CONTRIBUTING, CHANGELOG = ".github/CONTRIBUTING.md", ".github/CHANGELOG.md"
@@ -68,3 +71,16 @@ def exists(name: str) -> bool:
         hasattr(holder, attribute) or attribute in inspect.get_annotations(holder)
         for holder in holders
     )
+
+
+def default_of(name: str) -> Any:
+    """Return the default of an argument of `Server`."""
+    return inspect.signature(Server).parameters[name].default
+
+
+def constant(package: ModuleType, name: str) -> Any:
+    """Return the value of a constant of a package, in any of its modules."""
+    modules = [module for module in MODULES if module.__name__.startswith(package.__name__)]
+    values = {getattr(module, name) for module in modules if hasattr(module, name)}
+    assert len(values) == 1, name
+    return values.pop()

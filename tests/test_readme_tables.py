@@ -9,7 +9,6 @@ import pkgutil
 import pydoc
 import re
 from collections import defaultdict
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -28,6 +27,8 @@ from tests.documents import (
     RUN,
     TEST,
     code_in,
+    constant,
+    default_of,
     exists,
     section,
     table,
@@ -171,18 +172,6 @@ def test_options_table_has_all_options(command: str, capsys: pytest.CaptureFixtu
     rows = table(LEARN, f"{command} options")
     shown = [code_in(option)[0].split()[0] for option, _ in rows]
     assert sorted(shown) == sorted(options)
-
-
-def default_of(name: str) -> Any:
-    return inspect.signature(Server).parameters[name].default
-
-
-def constant(package: ModuleType, name: str) -> Any:
-    """Return the value of a constant of a package, in any of its modules."""
-    modules = [module for module in MODULES if module.__name__.startswith(package.__name__)]
-    values = {getattr(module, name) for module in modules if hasattr(module, name)}
-    assert len(values) == 1, name
-    return values.pop()
 
 
 def test_limits_of_wsproto_min_match_the_code() -> None:
