@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib.util
 import json
+import os
 import re
 import shlex
 import signal
@@ -36,8 +37,14 @@ from tests.documents import (
     table,
 )
 from tests.support import PATIENCE, ROOT, daemon, exchange, make_certificate, poll, serving
-from wsproto_min import HandshakeError, Peer, connect
+from wsproto_min import HandshakeError, Opcode, Peer, Role, accept, connect
 from wsproto_min.__main__ import main
+from wsproto_min.client_handshake import upgrade_request
+from wsproto_min.frames import encode_frame
+from wsproto_min.http_reader import parse_request
+from wsproto_min.net.frame_trace import FrameTrace
+from wsproto_min.net.proxy import find_proxy
+from wsproto_min.net.url import parse_url
 
 COMMANDS = [
     (path, command)
@@ -253,6 +260,28 @@ def test_echo_server_has_three_lines_and_echoes() -> None:
         assert client.recv(PATIENCE) == "there and back"
 
 
+def test_echo_server_prints_only_a_traceback_at_ctrl_c() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with run(block("server").replace("9001", str(port)), errors=True) as process:
+        try:
+            poll(lambda: accepts(port), "the server listens")
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert output == ""
+    assert errors.startswith("Traceback")
+    assert errors.endswith("\nKeyboardInterrupt\n")
+
+
+def accepts(port: int) -> bool:
+    """Return True if a server accepts connections."""
+    with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
 def test_broadcast_server_sends_to_all_clients() -> None:
     with running_server("broadcast server") as url, connect(url) as ann, connect(url) as bob:
         ann.send("Hello")
@@ -364,6 +393,45 @@ def test_figure_is_the_output_of_explain(name: str, capsys: pytest.CaptureFixtur
     arguments = before.rpartition("python3 -m wsproto_min ")[2].split()
     assert main(arguments) == 0
     assert block(name, "") in capsys.readouterr().out
+
+
+def test_trace_lines_are_those_of_the_frame_trace(caplog: pytest.LogCaptureFixture) -> None:
+    found = section(LEARN, "## Debugging")
+    shown = re.findall(r"^    (\S+ (?:client|server): .*)$", found, re.MULTILINE)
+    request = upgrade_request("server.example.com", "/chat", "dGhlIHNhbXBsZSBub25jZQ==")
+    response = accept(parse_request(request.removesuffix(b"\r\n\r\n"))).response.encode()
+    hello = encode_frame(Opcode.TEXT, b"Hello", mask=bytes.fromhex("37fa213d"))
+    trace = FrameTrace("192.0.2.1:5000")
+    with caplog.at_level("DEBUG", "wsproto_min"):
+        for sender, data in (
+            (Role.CLIENT, request),
+            (Role.SERVER, response),
+            (Role.CLIENT, hello),
+        ):
+            trace(sender, data)
+    assert caplog.messages == shown
+
+
+@pytest.mark.parametrize(
+    ("scheme", "sentence"), [("wss", "For `wss` these variables"), ("ws", "For `ws` they are")]
+)
+def test_proxy_variables_count_in_the_order_of_the_text(
+    scheme: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    text = PROSE[LEARN].partition(sentence)[2].partition(".\n")[0].partition(". ")[0]
+    names = [name for name in code_in(text) if name.endswith("_proxy")]
+    assert len(names) == len(set(names)) >= 4
+    for name in names:
+        monkeypatch.setenv(name, f"{'socks5' if name[:5] == 'socks' else 'http'}://{name[:3]}.example")
+    url = parse_url(f"{scheme}://a.example/")
+    for name in names:
+        proxy = find_proxy(url, True)
+        assert proxy, name
+        assert proxy.host == f"{name[:3]}.example", name
+        monkeypatch.delenv(name)
+    assert find_proxy(url, True) is None
 
 
 # Commands

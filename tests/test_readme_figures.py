@@ -105,14 +105,12 @@ def figures_of_access() -> list[str]:
     assert of_chatd("PRESENCE_INTERVAL") == of_chatd("TYPING_INTERVAL")
     tick = 1000  # ms from one check of the page to the next
     silent = in_source("client.html", "PING_INTERVAL") + in_source("client.html", "PONG_TIMEOUT")
-    hidden = silent - in_source("client.html", "PING_INTERVAL")
-    hidden += in_source("client.html", "HIDDEN_PING_INTERVAL")
     offline = 2 * tick + in_source("client.html", "OFFLINE_PONG_TIMEOUT")
     return [
         f"<http://127.0.0.1:{parse_arguments([]).port}/>",
         f"looks for a server on port {parse_arguments([]).port} of this machine",
-        f"detects a dead connection within {(silent + tick) // 1000} s, in a hidden tab within"
-        f" {(hidden + tick) // 1000} s, and a lost network within {offline // 1000} s.",
+        f"A visible page detects a dead connection within {(silent + tick) // 1000} s, and a lost"
+        f" network within {offline // 1000} s.",
         f"over {of_chatd('MAX_TEXT'):,} characters, or over {of_chatd('MAX_BODY'):,} bytes",
         f"A message costs {costs.HANDSHAKE_COST:g} for each {cheap:,} characters",
         f"A search and the directory cost {costs.SEARCH_COST:g}.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import inspect
@@ -9,6 +10,7 @@ import pkgutil
 import pydoc
 import re
 from collections import defaultdict
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ import chatd
 import wsproto_min
 from chatd import protocol
 from chatd.access.costs import CONNECTIONS_PER_ADDRESS
+from chatd.joins import TAKEN_OVER
 from chatd.options import parse_arguments
 from tests.chat import client_fields, serve_chat, server_messages
 from tests.documents import (
@@ -35,10 +38,12 @@ from tests.documents import (
 )
 from tests.support import ROOT
 from tests.test_threats import ADVISORIES
-from wsproto_min import Peer, Server, accept, connect, deflate, messages, reconnect
+from wsproto_min import CloseCode, Peer, Server, accept, connect, deflate, messages, reconnect
 from wsproto_min.__main__ import main
+from wsproto_min.codes import NEVER_SENT
 from wsproto_min.learn.path import STEPS
 from wsproto_min.quiz.levels import LEVELS
+from wsproto_min.rules import RULES
 
 # Tables of wsproto_min
 
@@ -63,6 +68,39 @@ def test_api_tables_have_callbacks_and_peer_attributes() -> None:
         for name in code_in(name)
     }
     assert named == {name for name in dir(Peer) if not name.startswith("_")}
+
+
+def parameters(call: str) -> dict[str, Any]:
+    """Return the parameters of a call in a README and the defaults that it shows."""
+    node = ast.parse(call, mode="eval").body
+    assert isinstance(node, ast.Call)
+    positional = {ast.unparse(each): inspect.Parameter.empty for each in node.args}
+    return positional | {
+        each.arg: ast.literal_eval(each.value) for each in node.keywords if each.arg
+    }
+
+
+def test_api_tables_have_the_signatures_of_peer() -> None:
+    rows = section(LEARN, "## API").partition("Attributes and methods of `Peer`:")[2]
+    calls = re.findall(r"`((\w+)\([^`]*\))`", rows.partition("\n## ")[0])
+    assert len(calls) > 8
+    for call, name in calls:
+        _, *expected = inspect.signature(getattr(Peer, name)).parameters.values()
+        shown = parameters(call)
+        assert list(shown) == [each.name for each in expected], name
+        for each in expected:
+            assert shown[each.name] in (inspect.Parameter.empty, each.default), call
+
+
+def test_api_tables_have_the_parameters_of_callbacks() -> None:
+    callbacks = re.findall(r"^\| `(on_\w+)(\(.*?\))` \|", section(LEARN, "## API"), re.MULTILINE)
+    assert len(callbacks) == 10
+    for name, arguments in callbacks:
+        annotation = inspect.signature(Server).parameters[name].annotation
+        types = re.match(r"Callable\[\[(.*?)\], ", annotation)
+        assert types, name
+        expected = len([each for each in types[1].split(",") if each])
+        assert len(parameters(name + arguments)) == expected, name
 
 
 def test_pydoc_shows_all_public_names_with_their_text() -> None:
@@ -280,6 +318,39 @@ def test_error_codes_table_matches_the_code() -> None:
     codes = set(re.findall(r'(?:ChatError|Refused|remove)\(\s*(?:target, )?"(\w+)"', source))
     shown = [code_in(code)[0] for code, _ in table(RUN, "error codes")]
     assert sorted(shown) == sorted(codes)
+
+
+def test_close_codes_table_matches_the_code() -> None:
+    files = [*(ROOT / "chatd").rglob("*.py"), ROOT / "wsproto_min/net/session.py"]
+    names = set(re.findall(r"CloseCode\.([A-Z_]+)", "".join(path.read_text() for path in files)))
+    codes = {int(CloseCode[name]) for name in names} - set(NEVER_SENT)
+    codes |= {int(rule.close_code) for rule in RULES} | {TAKEN_OVER, CloseCode.GOING_AWAY}
+    shown = [int(code) for codes, _ in table(RUN, "close codes") for code in codes.split(",")]
+    assert sorted(shown) == sorted(codes)
+
+
+def test_post_statuses_table_matches_the_code() -> None:
+    files = ("posts.py", "page.py", "delivery.py", "access/connection_limits.py")
+    source = "".join((ROOT / "chatd" / file).read_text() for file in files)
+    names = set(re.findall(r"HTTPStatus\.([A-Z_]+)", source)) - {"OK", "CREATED"}
+    shown = [
+        int(each) for statuses, _ in table(RUN, "post statuses") for each in statuses.split(",")
+    ]
+    # The library answers 411.
+    assert sorted(shown) == sorted({int(HTTPStatus[name]) for name in names} | {411})
+
+
+def test_commands_table_matches_the_page() -> None:
+    page = (ROOT / "client.html").read_text()
+    named = [
+        word for command, _ in table(RUN, "commands") for word in re.findall(r"/+\w+", command)
+    ]
+    commands = page.partition("\nconst commands = {")[2].partition("\n};")[0]
+    handlers = re.findall(r"^  (\w+)\(", commands, re.MULTILINE)
+    # /me with a text, and /mute with and without a name.
+    assert {word.strip("/") for word in named} == {*handlers, "TEXT"}
+    listed = page.partition("const HELP = `")[2].partition("\nText: ")[0]
+    assert set(re.findall(r"(?:^|, )(/+\w+)", listed, re.MULTILINE)) == set(named) - {"/help"}
 
 
 CHATD_LIMITS = {

@@ -262,6 +262,11 @@ def test_other_json_is_refused_or_described_without_an_exception(body: Any) -> N
         assert text
 
 
+def test_post_without_content_length_gets_411(chat: RunningServer) -> None:
+    response = exchange(chat.address, b"POST /r/tea HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert response.startswith(b"HTTP/1.1 411 ")
+
+
 def test_headers_of_a_refusal_name_the_scheme(chat: RunningServer) -> None:
     response = exchange(
         chat.address, b"POST /r/tea HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx"
