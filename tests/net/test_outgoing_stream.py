@@ -457,6 +457,21 @@ def test_peer_receives_chunks_with_its_own_limit(clock: list[float]) -> None:
     bench.stop()
 
 
+def test_chunk_exception_closes_with_1011(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    def on_chunk(peer: Peer, chunk: MessageChunk) -> None:
+        raise ValueError("on purpose")
+
+    bench = Workbench(clock, on_chunk=on_chunk)
+    peer, remote = bench.open()
+    peer.receive_chunks(max_message_size=100)
+    remote.sock.sendall(encode_frame(Opcode.TEXT, b"a", mask=MASK))
+    assert received(bench, remote, 1) == [Close(1011, "internal server error")]
+    assert "on_chunk: raised an exception" in caplog.text
+    bench.stop()
+
+
 def test_chunks_after_close_are_not_passed_on(clock: list[float]) -> None:
     chunks: list[MessageChunk] = []
 
