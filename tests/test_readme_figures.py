@@ -12,12 +12,15 @@ import chatd
 import wsproto_min
 from chatd import work_queue
 from chatd.access import costs
+from chatd.access.invitation_files import REVOCATION_FILE, SECRET_FILE
+from chatd.ops.endpoints import HEALTH_PATH, METRICS_PATH, READY_PATH
 from chatd.options import parse_arguments
 from chatd.storage.postgres import engine_state
 from tests.documents import DOCUMENTS, LEARN, RUN, TEST, constant, default_of
 from tests.learn.wrong_answers import CLIENT_ANSWERS, SERVER_ANSWERS
 from tests.support import ROOT
 from wsproto_min import connect, reconnect
+from wsproto_min.learn import progress
 from wsproto_min.learn.path import STEPS
 from wsproto_min.net import frame_trace
 from wsproto_min.rules import RULES
@@ -83,6 +86,7 @@ def figures_of_library() -> list[str]:
         f"{WORDS[len(codes)].capitalize()} close codes answer all violations",
         f"The lines show up to {frame_trace.MAX_SHOWN} bytes of each payload",
         f"and over {wrong_answers // 100 * 100} classic wrong answers",
+        f"The file `{progress.FILE_NAME}` in the current directory",
         f"The page at http://127.0.0.1:{tap.WEB_PORT}/ draws",
         f"connect ws://127.0.0.1:{tap.LISTEN_PORT}/",
         f"| port of the tap ({tap.LISTEN_PORT})",
@@ -145,6 +149,10 @@ def figures_of_store() -> list[str]:
     pending, size = of_chatd("MAX_PENDING"), of_chatd("MAX_PENDING_SIZE")
     search, lost = ms(of_chatd("SEARCH_STEP")), engine_state.LOST_TIMEOUT
     return [
+        f"Keep the files `{SECRET_FILE}` and `{REVOCATION_FILE}` beside it",
+        f"`GET {HEALTH_PATH}` returns 200, or 503",
+        f"`GET {READY_PATH}` is for a balancer",
+        f"`GET {METRICS_PATH}` returns the metrics",
         f"once a minute, in steps of at most {of_chatd('DELETE_LIMIT')} messages",
         f"deleted message for {of_chatd('KEY_MEMORY') / 3600:g} hours",
         f"under another name, with a key of {of_chatd('RANDOM_KEY')} characters or more",

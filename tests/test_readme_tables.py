@@ -6,9 +6,11 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import json
 import pkgutil
 import pydoc
 import re
+import shlex
 from collections import defaultdict
 from http import HTTPStatus
 from typing import Any
@@ -20,7 +22,9 @@ import wsproto_min
 from chatd import protocol
 from chatd.access.costs import CONNECTIONS_PER_ADDRESS
 from chatd.joins import TAKEN_OVER
+from chatd.model import Message, direct_authors, name_author, session_author
 from chatd.options import parse_arguments
+from tests.benchmarks.__main__ import MODULES as MEASURED
 from tests.chat import client_fields, serve_chat, server_messages
 from tests.documents import (
     CHANGELOG,
@@ -313,6 +317,25 @@ def test_server_messages_table_matches_the_protocol() -> None:
     assert {kind: set(fields) for kind, fields in fields_by_type("server messages").items()} == sent
 
 
+def test_fields_of_a_stored_message_match_the_protocol() -> None:
+    stored = Message(1, "2026-01-01T00:00:00.000Z", "n", "t", "a", ref=1, edited=2)
+    entries = [stored._replace(reactions='{"x": ["a"]}'), stored._replace(text="")]
+    response = json.loads(protocol.history("r", entries, more=False, more_after=False))
+    sent = {name for message in response["messages"] for name in message}
+    text = section(RUN, "## chat.v1").partition("In `joined`, `history` and `results` each")[2]
+    assert set(code_in(text.partition("\n\n")[0])) == sent
+
+
+def test_author_and_direct_room_are_as_documented() -> None:
+    text = " ".join(section(RUN, "## chat.v1").split())
+    assert 'An `author` is 12 characters: "s" and a hash of the session, or "n" and' in text
+    assert 'The name of a direct room is "@" and both authors in ascending order.' in text
+    session, name = session_author("x" * 16), name_author("Ann")
+    assert [(each[0], len(each)) for each in (session, name)] == [("s", 12), ("n", 12)]
+    assert direct_authors(f"@{name}{session}") is not None
+    assert direct_authors(f"@{session}{name}") is None
+
+
 def test_error_codes_table_matches_the_code() -> None:
     source = "".join(path.read_text() for path in (ROOT / "chatd").rglob("*.py"))
     codes = set(re.findall(r'(?:ChatError|Refused|remove)\(\s*(?:target, )?"(\w+)"', source))
@@ -470,6 +493,14 @@ def test_load_table_selects_existing_tests() -> None:
     for word in words:
         assert sum(word in test for test in tests) == 1, word
     assert len(words) == len(tests)
+
+
+def test_benchmark_commands_name_benchmarks() -> None:
+    names = [each.name for module in MEASURED for each in module.benchmarks()]
+    commands = re.findall(r"`python -m tests\.benchmarks ([^`]+)`", DOCUMENTS[RUN])
+    assert commands
+    for word in (word for command in commands for word in shlex.split(command)):
+        assert any(word in name for name in names), word
 
 
 def test_number_of_advisories_is_that_of_the_tests() -> None:
