@@ -23,6 +23,9 @@ README = ROOT / "tests/README.md"
 MARK = "<!-- interop -->\n"
 SCHEMES = ("ws", "wss")
 
+Findings = dict[str, dict[str, set[Side]]]
+"""Reasons, with the cases or features and the sides that they apply to."""
+
 
 @dataclass
 class Result:
@@ -32,8 +35,8 @@ class Result:
     version: str = ""
     run: dict[Side, int] = field(default_factory=lambda: dict.fromkeys(Side, 0))
     passed: dict[Side, int] = field(default_factory=lambda: dict.fromkeys(Side, 0))
-    # Failures of the library with the sides on which they occur.
-    failures: dict[str, set[Side]] = field(default_factory=lambda: defaultdict(set))
+    # Failed cases of the library with their sides, by reason.
+    failures: Findings = field(default_factory=lambda: defaultdict(lambda: defaultdict(set)))
     surprises: list[str] = field(default_factory=list)
 
 
@@ -68,7 +71,7 @@ def run_session(result: Result, kind: SessionType, certificate: Certificate | No
                 if expected is None:
                     result.surprises.append(f"{name}: {type(error).__name__}: {error}")
                 else:
-                    result.failures[f"{case.name}: {expected}"].add(side)
+                    result.failures[expected][case.name].add(side)
             else:
                 result.passed[side] += 1
                 if expected is not None:
@@ -82,9 +85,8 @@ def table(results: Iterable[Result]) -> list[str]:
     for result in results:
         peer = result.peer
         counts = [count(result, side) for side in Side]
-        failures = join((sides, text) for text, sides in result.failures.items())
-        lacks = join(lacking(peer))
-        cells = [peer.name, f"`{result.version}`", peer.language, *counts, failures, lacks]
+        found = [join(result.failures), join(lacking(peer))]
+        cells = [peer.name, f"`{result.version}`", peer.language, *counts, *found]
         lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
     return [line.replace("|  |", "| |") for line in lines]
 
@@ -96,21 +98,27 @@ def count(result: Result, side: Side) -> str:
     return f"{result.passed[side]} of {result.run[side]}"
 
 
-def lacking(peer: Peer) -> Iterable[tuple[set[Side], str]]:
-    """Yield the missing features of a peer."""
+def lacking(peer: Peer) -> Findings:
+    """Return the missing features of a peer."""
+    found: Findings = defaultdict(lambda: defaultdict(set))
     for key, reason in peer.lacks.items():
         side, feature = key if isinstance(key, tuple) else (None, key)
         if feature is Feature.ROLE:
             continue  # the cell of the role says it
-        sides = {side} if side is not None else set(Side)
-        yield sides, f"{feature.value}: {reason}"
+        sides = {side for side in Side if peer.lack(side, Feature.ROLE) is None}
+        found[reason][feature.value] |= sides if side is None else {side}
+    return found
 
 
-def join(items: Iterable[tuple[set[Side], str]]) -> str:
-    """Return the texts as one cell; a text of one side gets its name."""
-    texts = [
-        text if len(sides) > 1 else f"{next(iter(sides)).value}, {text}" for sides, text in items
-    ]
+def join(findings: Findings) -> str:
+    """Return findings as one cell: "Ping from us (server), Ping from the peer: REASON"."""
+    texts = []
+    for reason, names in findings.items():
+        parts = [
+            name if len(sides) > 1 else f"{name} ({next(iter(sides)).value})"
+            for name, sides in names.items()
+        ]
+        texts.append(f"{', '.join(parts)}: {reason}")
     return "; ".join(texts)
 
 
