@@ -127,6 +127,20 @@ PEERS: tuple[Peer, ...] = (
         },
     ),
     python_peer("picows", "picows", lacks={Feature.COMPRESSION: "leaves it to the program"}),
+    Peer(
+        name="picows.websockets",
+        language="Python",
+        command=(PYTHON, "{peers}/websockets_peer.py"),
+        is_installed=modules("picows"),
+        install=EXTRA,
+        environment={"WEBSOCKETS_PACKAGE": "picows.websockets"},
+        lacks={Feature.COMPRESSION_REPORT: NO_REPORT},
+        fails={
+            f"server: {NO_TAKEOVER}": "accepts the offer without its parameter "
+            "server_no_context_takeover (RFC 7692, 7.1.1.1)",
+            EMPTY_CLOSE: "replies with the code 0 (RFC 6455, 7.4.2)",
+        },
+    ),
     python_peer(
         "websocket-client",
         "websocket",

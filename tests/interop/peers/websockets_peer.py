@@ -1,18 +1,22 @@
-"""A peer with `websockets`."""
+"""A peer with `websockets`, or with another package that has its interface."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
-
-from websockets.asyncio.client import connect
-from websockets.asyncio.connection import Connection
-from websockets.asyncio.server import serve
-from websockets.exceptions import ConnectionClosed
+from importlib import import_module
+from typing import Any
 
 from tests.interop import peer_program as program
 
+NAME = os.environ.get("WEBSOCKETS_PACKAGE", "websockets")
 MAX_SIZE = 8 << 20
+
+connect = import_module(f"{NAME}.asyncio.client").connect
+serve = import_module(f"{NAME}.asyncio.server").serve
+ConnectionClosed = import_module(f"{NAME}.exceptions").ConnectionClosed
+Connection = Any
 
 
 async def talk(connection: Connection) -> None:
@@ -22,8 +26,7 @@ async def talk(connection: Connection) -> None:
     except ConnectionClosed:
         pass
     await connection.wait_closed()
-    received = connection.protocol.close_rcvd
-    program.say_closed(received and received.code, received and received.reason)
+    program.say_closed(connection.close_code, connection.close_reason)
 
 
 async def answer(connection: Connection, message: str | bytes) -> None:
@@ -46,7 +49,7 @@ async def answer(connection: Connection, message: str | bytes) -> None:
 
 
 async def main() -> None:
-    role, rest = program.arguments("websockets")
+    role, rest = program.arguments(NAME.partition(".")[0])
     if role == "client":
         context = ssl.create_default_context(cafile=rest[1]) if rest[1:] else None
         async with connect(
