@@ -105,8 +105,7 @@ def lacking(peer: Peer) -> Findings:
         side, feature = key if isinstance(key, tuple) else (None, key)
         if feature is Feature.ROLE:
             continue  # the cell of the role says it
-        sides = {side for side in Side if peer.lack(side, Feature.ROLE) is None}
-        found[reason][feature.value] |= sides if side is None else {side}
+        found[reason][feature.value] |= set(Side) if side is None else {side}
     return found
 
 

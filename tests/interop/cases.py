@@ -198,7 +198,7 @@ CASES: tuple[Case, ...] = (
     Case("Ping within a message", ping_within_a_message(compress=False), [Feature.PONG]),
     Case("Ping from us", our_ping, [Feature.PONG]),
     Case("Ping from the peer", their_ping, [Feature.PING]),
-    Case("compression by us", our_compression, [Feature.COMPRESSION]),
+    Case("compression", our_compression, [Feature.COMPRESSION]),
     Case(
         "compression by the peer",
         their_compression,
