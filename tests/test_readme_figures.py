@@ -144,6 +144,7 @@ def figures_of_access() -> list[str]:
 def figures_of_store() -> list[str]:
     """Return the sentences of chatd/README.md on the message store and on many nodes."""
     assert of_chatd("RETENTION_INTERVAL") == 60
+    assert of_chatd("STORE_CHECK_INTERVAL") < 1
     poll = in_source("chatd/storage/postgres/poller.py", "POLL_INTERVAL")
     lease = poll * in_source("chatd/storage/postgres/poller.py", "LEASE_POLLS")
     pending, size = of_chatd("MAX_PENDING"), of_chatd("MAX_PENDING_SIZE")
@@ -153,6 +154,7 @@ def figures_of_store() -> list[str]:
         f"`GET {HEALTH_PATH}` returns 200, or 503",
         f"`GET {READY_PATH}` is for a balancer",
         f"`GET {METRICS_PATH}` returns the metrics",
+        "removes Ben from the rooms within a second",
         f"once a minute, in steps of at most {of_chatd('DELETE_LIMIT')} messages",
         f"deleted message for {of_chatd('KEY_MEMORY') / 3600:g} hours",
         f"under another name, with a key of {of_chatd('RANDOM_KEY')} characters or more",

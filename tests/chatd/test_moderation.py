@@ -156,6 +156,20 @@ def test_plain_and_post_senders_obey_sanctions(
     assert refused.value.status == 403
 
 
+def test_ban_closes_plain_connections_with_1008(
+    chat: RunningServer, mia: ChatClient, invitations: Invitations, path: str
+) -> None:
+    token = invitations.issue("Ben", [], 7, time.time())
+    headers = [("Authorization", f"Bearer {token}")]
+    with open_client(chat.address, "/r/x", headers=headers) as plain:
+        plain.send("hello")  # makes the client a member
+        assert mia.receive_type("message")["text"] == "hello"
+        assert main(["ban", "Ben", "--db", path]) == 0
+        with pytest.raises(ConnectionClosed) as caught:
+            plain.recv(PATIENCE)
+        assert caught.value.code == 1008
+
+
 def test_operator_commands_act_on_a_running_server(
     chat: RunningServer, path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
