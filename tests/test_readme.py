@@ -424,7 +424,9 @@ def test_proxy_variables_count_in_the_order_of_the_text(
     names = [name for name in code_in(text) if name.endswith("_proxy")]
     assert len(names) == len(set(names)) >= 4
     for name in names:
-        monkeypatch.setenv(name, f"{'socks5' if name[:5] == 'socks' else 'http'}://{name[:3]}.example")
+        monkeypatch.setenv(
+            name, f"{'socks5' if name[:5] == 'socks' else 'http'}://{name[:3]}.example"
+        )
     url = parse_url(f"{scheme}://a.example/")
     for name in names:
         proxy = find_proxy(url, True)

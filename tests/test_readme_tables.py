@@ -24,7 +24,7 @@ from chatd.access.costs import CONNECTIONS_PER_ADDRESS
 from chatd.joins import TAKEN_OVER
 from chatd.model import Message, direct_authors, name_author, session_author
 from chatd.options import parse_arguments
-from tests.benchmarks.__main__ import MODULES as MEASURED
+from tests.benchmarks.__main__ import TABLES
 from tests.chat import client_fields, serve_chat, server_messages
 from tests.documents import (
     CHANGELOG,
@@ -496,7 +496,7 @@ def test_load_table_selects_existing_tests() -> None:
 
 
 def test_benchmark_commands_name_benchmarks() -> None:
-    names = [each.name for module in MEASURED for each in module.benchmarks()]
+    names = [each.name for make in TABLES.values() for each in make()]
     commands = re.findall(r"`python -m tests\.benchmarks ([^`]+)`", DOCUMENTS[RUN])
     assert commands
     for word in (word for command in commands for word in shlex.split(command)):
