@@ -64,8 +64,8 @@ class HeadReader:
                 are not the start of a request.
 
         """
-        if self._at_start and not self._check_start():
-            return None
+        if self._at_start:
+            self._check_start()
         # The last read may have ended within the four bytes of the separator.
         end = self._buffer.find(b"\r\n\r\n", max(0, self._scanned - 3))
         self._scanned = len(self._buffer)
@@ -93,23 +93,22 @@ class HeadReader:
         """Number of received bytes that were not returned yet."""
         return len(self._buffer)
 
-    def _check_start(self) -> bool:
-        """Check the first byte of a request; return False if more data is needed."""
+    def _check_start(self) -> None:
+        """Check the first byte of a request, once it has arrived."""
         if self._skips_empty_line and self._buffer.startswith(b"\r"):
             if len(self._buffer) == 1:
-                return False
+                return
             if self._buffer.startswith(b"\r\n"):
                 del self._buffer[:2]
                 self._skips_empty_line = False
         if not self._buffer:
-            return False
+            return
         self._at_start = False
         first = self._buffer[0]
         if first == _TLS_HANDSHAKE_RECORD:
             raise bad_request("the client began TLS on a port without TLS; use ws:// or http://")
         if first not in _TOKEN_CHARACTERS:
             raise bad_request("the first bytes are not an HTTP request")
-        return True
 
 
 def parse_request(head: bytes) -> Request:
@@ -149,14 +148,15 @@ def body_size(request: Request, limit: int) -> int:
     """
     headers = request.headers
     length = headers.get("Content-Length")
-    if "Transfer-Encoding" in headers:
+    is_coded = "Transfer-Encoding" in headers
+    if is_coded:
         # RFC 9112, section 6.1: a way to smuggle a request past a proxy.
         if length is not None or request.version == "HTTP/1.0":
             raise bad_request("header Transfer-Encoding must not come with this request")
         if headers.tokens("Transfer-Encoding") != ["chunked"]:
             raise HandshakeError(HTTPStatus.NOT_IMPLEMENTED, "the transfer coding is unknown")
     if length is None:
-        if "Transfer-Encoding" in headers or request.method in _METHODS_WITH_BODY:
+        if is_coded or request.method in _METHODS_WITH_BODY:
             raise HandshakeError(HTTPStatus.LENGTH_REQUIRED, "header Content-Length is missing")
         return 0
     if not (length.isascii() and length.isdigit()):

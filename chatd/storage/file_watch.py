@@ -56,7 +56,7 @@ class FileWatch:
         self._database_file, self._log_file, self._index_file = self._descriptors
         self._files = [_identity(os.fstat(each)) for each in self._descriptors]
         self._page_size: int = database.execute("PRAGMA page_size").fetchone()[0]
-        self._size = os.lseek(self._database_file, 0, os.SEEK_END)
+        self._size = _size_of(self._database_file)
         self._record_content(os.fstat(self._database_file).st_mtime_ns)
         self.update()
 
@@ -70,20 +70,20 @@ class FileWatch:
 
     def update(self) -> None:
         """Record the size of the log after a transaction of this process."""
-        self.log_size = os.lseek(self._log_file, 0, os.SEEK_END)
+        self.log_size = _size_of(self._log_file)
 
     def update_after_checkpoint(self) -> None:
         """Record the sizes after a checkpoint of this process, which may lengthen the database."""
         self.update()
-        self._size = max(self._size, os.lseek(self._database_file, 0, os.SEEK_END))
+        self._size = max(self._size, _size_of(self._database_file))
 
-    def problem(self, *, thorough: bool = False) -> str | None:
+    def problem(self, *, thorough: bool) -> str | None:
         """Return the problem of the files, for example "chat.db-wal was removed", or None."""
         if thorough or not self._has_same_names():
             problem = self._find_name_problem()
             if problem is not None:
                 return problem
-        size = os.lseek(self._database_file, 0, os.SEEK_END)
+        size = _size_of(self._database_file)
         if size < self._size:
             self._check_content()
             if size < self._expected_size():
@@ -93,7 +93,7 @@ class FileWatch:
         self._size = size
         # Another program may checkpoint the log and then truncate it. It then sets the number
         # of frames to 0.
-        size = os.lseek(self._log_file, 0, os.SEEK_END)
+        size = _size_of(self._log_file)
         if size < self.log_size and size < self._expected_log_size():
             return f"{self._paths[1]} was truncated"
         return None
@@ -182,6 +182,10 @@ class FileWatch:
         if frames == copied:
             return 0
         return WAL_HEADER + frames * (FRAME_HEADER + self._page_size)
+
+
+def _size_of(descriptor: int) -> int:
+    return os.lseek(descriptor, 0, os.SEEK_END)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -178,10 +178,8 @@ class Retention:
         yield from self._delete(room, row[0])
 
     def _delete(self, room: str, last: int) -> Iterator[None]:
-        """Delete the messages of a room up to the id `last`."""
+        """Delete the messages of a room up to the id `last`. A unit must begin with it."""
         while last:
-            if not self._remaining:
-                yield
             limit = min(DELETE_UNIT, self._remaining)
             row = self._database.execute(
                 "SELECT id FROM messages WHERE room = ? AND id <= ? ORDER BY id LIMIT 1 OFFSET ?",
