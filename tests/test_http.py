@@ -138,6 +138,13 @@ def test_trailing_data_does_not_count_as_head() -> None:
     assert read_head(b"A\r\n\r\n" + rest) == (b"A", rest)
 
 
+def test_head_of_a_response_may_be_empty() -> None:
+    for rest in (b"", bytes(2 * MAX_HEAD_SIZE)):
+        reader = HeadReader()
+        reader.receive_data(b"\r\n\r\n" + rest)
+        assert (reader.next_head(), reader.trailing_data) == (b"", rest)
+
+
 def test_head_too_long_error_states_the_limit() -> None:
     reader = HeadReader()
     reader.receive_data(b"x" * 20_000)

@@ -59,19 +59,44 @@ def test_check_accepts_an_intact_store_and_creates_no_file(
 
 
 @pytest.mark.parametrize(
-    ("statement", "words"),
+    ("statement", "problem"),
     [
-        ("UPDATE messages SET room = 'a b' WHERE id = 5", "invalid room name"),
-        ("UPDATE messages SET id = 0 WHERE id = 5", "the id is below 1"),
+        (
+            "UPDATE messages SET room = 'a b' WHERE id = 5",
+            "message 5 in room 'a b': invalid room name",
+        ),
+        (
+            "UPDATE messages SET id = 0 WHERE id = 5",
+            "message 0 in room 'x': the id is below 1",
+        ),
         ("UPDATE messages SET id = 3 WHERE id = 5", "message 3: 2 messages have this id"),
         ("UPDATE messages SET id = 1 WHERE id = 2", "message 1 in room 'tea': recorded as removed"),
-        ("UPDATE messages SET time = 'noon' WHERE id = 5", "the time is 'noon'"),
-        ("UPDATE messages SET name = '' WHERE id = 5", "the name has 0 characters"),
-        ("UPDATE messages SET name = printf('%33s', '') WHERE id = 5", "the name has 33"),
-        ("UPDATE messages SET text = printf('%4001s', '') WHERE id = 5", "the text has 4001"),
-        ("UPDATE messages SET key = printf('%65s', '') WHERE id = 4", "the key has 65"),
+        (
+            "UPDATE messages SET time = 'noon' WHERE id = 5",
+            "the time is 'noon', not RFC 3339 in UTC with milliseconds",
+        ),
+        (
+            "UPDATE messages SET name = '' WHERE id = 5",
+            "the name has 0 characters, not 1 to 32",
+        ),
+        (
+            "UPDATE messages SET name = printf('%33s', '') WHERE id = 5",
+            "the name has 33 characters, not 1 to 32",
+        ),
+        (
+            "UPDATE messages SET text = printf('%4001s', '') WHERE id = 5",
+            "the text has 4001 characters, not up to 4000",
+        ),
+        (
+            "UPDATE messages SET key = printf('%65s', '') WHERE id = 4",
+            "message 4 in room 'tea': the key has 65 characters, not up to 64",
+        ),
+        ("UPDATE messages SET name = CAST(x'ff' AS TEXT) WHERE id = 5", "the name is not UTF-8"),
         ("UPDATE messages SET text = CAST(x'ff' AS TEXT) WHERE id = 5", "the text is not UTF-8"),
-        ("UPDATE messages SET key = CAST(x'ff' AS TEXT) WHERE id = 4", "the key is not UTF-8"),
+        (
+            "UPDATE messages SET key = CAST(x'ff' AS TEXT) WHERE id = 4",
+            "message 4 in room 'tea': the key is not UTF-8",
+        ),
         ("UPDATE messages SET author = 'Ann' WHERE id = 5", "the author is 'Ann'"),
         ("UPDATE messages SET kind = 9 WHERE id = 5", "the kind is 9, not 0 to 4"),
         ("UPDATE messages SET kind = 1 WHERE id = 5", "the change refers to no message"),
@@ -90,15 +115,30 @@ def test_check_accepts_an_intact_store_and_creates_no_file(
     ],
 )
 def test_check_reports_an_invalid_message_with_id_and_advice(
-    path: str, statement: str, words: str, capsys: pytest.CaptureFixture[str]
+    path: str, statement: str, problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage(path, statement)
     assert main(["check", "--db", path]) == 1
     output, errors = capsys.readouterr()
-    assert words in output
-    assert output.count("\n") == 1, output
+    if not problem.startswith(("message ", "room ")):
+        problem = f"message 5 in room 'x': {problem}"
+    assert output == f"{problem}\n"
     assert "problems found: 1;" in errors
     assert "backup" in errors
+
+
+def test_check_accepts_the_largest_and_the_smallest_fields(
+    path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(
+        path,
+        "UPDATE messages SET name = printf('%32s', 'x'), text = printf('%4000s', 'x')",
+        "UPDATE messages SET key = printf('%64s', 'x') WHERE id = 4",
+        "UPDATE messages SET name = 'x', text = '' WHERE id = 5",
+        "UPDATE messages SET kind = 2, ref = 4 WHERE id = 3",
+    )
+    assert main(["check", "--db", path]) == 0
+    assert capsys.readouterr() == (f"{path} is sound: 3 messages in 2 rooms\n", "")
 
 
 @pytest.mark.parametrize("name", ["check", "export"])

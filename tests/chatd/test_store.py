@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatd.model import Message
+from chatd.model import Kind, Message
 from chatd.storage import ids as ids_module
 from chatd.storage import message_writer, pages, retention, write_ahead_log
 from chatd.storage.sqlite import MEMORY, SQLiteStore, default_path
@@ -172,6 +172,17 @@ def test_page_is_bounded_by_id_and_limit_keeps_the_newest() -> None:
             expected = ["1", "2", "3", "4"][-limit:]
             for found in (read_after(store, 0, limit), read_before(store, None, limit)):
                 assert (texts(found), found.more, found.gap) == (expected, more, False)
+
+
+def test_page_before_an_id_has_the_topic_and_reports_newer_messages() -> None:
+    with open_store() as store:
+        one, two = ids(append(store, message("1"), message("2")))
+        for before, more_after in ((two + 1, False), (two, True), (one, True), (None, False)):
+            page = read_before(store, before)
+            assert (page.more_after, page.topic) == (more_after, "")
+        append(store, NewMessage("x", "Ann", "numbers", None, kind=Kind.TOPIC))
+        assert (read_before(store).topic, read_after(store).topic) == ("numbers", "numbers")
+        assert read_before(store, room="y").topic == ""
 
 
 def test_page_of_long_messages_is_bounded_by_its_text() -> None:
@@ -326,6 +337,27 @@ def test_renamed_sender_is_recognized_by_a_random_key() -> None:
         assert [other.repeated, short.repeated, same.repeated] == [False] * 3
         both = append(store, message("c", key * 2), message("c", key * 2, name="Ann 2"))
         assert [each.repeated for each in both] == [False, True]
+
+
+def test_repeated_reply_that_was_removed_keeps_its_reference(path: str) -> None:
+    with open_store(path, keep_messages=1) as store:
+        (first,) = append(store, message("a"))
+        reply = NewMessage("x", "Ann", "b", "k", ref=first.message.id)
+        (stored,) = append(store, reply)
+        append(store, message("c"))
+        apply_all(store)
+        assert append(store, reply) == [StoredMessage(stored.message, repeated=True)]
+
+
+@pytest.mark.embedded
+def test_message_time_has_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = LONG_AGO + 999_000_000
+    monkeypatch.setattr(message_writer, "time_ns", lambda: now)
+    with open_store() as store:
+        (stored,) = append(store, message("a"))
+        assert stored.message.time == "2024-03-01T12:00:00.999Z"
+        now += 1_007_000_000
+        assert append(store, message("b"))[0].message.time == "2024-03-01T12:00:02.006Z"
 
 
 def test_key_in_a_large_batch_is_found() -> None:
@@ -539,6 +571,7 @@ def apply_all(store: SQLiteStore) -> None:
 
 
 NEW, OLD, FUTURE = "2026-06-01", "1970-01-01", "2099-01-01"
+OLDEST, PRESENT = "2026-05-11", "2026-06-10"  # with 30 days to keep
 
 
 @pytest.mark.parametrize(
@@ -551,6 +584,10 @@ NEW, OLD, FUTURE = "2026-06-01", "1970-01-01", "2099-01-01"
         ([NEW, FUTURE], [1, 2]),
         ([OLD, FUTURE, OLD], []),
         ([FUTURE] * 500 + [OLD, NEW], [502]),
+        ([OLD, OLDEST, OLD, NEW], [2, 3, 4]),
+        ([OLDEST, OLD, NEW], [1, 2, 3]),
+        ([OLD, PRESENT, OLD], [2, 3]),
+        ([PRESENT, OLD], [1, 2]),
     ],
     ids=[
         "old after new",
@@ -560,6 +597,10 @@ NEW, OLD, FUTURE = "2026-06-01", "1970-01-01", "2099-01-01"
         "future last",
         "future between old",
         "many from the future",
+        "the oldest time that is kept",
+        "the oldest time first",
+        "the present",
+        "the present first",
     ],
 )
 def test_keep_days_deletes_only_old_messages_in_store_order(
@@ -576,6 +617,44 @@ def test_keep_days_deletes_only_old_messages_in_store_order(
     with open_store(path, keep_days=30) as store:
         apply_all(store)
         assert [each.id for each in read_after(store).messages] == kept
+
+
+@pytest.mark.parametrize("zone", ["Etc/GMT+12", "Etc/GMT-14"])
+def test_retention_does_not_depend_on_the_time_zone(
+    zone: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        with open_store(path, keep_messages=1, keep_days=0.1) as store:
+            first, *_ = append(store, message("a", "k"), message("b"))
+            apply_all(store)
+            assert texts(read_after(store)) == ["b"]
+            apply_all(store)
+            assert append(store, message("a", "k")) == [StoredMessage(first.message, True)]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_retention_by_age_and_number_counts_changed_rooms(path: str) -> None:
+    with open_store(path, keep_messages=2, keep_days=1000.0) as store:
+        for room in "xy":
+            append(store, *(message(text, room=room) for text in "abc"))
+        apply_all(store)
+        append(store, message("d"), message("e"))
+        apply_all(store)
+        assert [texts(read_after(store, room=room)) for room in "xy"] == [["d", "e"], ["b", "c"]]
+
+
+def test_retention_reports_whether_it_has_deleted(path: str) -> None:
+    with open_store(path, keep_messages=1) as store:
+        append(store, message("a"), message("b"))
+        deleted = []
+        for _ in range(2):
+            store.apply_retention()
+            deleted.append(store._retention.has_deleted)
+        assert deleted == [True, False]
 
 
 def steps_of(store: SQLiteStore, limit: int = 1000) -> list[int]:
@@ -910,13 +989,34 @@ def test_database_with_damaged_pages_is_refused(path: str) -> None:
     damaged = bytearray(Path(path).read_bytes())
     damaged[4096:] = b"\xa5" * (len(damaged) - 4096)
     Path(path).write_bytes(damaged)
-    assert "malformed" in open_error(path)
+    assert open_error(path) == (
+        f"message store {path}: cannot open: database disk image is malformed; run `chatd check`,"
+        " restore a backup, or choose another file with --db"
+    )
 
 
 def test_directory_and_missing_directory_are_refused(tmp_path: Path) -> None:
     (tmp_path / "chat.db").mkdir()
-    assert "Is a directory" in open_error(str(tmp_path / "chat.db"))
-    assert "No such file" in open_error(str(tmp_path / "missing" / "chat.db"))
+    advice = "create its directory and make it writable, or choose another file with --db"
+    for name, reason in (
+        ("chat.db", "Is a directory"),
+        ("missing/chat.db", "No such file or directory"),
+    ):
+        path = str(tmp_path / name)
+        assert open_error(path) == f"message store {path}: cannot open: {reason}; {advice}"
+
+
+def test_file_that_sqlite_cannot_open_is_refused(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr("chatd.storage.sqlite_file.sqlite3.connect", refuse)
+    assert open_error(path) == (
+        f"message store {path}: cannot open: unable to open database file; create its directory"
+        " and make it writable, or choose another file with --db"
+    )
 
 
 @contextmanager

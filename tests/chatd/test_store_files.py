@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
@@ -10,12 +11,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import NoReturn, Self, cast
 
 import pytest
 
-from chatd.storage import file_watch, sqlite
+from chatd.storage import file_watch, sqlite, write_ahead_log
+from chatd.storage.file_watch import FileWatch
 from chatd.storage.sqlite import SQLiteStore
 from chatd.storage.store import NewMessage, Page, StoreError
+from chatd.storage.write_ahead_log import WriteAheadLog
 from tests.chat import ChatClient, open_client, open_store, serve_chat
 from tests.needs import need
 from tests.support import Address, exchange, poll
@@ -106,6 +110,20 @@ def test_locked_store_appends_after_the_lock_without_waiting(path: str) -> None:
     assert texts(path) == ["a"]
 
 
+def test_locked_store_delays_retention_to_the_next_run(path: str) -> None:
+    with (
+        closing(SQLiteStore(path, keep_messages=1)) as store,
+        closing(sqlite3.connect(path)) as other,
+    ):
+        assert append(store, "a", 3) == ""
+        other.execute("BEGIN IMMEDIATE")
+        assert store.apply_retention() is False
+        other.rollback()
+        while store.apply_retention():
+            pass
+    assert texts(path) == ["a"]
+
+
 def test_locked_store_fails_the_batch_after_its_time(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +186,135 @@ def test_chat_answers_while_its_store_is_locked(path: str) -> None:
         other.rollback()
         assert ann.receive_type("message")["text"] == "a"
         assert "chatd_log_failures_total 0" in metrics(chat.address)
+
+
+# The write-ahead log, with a checkpointer that finishes when the test says so.
+
+
+class FakeCheckpointer:
+    def __init__(self, path: str) -> None:
+        self.requests = 0
+        self.is_busy = self.has_finished = False
+
+    def request(self) -> None:
+        self.requests += not self.is_busy
+        self.is_busy = True
+
+    def finish(self) -> None:
+        self.is_busy, self.has_finished = False, True
+
+    def take_finished(self) -> bool:
+        finished, self.has_finished = self.has_finished, False
+        return finished
+
+    def wait(self) -> None:
+        self.finish()
+
+    def stop(self) -> None:
+        pass
+
+
+class FakeFiles:
+    """A watch and a database whose log has the size that the test sets."""
+
+    def __init__(self) -> None:
+        self.log_size = 0
+        self.truncations = 0
+        self.error: Exception | None = None
+        self.is_read = False
+
+    def update(self) -> None:
+        if isinstance(self.error, OSError):
+            raise self.error
+
+    update_after_checkpoint = update
+
+    def execute(self, statement: str) -> Self:
+        assert statement == "PRAGMA wal_checkpoint(TRUNCATE)"
+        self.truncations += 1
+        if self.error is not None:
+            raise self.error
+        self.log_size = self.log_size if self.is_read else 0
+        return self
+
+    def fetchone(self) -> tuple[int, int, int]:
+        return int(self.is_read), 0, 0
+
+
+@pytest.fixture
+def files() -> FakeFiles:
+    return FakeFiles()
+
+
+@pytest.fixture
+def log(path: str, files: FakeFiles, monkeypatch: pytest.MonkeyPatch) -> WriteAheadLog:
+    monkeypatch.setattr(write_ahead_log, "CHECKPOINT_SIZE", 100)
+    monkeypatch.setattr(write_ahead_log, "MIN_CHECKPOINT_SIZE", 100)
+    monkeypatch.setattr(write_ahead_log, "Checkpointer", FakeCheckpointer)
+    watch, database = cast(FileWatch, files), cast(sqlite3.Connection, files)
+    return WriteAheadLog(path, database, watch)
+
+
+def checkpointer_of(log: WriteAheadLog) -> FakeCheckpointer:
+    return cast(FakeCheckpointer, log._checkpointer)
+
+
+def test_log_is_checkpointed_from_its_size_on_then_truncated(
+    log: WriteAheadLog, files: FakeFiles
+) -> None:
+    checkpointer = checkpointer_of(log)
+    for size, requests in ((99, 0), (100, 1), (150, 1)):
+        files.log_size = size
+        log.after_write()
+        assert (checkpointer.requests, files.truncations) == (requests, 0)
+    checkpointer.finish()
+    log.after_write()
+    assert (files.log_size, files.truncations) == (0, 1)
+    files.log_size = 99
+    log.after_write()
+    assert checkpointer.requests == 1
+
+
+def test_log_behind_a_reader_is_truncated_after_the_read(
+    log: WriteAheadLog, files: FakeFiles
+) -> None:
+    checkpointer = checkpointer_of(log)
+    files.log_size, files.is_read = 150, True
+    log.after_write()
+    checkpointer.finish()
+    log.after_write()
+    assert (files.log_size, files.truncations) == (150, 1)
+    for size, requests in ((249, 1), (250, 2)):  # as many bytes again, behind the old ones
+        files.log_size = size
+        log.after_write()
+        assert checkpointer.requests == requests
+    files.is_read = False
+    log.after_read()
+    assert (files.log_size, files.truncations) == (0, 2)
+    log.after_read()
+    assert files.truncations == 2, "only a delay needs another attempt"
+
+
+def test_log_of_twice_its_size_has_no_room_during_a_checkpoint(
+    log: WriteAheadLog, files: FakeFiles
+) -> None:
+    files.log_size = 199
+    log.after_write()
+    assert log.has_room(wait=False)
+    files.log_size = 200
+    assert not log.has_room(wait=False)
+    assert log.has_room(wait=True)
+    assert files.log_size == 0
+
+
+@pytest.mark.parametrize("error", [OSError("removed"), sqlite3.OperationalError("locked")])
+def test_log_that_cannot_be_truncated_stays(
+    log: WriteAheadLog, files: FakeFiles, error: Exception
+) -> None:
+    files.log_size, files.error = 150, error
+    log.after_write()
+    assert log.truncate() is False
+    assert files.truncations == 1
 
 
 # Files that another program removes, replaces or truncates.
@@ -264,6 +411,25 @@ def test_missing_file_is_noticed_by_its_directory(
     assert texts(path) == ["a", "b"] * 2
 
 
+def test_unreadable_file_is_reported_with_the_reason(path: str) -> None:
+    with closing(SQLiteStore(path)) as store:
+        os.rename(path, f"{path}.away")
+        os.symlink(path, path)
+        error = append(store, "lost")
+        assert f"message store {path}: {path}: Too many levels of symbolic links; " in error
+        os.unlink(path)
+        os.rename(f"{path}.away", path)
+        assert append(store, "a") == ""
+
+
+def test_clock_of_fine_times_needs_no_coarse_pause(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_watch, "COARSE_CLOCK", 10**18)
+    with closing(SQLiteStore(path)) as store:
+        wait_for_fast_checks(store)
+
+
 @pytest.mark.parametrize("is_coarse", [False, True])
 def test_recent_change_of_the_directory_is_not_trusted(
     path: str, is_coarse: bool, monkeypatch: pytest.MonkeyPatch
@@ -322,8 +488,12 @@ def test_overwritten_database_fails_appends_until_the_end(path: str) -> None:
             assert store._log.truncate()
             store.check()
             overwrite(path, other)
-            with pytest.raises(StoreError, match="was overwritten by another program; "):
+            with pytest.raises(StoreError) as caught:
                 store.check()
+            assert str(caught.value) == (
+                f"message store {path}: {path} was overwritten by another program; chatd stores no"
+                " messages in it: stop chatd, then restore a backup"
+            )
             for _ in range(2):
                 assert "overwritten by another program" in append(store, "lost")
 
@@ -380,10 +550,29 @@ def test_removed_database_is_saved_at_the_end(path: str, caplog: pytest.LogCaptu
     assert "removed" in append(store, "lost")
     store.close()
     (saved,) = Path(path).parent.glob("chat.db.saved-*")
-    assert str(saved) in caplog.text
+    assert caplog.messages == [
+        f"message store {path}: saved the removed database as {saved}; move it to {path} to use it"
+    ]
     assert stat.S_IMODE(saved.stat().st_mode) == 0o600
     assert not Path(path).exists()
     assert texts(str(saved)) == [str(number) for number in range(50)]
+
+
+def test_removed_database_that_cannot_be_saved_is_logged(
+    path: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> NoReturn:
+        raise OSError(errno.EACCES, "Permission denied", path)
+
+    store = SQLiteStore(path)
+    os.unlink(path)
+    monkeypatch.setattr(sqlite, "create_file", refuse)
+    monkeypatch.setattr(sqlite, "first_id", lambda: 7)
+    store.close()
+    assert caplog.messages == [
+        f"message store {path}: cannot save the removed database: [Errno 13] Permission denied:"
+        f" '{path}.saved-7'"
+    ]
 
 
 def test_backup_moved_over_the_database_gets_no_foreign_log(path: str) -> None:

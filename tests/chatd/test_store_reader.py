@@ -149,6 +149,25 @@ def test_reads_are_answered_in_their_order(path: str) -> None:
     assert [len(page.messages) for page in pages if isinstance(page, Page)] == [3, 1, 2]
 
 
+def test_threads_of_the_store_have_names_and_stop_no_exit(path: str) -> None:
+    with closing(SQLiteStore(path)) as store:
+        Calls().start(store)
+        threads = {each.name: each.daemon for each in threading.enumerate()}
+    assert (threads["reader"], threads["checkpoint"]) == (True, True)
+
+
+@pytest.mark.parametrize("path", [":memory:", "file"])
+def test_read_before_the_start_reports_its_error(path: str, tmp_path: Path) -> None:
+    path = path if path == ":memory:" else str(tmp_path / "chat.db")
+    results: list[Page | StoreError] = []
+    with closing(SQLiteStore(path)) as store:
+        store._database.execute("DROP TABLE messages")
+        store.read_before("x", None, 1, results.append)
+    assert str(results[0]) == (
+        f"message store {path}: cannot read: no such table: messages; run `chatd check`"
+    )
+
+
 def test_store_closes_during_an_endless_read(path: str) -> None:
     calls, running = Calls(), threading.Event()
     results: list[Page | StoreError] = []
@@ -186,7 +205,13 @@ def test_exception_in_a_read_is_an_error_of_this_read(
         calls.run_one()
         calls.run_one()
     assert isinstance(results[0], StoreError)
-    assert "unexpected exception; see the traceback in the log" in str(results[0])
+    assert str(results[0]) == (
+        f"message store {path}: cannot read: unexpected exception; see the traceback in the log;"
+        " run `chatd check`"
+    )
+    assert caplog.messages == [
+        f"message store {path}: unexpected exception in a read; report this bug"
+    ]
     assert "IndexError" in caplog.text
     assert isinstance(results[1], Page)
 
