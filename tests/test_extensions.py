@@ -187,8 +187,53 @@ def test_extension_output_counts_for_the_message_size() -> None:
     assert close.code == 1009
 
 
+class Recorder(UpperCase):
+    """An extension that records its sides and the messages that it may encode."""
+
+    def __init__(self) -> None:
+        self.sides: list[tuple[str, bool]] = []
+        self.messages: list[tuple[Opcode, int]] = []
+
+    def encoder(self, *, server: bool) -> Self:
+        self.sides.append(("encoder", server))
+        return self
+
+    def decoder(self, *, server: bool) -> Callable[[], UpperCase]:
+        self.sides.append(("decoder", server))
+        return UpperCase
+
+    def begin(self, opcode: Opcode, size: int) -> Self | None:
+        self.messages.append((opcode, size))
+        return super().begin(opcode, size)
+
+
+@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("compression", [None, DeflateParameters.DEFAULT])
+def test_extension_gets_its_side_and_all_messages_left(
+    role: Role, compression: DeflateParameters | None
+) -> None:
+    recorder = Recorder()
+    connection = Connection(
+        role, compression=compression, compression_threshold=10, extensions=[recorder]
+    )
+    is_server = role is Role.SERVER
+    assert recorder.sides == [("encoder", is_server), ("decoder", not is_server)]
+    bits = []
+    for message in ("", "a" * 9, b"", b"a" * 9, "a" * 10, b"a" * 11):
+        connection.send(message)
+        bits.append(connection.data_to_send()[0] & 0x70)
+    small = [(Opcode.TEXT, 0), (Opcode.TEXT, 9), (Opcode.BINARY, 0), (Opcode.BINARY, 9)]
+    if compression is None:
+        assert recorder.messages == [*small, (Opcode.TEXT, 10), (Opcode.BINARY, 11)]
+        assert bits == [RSV2, RSV2, 0, 0, RSV2, 0]
+    else:
+        assert recorder.messages == small
+        assert bits == [RSV2, RSV2, 0, 0, RSV1, RSV1]
+
+
 def test_extensions_with_the_same_bit_are_not_combined() -> None:
-    with pytest.raises(ValueError, match="same RSV bit"):
+    reason = "^extensions: two use the same RSV bit; negotiate one of them only$"
+    with pytest.raises(ValueError, match=reason):
         Connection(Role.SERVER, extensions=[UpperCase(), SameBit()])
     accepted, _ = negotiate([SameBit(), UpperCase()], [UpperCase(), SameBit()])
     assert [extension.name for extension in accepted.options.extensions] == ["x-same-bit"]
@@ -197,9 +242,12 @@ def test_extensions_with_the_same_bit_are_not_combined() -> None:
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        ("x-upper-case, x-same-bit", "two extensions with the same RSV bit"),
-        ("x-upper-case; a=1", "x-upper-case does not fit the offer"),
-        ("x-upper-case, x-upper-case", "not offered: x-upper-case"),
+        ("x-upper-case, x-same-bit", "the server uses two extensions with the same RSV bit"),
+        ("x-upper-case; a=1", "the server's x-upper-case does not fit the offer"),
+        (
+            "x-upper-case, x-upper-case",
+            "the server uses an extension that was not offered: x-upper-case",
+        ),
     ],
 )
 def test_extensions_wrong_in_a_response_refuse_it(value: str, problem: str) -> None:
@@ -210,4 +258,4 @@ def test_extensions_wrong_in_a_response_refuse_it(value: str, problem: str) -> N
     result = client.next_result()
     assert result is not None
     assert result.error is not None
-    assert problem in result.error.reason
+    assert result.error.reason == f"{problem} (RFC 6455, 4.1)"

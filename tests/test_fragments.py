@@ -206,6 +206,21 @@ def test_chunks_obey_the_limit_for_the_whole_message(compression: DeflateParamet
         assert (last.code if isinstance(last, Close) else None) == code
 
 
+@WITH_COMPRESSION
+@pytest.mark.parametrize("begin", [0, 1, 2])  # fragments that are received before the chunks
+def test_chunks_of_all_fragments_count_for_the_limit(
+    compression: DeflateParameters | None, begin: int
+) -> None:
+    for size, code in ((250, None), (251, 1009)):
+        sender, receiver = pair(compression=compression, max_message_size=1000)
+        receiver.receive_chunks = False
+        for number in range(4):
+            receiver.receive_chunks = number >= begin
+            sender.send_fragment(os.urandom(size), last=number == 3)
+            *_, last = [None, *events(receiver, sender.data_to_send())]
+        assert (last.code if isinstance(last, Close) else None) == code
+
+
 def test_chunks_obey_the_limit_of_fragments_unless_unlimited() -> None:
     data = masked(BINARY, b"a", fin=False) + 200 * masked(CONTINUATION, b"", fin=False)
     for limit, code in ((100, 1008), (None, None)):
@@ -225,6 +240,23 @@ def test_set_limits_changes_the_limit_within_a_message() -> None:
     receiver = Connection(Role.SERVER, max_message_size=20)
     receiver.set_limits(30)
     assert events(receiver, masked(BINARY, bytes(30))) == [bytes(30)]
+
+
+def test_set_limits_before_the_first_message_holds_for_it() -> None:
+    parts = [masked(BINARY, b"a", fin=False), *[masked(CONTINUATION, b"a", fin=False)] * 4]
+    for begun in (0, 1):  # fragments received before the change
+        for limits, code in (
+            ((4, None), 1009),
+            ((None, 3), 1008),
+            ((None, None), None),
+            ((9, 9), None),
+        ):
+            receiver = Connection(Role.SERVER, max_message_size=1)
+            events(receiver, *parts[:begun])
+            receiver.set_limits(*limits)
+            found = events(receiver, *parts[begun:])
+            codes = [each.code for each in found if isinstance(each, Close)]
+            assert codes == [code] * (code is not None)
 
 
 def test_bomb_in_chunks_costs_little_memory() -> None:
