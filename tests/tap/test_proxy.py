@@ -484,6 +484,9 @@ def test_connection_closed_while_connecting(
         tap.ask(close)
         closed.set()
         tap.wait_for_verdict()
+        threads = "(_run)"  # of Upstream.connect, in the names that Python gives
+        poll(lambda: all(threads not in each.name for each in threading.enumerate()), "the result")
+        tap.ask(lambda: None)  # the loop has the result
         if is_reachable:
             theirs.settimeout(PATIENCE)
             assert theirs.recv(1) == b""
