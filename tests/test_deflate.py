@@ -19,6 +19,7 @@ from wsproto_min.deflate import (
     MAX_FINAL_BLOCKS,
     SHARED_COMPRESSOR,
     TAIL,
+    WINDOW_SIZE,
     Compressor,
     Decompressor,
     DeflateParameters,
@@ -128,6 +129,26 @@ def test_example_decompresses_whole_and_in_single_bytes(
         message,
         b"Hello",
     ]
+
+
+def test_final_blocks_of_all_chunks_of_a_message_count() -> None:
+    decompressor = Decompressor(context_takeover=True)
+    block = stored(b"a", final=True)
+    for _ in range(2):  # the second message too
+        message = block * MAX_FINAL_BLOCKS + b"\0"
+        assert decompressed(decompressor, message) == b"a" * MAX_FINAL_BLOCKS
+    for _ in range(MAX_FINAL_BLOCKS):
+        assert decompressor.decode(block, LIMIT, last=False) == (b"a", None)
+    _, error = decompressor.decode(block, LIMIT, last=False)
+    assert error is not None
+    assert error.rule is rules.TOO_MANY_FINAL_BLOCKS
+
+
+def test_decompressor_keeps_at_most_two_windows() -> None:
+    decompressor = Decompressor(context_takeover=True)
+    for number in range(40):
+        decompressed(decompressor, stored(bytes([number]) * 5000) + b"\0")
+        assert len(decompressor._window) <= 2 * WINDOW_SIZE
 
 
 @pytest.mark.parametrize("limit", [sys.maxsize, 1 << 63, 1 << 80])

@@ -14,7 +14,7 @@ from wsproto_min.connection import Close, Connection, Event, Role
 from wsproto_min.deflate import DeflateParameters
 from wsproto_min.errors import ProtocolError
 from wsproto_min.extensions import Extension, Parameters
-from wsproto_min.frames import RSV1, RSV2, encode_frame
+from wsproto_min.frames import RSV1, RSV2, RSV3, encode_frame
 from wsproto_min.handshake import HandshakeResult
 from wsproto_min.http_reader import parse_request
 from wsproto_min.server_handshake import ServerHandshake, accept
@@ -229,6 +229,27 @@ def test_extension_gets_its_side_and_all_messages_left(
     else:
         assert recorder.messages == small
         assert bits == [RSV2, RSV2, 0, 0, RSV1, RSV1]
+
+
+class Reverse(UpperCase):
+    """An extension that sends text in reverse order."""
+
+    def __init__(self, rsv: int = RSV2) -> None:
+        self.rsv = rsv
+
+    def decoder(self, *, server: bool) -> Callable[[], Reverse]:
+        return Reverse
+
+    def decode(self, data: bytes, limit: int, *, last: bool) -> tuple[bytes, ProtocolError | None]:
+        return data[::-1], None
+
+
+@pytest.mark.parametrize("rsv", [RSV1, RSV2, RSV3])
+def test_extension_with_any_bit_decodes_its_messages(rsv: int) -> None:
+    connection = Connection(Role.SERVER, extensions=[Reverse(rsv)])
+    marked = encode_frame(Opcode.TEXT, b"olleH", rsv=rsv, mask=MASK)
+    plain = encode_frame(Opcode.TEXT, b"olleH", mask=MASK)
+    assert events(connection, marked + plain) == ["Hello", "olleH"]
 
 
 def test_extensions_with_the_same_bit_are_not_combined() -> None:
