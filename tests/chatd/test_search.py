@@ -352,7 +352,7 @@ def test_indexer_repeats_a_step_until_it_is_complete() -> None:
     assert upkeep.reads == [], "only erasing needs a step at once"
 
 
-def test_indexer_takes_one_step_at_a_time_and_ends_after_an_error() -> None:
+def test_indexer_takes_a_step_at_a_time_and_ends_after_an_error() -> None:
     upkeep = Upkeep(IndexInUse("index"))
     upkeep.start()
     upkeep.indexer.after_retention()

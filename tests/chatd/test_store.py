@@ -174,7 +174,7 @@ def test_page_is_bounded_by_id_and_limit_keeps_the_newest() -> None:
                 assert (texts(found), found.more, found.gap) == (expected, more, False)
 
 
-def test_page_before_an_id_has_the_topic_and_reports_newer_messages() -> None:
+def test_page_before_an_id_has_topic_and_reports_newer_messages() -> None:
     with open_store() as store:
         one, two = ids(append(store, message("1"), message("2")))
         for before, more_after in ((two + 1, False), (two, True), (one, True), (None, False)):
