@@ -1,4 +1,4 @@
-"""Measurement, tables and command line of the benchmarks; one small load."""
+"""Measurement, tables and command line of the benchmarks."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ from tests.benchmarks.measure import (
     interpreter,
     measure,
 )
-from tests.benchmarks.servers import INSTALL_CC, ROOT, Program, chatd, has_cc, load, serving
+from tests.benchmarks.servers import ROOT, Program, chatd, serving
 from tests.documents import DOCUMENTS, TEST
-from tests.needs import need
 
 needs_linux = pytest.mark.skipif(
     not hasattr(select, "epoll") or not Path("/proc/self/schedstat").exists(),
@@ -46,12 +45,6 @@ def test_codec_benchmark_parses_all_messages() -> None:
 def test_codec_benchmark_detects_a_lost_message() -> None:
     with pytest.raises(Wrong, match="parsed 9 messages, which differ from the 10 sent"):
         codec.run(lambda chunks: codec.parse_with_ours(chunks)[1:], 64, 10, "frames/s")
-
-
-@needs_linux
-def test_run_starts_a_server_and_the_load_client() -> None:
-    need(has_cc(), "cc", INSTALL_CC)
-    assert load(chatd(), "--handshakes --seconds 0.1")["per_second"] > 0
 
 
 def test_benchmarks_and_contenders_have_unique_names() -> None:
