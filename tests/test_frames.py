@@ -9,9 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.reference import Decoded, ReferenceFrame, reference_decode
+from wsproto_min import rules
 from wsproto_min.codes import Opcode
 from wsproto_min.errors import ProtocolError
 from wsproto_min.frames import (
+    RSV1,
+    RSV2,
+    RSV3,
     Frame,
     FrameDecoder,
     encode_close,
@@ -561,3 +565,42 @@ def test_frame_repr_shows_fields_and_bounded_payload() -> None:
         f"<Frame BINARY b'{zeros}'... (5,000 bytes) fin=False rsv1=True mask=31323334 remaining=7>"
     )
     assert repr(frame) == shown
+
+
+# Reserved bits of extensions.
+
+
+@pytest.mark.parametrize("extra", [0, RSV2, RSV3, RSV2 | RSV3])
+@pytest.mark.parametrize("rsv1", [False, True])
+@pytest.mark.parametrize("bits", range(0, 0x80, 0x10))
+def test_header_has_the_reserved_bits_that_are_allowed(bits: int, rsv1: bool, extra: int) -> None:
+    data = bytes((0x81 | bits, 0))
+    decoder = FrameDecoder(rsv1_allowed=rsv1, rsv_allowed=extra)
+    decoder.receive_data(data)
+    if bits & ~(extra | RSV1 * rsv1):
+        for read in (
+            lambda: parse_header(data, rsv1_allowed=rsv1, rsv_allowed=extra),
+            decoder.next_frame,
+        ):
+            with pytest.raises(ProtocolError) as caught:
+                read()
+            assert caught.value.rule is rules.RESERVED_BIT
+        return
+    expected = (bool(bits & RSV1), bool(bits & RSV2), bool(bits & RSV3))
+    header = parse_header(data, rsv1_allowed=rsv1, rsv_allowed=extra)
+    assert header is not None
+    assert (header.rsv1, header.rsv2, header.rsv3) == expected
+    frame = decoder.next_frame()
+    assert frame is not None
+    assert (frame.rsv1, frame.rsv2, frame.rsv3) == expected
+
+
+def test_header_allows_no_reserved_bit_by_default() -> None:
+    for bit in (RSV1, RSV2, RSV3):
+        decoder = FrameDecoder()
+        decoder.receive_data(bytes((0x81 | bit,)))
+        with pytest.raises(ProtocolError):
+            decoder.next_frame()
+        with pytest.raises(ProtocolError):
+            parse_header(bytes((0x81 | bit,)))
+    assert parse_header(bytes.fromhex("81 00")) is not None
