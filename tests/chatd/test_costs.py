@@ -99,6 +99,17 @@ def test_budgets_without_rates_limit_nothing() -> None:
     assert (budget.charge(1e9), budget.address) == (0, None)
 
 
+@pytest.mark.parametrize("address_rate", [0, 0.5, 100])
+@pytest.mark.parametrize("rate", [0, 0.5, 20])
+def test_budgets_limit_what_has_a_rate(rate: float, address_rate: float) -> None:
+    budgets = Budgets(rate, 40, address_rate, ())
+    assert budgets.limit_connections is (rate > 0)
+    assert budgets.limit_anything is (rate > 0 or address_rate > 0)
+    budget = budgets.open("203.0.113.7:1")
+    assert (budget.address is not None) is (address_rate > 0)
+    assert (budget.charge(1000) > 0) is (rate > 0)
+
+
 def test_debt_of_an_address_is_bounded() -> None:
     budget = Budgets(20, 40, 100, ()).open("203.0.113.7:1")
     budget.charge_address(1e9)

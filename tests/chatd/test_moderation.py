@@ -285,12 +285,16 @@ def test_commands_without_a_store_fail_with_one_line(
 
 def test_sanction_ends_at_its_time() -> None:
     in_force = Moderation()
+    assert in_force.is_empty
     in_force.load([Sanction("a", "", "ban", "Ann", 100.0), Sanction("b", "x", "mute", "B", None)])
     assert in_force.is_under("ban", "a", "any", 99.9)
     assert not in_force.is_under("ban", "a", "any", 100.0)
     assert not in_force.is_under("mute", "a", "any", 0.0)
     assert in_force.is_under("mute", "b", "x", 1e12)
     assert not in_force.is_under("mute", "b", "y", 0.0)
+    assert not in_force.is_empty
+    in_force.load([])
+    assert in_force.is_empty
 
 
 # Direct rooms, the directory, and names from a proxy.
@@ -391,6 +395,9 @@ def test_name_header_counts_from_trusted_proxies_only(invitations: Invitations) 
         with pytest.raises(HandshakeError) as caught:
             open_client(chat.address, headers=[("X-Remote-User", "a" * 33)])
         assert caught.value.status == 403
+        assert caught.value.reason.endswith(
+            "header X-Remote-User: invalid name: name must be 1 to 32 characters"
+        )
 
 
 def test_failing_store_reports_directory_search_and_moderation(invitations: Invitations) -> None:

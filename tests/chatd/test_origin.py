@@ -178,8 +178,10 @@ def test_malformed_origin_gets_403_and_is_not_echoed(host: str, origin: str) -> 
 def test_page_with_opaque_origin_gets_403_and_the_reason(origin: str) -> None:
     status, reason = refusal("localhost", origin)
     assert status == 403
-    assert reason.startswith("header Origin: a page with an opaque origin, such as a local file,")
-    assert "every site can send null" in reason
+    assert reason == (
+        "header Origin: a page with an opaque origin, such as a local file, may not connect,"
+        " because every site can send null; open the page at the address of this server"
+    )
     assert refusal("localhost", origin, upgrade=False) == (0, "")
 
 
@@ -218,6 +220,17 @@ def test_allowed_origins_match_with_default_port_and_in_any_case() -> None:
     for origin in ("http://example.org", "https://example.org:444", "https://x.example.org"):
         assert refusal("localhost", origin, origins=origins)[0] == 403
     assert refusal("localhost", "null", origins=("null",)) == (0, "")
+
+
+@pytest.mark.parametrize(("method", "allowed"), [("GET", True), ("HEAD", True), ("POST", False)])
+def test_page_of_another_site_may_only_read(method: str, allowed: bool) -> None:
+    headers = Headers([("Host", "localhost"), ("Origin", "http://evil.example")])
+    request = Request(method, "/", "1.1", headers)
+    if allowed:
+        OriginPolicy().check(request)
+    else:
+        with pytest.raises(HandshakeError, match=r"pages of 'http://evil\.example' may not"):
+            OriginPolicy().check(request)
 
 
 def test_request_with_no_or_two_host_headers_gets_400() -> None:

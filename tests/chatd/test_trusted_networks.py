@@ -45,6 +45,7 @@ def address_of(socket: str, *lines: str, trusted: list[str] = LAN) -> str:
         ("unix", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
         # Malformed entries.
         ("unix", ["unknown"], "unix"),
+        ("unix", ["\xa0203.0.113.7"], "unix"),  # only SP and HTAB are white space to HTTP
         ("unix", ["unix"], "unix"),
         ("10.0.0.1:80", ["203.0.113.7, "], "10.0.0.1:80"),
         ("10.0.0.1:80", ["203.0.113.7, nonsense"], "10.0.0.1:80"),
