@@ -67,6 +67,7 @@ def go_peer(
 
 
 HELD_BACK = "with compression, a fragment has no frame until the compressor has output"
+NO_BLOCK = "it compresses an empty message to no bytes, and not to 00 (RFC 7692, 7.2.3.6)"
 EMPTY_COMPRESSED = "an assertion of the library aborts the program that sends an empty message"
 
 SID = CACHE / "sid"
@@ -163,5 +164,25 @@ NATIVE_PEERS: tuple[Peer, ...] = (
             Feature.COMPRESSION: "the library has no extensions",
         },
         is_heavy=True,
+    ),
+    native_peer(
+        "WebSocket++",
+        "C++",
+        packages="g++ libboost-dev libssl-dev libwebsocketpp-dev zlib1g-dev",
+        source="websocketpp.cpp",
+        build="g++ -std=c++17 -o peer $PEERS/websocketpp.cpp -lssl -lcrypto -lz -pthread",
+        lacks={Feature.FRAGMENTS: "a connection sends whole messages"},
+    ),
+    native_peer(
+        "Mojolicious",
+        "Perl",
+        packages="perl libmojolicious-perl libio-socket-ssl-perl",
+        source="mojolicious.pl",
+        command=("perl", "{peers}/mojolicious.pl"),
+        lacks={
+            Feature.REPLY_CODE: "the event finish has the code that the program sent",
+            Feature.NO_TAKEOVER: "it ignores the parameters of an offer (RFC 7692, 7.1.1.1)",
+        },
+        fails={"empty": NO_BLOCK, "compression": NO_BLOCK},
     ),
 )
