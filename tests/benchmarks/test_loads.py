@@ -233,12 +233,15 @@ def test_parsing_runs_under_each_variant(capsys: pytest.CaptureFixture[str]) -> 
     assert "\n| wsproto_min, CPython 3." in output
 
 
-def test_parsing_error_of_a_variant_is_shown() -> None:
+def test_parsing_error_of_a_variant_is_shown(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 'no module' >&2\nexit 1\n")
+    python.chmod(0o700)
     (benchmark, *_) = parsing.benchmarks(quick=True)
     vary = benchmark.contenders[0].vary
     assert vary is not None
-    with pytest.raises(Wrong, match="codec: ModuleNotFoundError: No module named 'tests'"):
-        vary(Variant("elsewhere", sys.executable, Path("/"))).run()
+    with pytest.raises(Wrong, match="codec: no module"):
+        vary(Variant("elsewhere", str(python), Path("/"))).run()
 
 
 def test_against_unknown_commit_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
