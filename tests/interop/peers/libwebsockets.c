@@ -187,7 +187,8 @@ int main(int argc, char **argv)
     struct lws_context *context;
 
     if (!strcmp(argv[1], "version")) {
-        puts(LWS_LIBRARY_VERSION);
+        printf("%d.%d.%d\n", LWS_LIBRARY_VERSION_MAJOR, LWS_LIBRARY_VERSION_MINOR,
+               LWS_LIBRARY_VERSION_PATCH);
         return 0;
     }
     lws_set_log_level(LLL_ERR, NULL);
