@@ -539,6 +539,24 @@ def test_unread_frames_of_a_paused_peer_count_as_unfinished(bench: Workbench) ->
     assert budget.total == 0
 
 
+@pytest.mark.parametrize("end", ["abort", "fail", "close"])
+def test_peer_ended_in_on_message_has_no_unfinished_message(bench: Workbench, end: str) -> None:
+    def finish(peer: Peer, message: str | bytes) -> None:
+        if end == "abort":
+            peer.abort()
+        else:
+            (peer.fail if end == "fail" else peer.close)(CloseCode.NORMAL_CLOSURE)
+
+    bench.context.on_message = finish
+    peer, remote = bench.open()
+    remote.sock.sendall(encode_frame(Opcode.TEXT, b"Hello", mask=MASK) * 2 + fragment(300)[:200])
+    bench.iterate_until(lambda: not peer.is_open, "the first message has arrived")
+    if end == "close":
+        assert bench.context.message_budget.total > 0, "a closing peer may still send"
+        peer.abort()
+    assert bench.context.message_budget.total == 0
+
+
 def test_unfinished_message_larger_than_the_limit_ends_its_peer(bench: Workbench) -> None:
     bench.context.message_budget = MessageBudget(1000)
     peer, remote = bench.open()

@@ -224,9 +224,10 @@ class Session:
                     break
             if self._paused_until and self.state is _OPEN:
                 break
-        size, budget = connection.unfinished_size, context.message_budget
-        if size or budget.total:
-            budget.update(self, size)
+        if self.state < _FLUSHING:  # else a callback has ended the connection
+            size, budget = connection.unfinished_size, context.message_budget
+            if size or budget.total:
+                budget.update(self, size)
 
     def _limits_control_frame(self, event: Ping | Pong) -> bool:
         """Count a control frame; pause reading and return True if there are too many.
