@@ -66,37 +66,21 @@ class Delivery:
                 _reject(peer, new, "log_failed", self._failure)
         else:
             self._monitor.on_success()
-            room: Room | None = None
-            name, chat_peers, plain_peers = "", 0, 0
             for (peer, new), stored in zip(batch, result, strict=True):
                 if isinstance(stored, Refused):
                     _reject(peer, new, stored.code, stored.reason)
-                    name = ""  # the rejected peer may have left the room
-                    continue
-                if new.room != name:  # most batches are for one room; deliveries keep its peers
-                    name = new.room
-                    room = self._rooms().find(name)
-                    if room is not None:
-                        chat_peers, plain_peers = len(room.chat_peers), len(room.plain_peers)
-                self._deliver_one(peer, new, stored, room, chat_peers, plain_peers)
+                else:
+                    self._deliver_one(peer, new, stored)
 
-    def _deliver_one(
-        self,
-        peer: Peer,
-        new: NewMessage,
-        stored: StoredMessage,
-        room: Room | None,
-        chat_peers: int,
-        plain_peers: int,
-    ) -> None:
-        """Deliver an entry to its room, if that is in use, with these numbers of peers."""
+    def _deliver_one(self, peer: Peer, new: NewMessage, stored: StoredMessage) -> None:
+        room = self._rooms().find(new.room)
         mode = peer.user_data
         in_chat_mode = isinstance(mode, ChatMode)
-        if in_chat_mode or (room is not None and chat_peers):
+        if in_chat_mode or (room is not None and room.chat_peers):
             encoded = protocol.message(new.room, stored.message)
             if in_chat_mode:
                 peer.send(protocol.acknowledgement(encoded, new.key))
-            if room is not None and chat_peers and not stored.repeated:
+            if room is not None and not stored.repeated:
                 room.chat_peers.send(encoded, sender=peer)
         if isinstance(mode, PostMode):
             _confirm(peer, stored)
@@ -105,10 +89,10 @@ class Delivery:
         if room is not None:
             # A sender in chat mode receives its acknowledgement, which counts as a delivery.
             # A sender in plain mode receives nothing.
-            delivered = chat_peers
-            if plain_peers and new.kind is Kind.MESSAGE:
+            delivered = len(room.chat_peers)
+            if room.plain_peers and new.kind is Kind.MESSAGE:
                 room.plain_peers.send(stored.message.text, sender=peer)
-                delivered += plain_peers - (peer in room.plain_peers)
+                delivered += len(room.plain_peers) - (peer in room.plain_peers)
             self._metrics.messages_delivered += delivered
         if new.room[0] == "@" and new.kind is Kind.MESSAGE:
             self.notify_direct(new.room, new.name, new.author)

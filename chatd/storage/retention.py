@@ -178,7 +178,7 @@ class Retention:
         yield from self._delete(room, row[0])
 
     def _delete(self, room: str, last: int) -> Iterator[None]:
-        """Delete the messages of a room up to the id `last`. A unit must begin with it."""
+        """Delete the messages of a room up to the id `last`; some deletions must be left."""
         while last:
             limit = min(DELETE_UNIT, self._remaining)
             row = self._database.execute(
