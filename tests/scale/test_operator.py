@@ -199,7 +199,7 @@ def test_ten_commands_of_the_readme_start_two_nodes(tmp_path: Path) -> None:
     commands = block("many nodes", "sh")
     assert len(commands.splitlines()) == 10
     with checkout(tmp_path) as directory:
-        script = f"set -e\n{commands}\necho started\nsleep 600\n"
+        script = f"set -e\n{commands}\necho all commands ran\nsleep 600\n"
         words = ["bash", "-c", script]
         if os.geteuid() == 0:
             words = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", *words]
@@ -213,8 +213,14 @@ def test_ten_commands_of_the_readme_start_two_nodes(tmp_path: Path) -> None:
             start_new_session=True,
         )
         try:
-            poll(lambda: b"started" in _log(tmp_path), "all commands ran", within=20 * PATIENCE)
-            poll(lambda: _log(tmp_path).count(b"chatd is ready") == 2, "both nodes are ready")
+            poll(
+                lambda: b"all commands ran" in _log(tmp_path), "all commands", within=20 * PATIENCE
+            )
+            poll(
+                lambda: _log(tmp_path).count(b"chatd is ready") == 2,
+                "both nodes are ready",
+                within=6 * PATIENCE,
+            )
             assert b"may lose the last moments" in _log(tmp_path)
             with urlopen("http://127.0.0.1:8770/readyz", timeout=PATIENCE) as response:
                 assert response.read() == b"ready\n"
@@ -236,6 +242,7 @@ def test_ten_commands_of_the_readme_start_two_nodes(tmp_path: Path) -> None:
             )
             process.wait(PATIENCE)
             log.close()
+            print(_log(tmp_path).decode(errors="replace"))
 
 
 def _log(directory: Path) -> bytes:
