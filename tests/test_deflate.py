@@ -124,7 +124,7 @@ def test_example_decompresses_whole_and_in_single_bytes(
     assert decompressed(Decompressor(), payload) == message, section
     chunks = [payload[i : i + 1] for i in range(len(payload))]
     assert decompressed(Decompressor(), *chunks) == message, section
-    again = Decompressor()  # the next message is not affected
+    again = Decompressor(context_takeover=True)  # the next message is not affected
     assert [decompressed(again, payload), decompressed(again, bytes.fromhex("f248cdc9c90700"))] == [
         message,
         b"Hello",
@@ -164,8 +164,19 @@ def test_empty_message_is_one_zero_byte_each_time(context_takeover: bool) -> Non
     compressor = Compressor(context_takeover=context_takeover)
     assert [compressor.compress(data) for data in (b"", b"", b"a", b"")][::3] == [b"\0"] * 2
     assert compressor.compress(b"") == b"\0", "a second one in a row"
-    decompressor = Decompressor()
+    decompressor = Decompressor(context_takeover=True)
     assert [decompressed(decompressor, b"\0"), decompressed(decompressor, b"\0")] == [b"", b""]
+
+
+@pytest.mark.parametrize("frames", ["c2 00", "42 00  80 00", "42 00  00 00  80 00"])
+@pytest.mark.parametrize(
+    "compression", [DeflateParameters.DEFAULT, DeflateParameters.NO_CONTEXT_TAKEOVER]
+)
+def test_messages_without_a_byte_are_empty(frames: str, compression: DeflateParameters) -> None:
+    client = Connection(Role.CLIENT, compression=compression)
+    hello = "c1 07 f248cdc9c90700"
+    received = receive(client, bytes.fromhex(f"{frames} {hello} {frames} {frames} {hello}"))
+    assert received == [b"", "Hello", b"", b"", "Hello"]
 
 
 # The parameters (section 7.1)
@@ -588,7 +599,7 @@ def test_final_block_leaves_the_whole_window_to_the_next() -> None:
 
 def test_final_blocks_over_the_limit_are_1008() -> None:
     block = bytes.fromhex("03 00")  # final, fixed codes, empty
-    decompressor = Decompressor()
+    decompressor = Decompressor(context_takeover=True)
     for _ in range(3):  # each message has its own count
         assert decompressed(decompressor, block * MAX_FINAL_BLOCKS + b"\0") == b""
     _, error = error_of(block * (MAX_FINAL_BLOCKS + 1) + b"\0")
@@ -631,6 +642,39 @@ def test_invalid_data_is_1007(
     assert error.rule is rules.NOT_DEFLATE
     assert error.code == 1007
     assert error.reason == "a compressed message is not DEFLATE data (RFC 7692, 7.2.2)"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "02",  # after a whole empty block with fixed codes
+        "f248cdc9c9",  # before the end of the block
+        "f248cdc9c907",  # before the empty block
+        "f248cdc9",  # before the last code
+        "00 0600 f9ff 48656c6c6f",  # the removed bytes complete the block, not an empty one
+        "00 0800 f7ff 48",  # in a block without compression
+        "00 0500 faff 48656c6c6f",  # behind such a block
+        "03 00",  # behind a final block
+        "00 0000 ffff",  # with the bytes that belong to be removed
+    ],
+)
+@pytest.mark.parametrize("context_takeover", [False, True])
+@pytest.mark.parametrize("bytewise", [False, True])
+def test_message_that_ends_within_a_block_is_1007(
+    data: str, context_takeover: bool, bytewise: bool
+) -> None:
+    payload = bytes.fromhex(data)
+    decompressor = Decompressor(context_takeover=context_takeover)
+    if bytewise:
+        for byte in payload:
+            assert decompressor.decode(bytes([byte]), LIMIT, last=False)[1] is None
+        payload = b""
+    _, error = decompressor.decode(payload, LIMIT, last=True)
+    assert error is not None
+    assert (error.rule, error.code) == (rules.NOT_DEFLATE, 1007)
+    assert error.reason == (
+        "a compressed message ends within a block of DEFLATE data (RFC 7692, 7.2.2)"
+    )
 
 
 @pytest.mark.parametrize("limit", [0, 1, 100, 999, 1000, 1001])

@@ -182,7 +182,7 @@ def test_decompressed_size_is_limited_also_at_the_exact_limit() -> None:
         tracemalloc.start()
         try:
             for last, events in (
-                (b"", [bytes(limit), Close(1005)]),
+                (b"\0", [bytes(limit), Close(1005)]),
                 (bomb[: 80 * KIB], [too_big]),
             ):
                 rest = fragment(Opcode.CONTINUATION, last, fin=True)

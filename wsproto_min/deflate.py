@@ -35,6 +35,9 @@ WINDOW_SIZE = 1 << MAX_WINDOW_BITS
 # Section 7.2.1: the sender removes these bytes, the end of an empty stored block.
 TAIL = b"\x00\x00\xff\xff"
 
+# An empty stored block that is final, as bytes that follow a complete block.
+_END = b"\x01" + TAIL
+
 # Smaller messages rarely get shorter.
 DEFAULT_COMPRESSION_THRESHOLD = 256
 
@@ -305,6 +308,10 @@ be sent to all of them.
 class Decompressor:
     """Decompressor for the messages of one direction, chunk by chunk (section 7.2.2).
 
+    A message must end after a complete block. Otherwise it was cut, and the next message would
+    be taken for the rest of its last block. A message without any byte is empty, because some
+    senders leave the empty block of section 7.2.3.6 out.
+
     Args:
         context_takeover: True if a message may refer to earlier ones. Otherwise each message
             needs a fresh decompressor.
@@ -316,6 +323,7 @@ class Decompressor:
     """
 
     __slots__ = (
+        "_begun",
         "_decompressor",
         "_final_blocks",
         "_last",
@@ -332,6 +340,7 @@ class Decompressor:
         # of zlib use 2^9 bytes where 2^8 was negotiated.
         self._decompressor = zlib.decompressobj(-MAX_WINDOW_BITS)
         self._window = bytearray()  # the end of the output, at least one window of it
+        self._begun = False  # a byte of the message has arrived
         self._final_blocks = 0
         self._unconsumed = b""  # the input behind the output so far, if the limit ended it
         self._last = False  # the message has no further input
@@ -350,7 +359,10 @@ class Decompressor:
             may be missing, because zlib withholds it.
 
         """
+        self._begun = self._begun or bool(data)
         if last:
+            if not self._begun:
+                return b"", None
             data += TAIL
             self._last = True
         if self.has_more:
@@ -383,9 +395,21 @@ class Decompressor:
             self.has_more = True
             self._unconsumed = self._decompressor.unconsumed_tail
         elif self._last:
-            self._last = False
+            if not self._is_after_a_block():
+                problem = "a compressed message ends within a block of DEFLATE data"
+                return result, ProtocolError(rules.NOT_DEFLATE, problem)
+            self._begun = self._last = False
             self._final_blocks = 0
         return result, None
+
+    def _is_after_a_block(self) -> bool:
+        """Return True if the input so far ends with a complete block and a whole byte."""
+        decompressor = self._decompressor.copy() if self.keeps_context else self._decompressor
+        try:
+            decompressor.decompress(_END, 1)
+        except zlib.error:
+            return False
+        return decompressor.eof and not decompressor.unused_data
 
 
 # Functions that make a decompressor, without and with context takeover. Connections share them.

@@ -166,8 +166,21 @@ def check_against_zlib(payload: bytes, whole: Outcome, opcode: Opcode, limit: in
         return
     if len(expected) > limit:
         assert whole == ([], rules.MESSAGE_TOO_BIG)
-    elif not decompressor.eof:  # another block may follow a final one
+    elif decompressor.eof:  # another block may follow a final one
+        return
+    elif not payload or ends_with_block(decompressor):
         assert whole[0][:1] == [expected]
+    else:
+        assert whole == ([], rules.NOT_DEFLATE)
+
+
+def ends_with_block(decompressor: zlib._Decompress) -> bool:
+    """Return True if a decompressor expects a block, which a final block without data shows."""
+    try:
+        output = decompressor.decompress(b"\x01" + TAIL)
+    except zlib.error:
+        return False
+    return not output and decompressor.eof and not decompressor.unused_data
 
 
 def seeds() -> Iterator[bytes]:

@@ -67,7 +67,6 @@ def go_peer(
 
 
 HELD_BACK = "with compression, a fragment has no frame until the compressor has output"
-NO_BLOCK = "it compresses an empty message to no bytes, and not to 00 (RFC 7692, 7.2.3.6)"
 UNCOMPRESSED_DROPPED = (
     "with compression, the client drops an uncompressed message (warmcat/libwebsockets#2794)"
 )
@@ -188,6 +187,5 @@ NATIVE_PEERS: tuple[Peer, ...] = (
             Feature.REPLY_CODE: "the event finish has the code that the program sent",
             Feature.NO_TAKEOVER: "it ignores the parameters of an offer (RFC 7692, 7.1.1.1)",
         },
-        fails={"empty": NO_BLOCK, "compression": NO_BLOCK},
     ),
 )

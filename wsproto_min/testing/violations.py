@@ -180,6 +180,9 @@ _DEFLATE_CASES: dict[Rule, Mapping[str, str]] = {
         "deflate-before-beginning": "c1 05 . f200 11",
         "deflate-last-message": "c2 06 . f248cdc90700 | c2 05 . f200 11",
         "deflate-block-type-only": "c1 01 . 06",
+        "deflate-ends-within-block": "c2 01 . 02",
+        "deflate-ends-within-stored-block": "c2 08 . 00 0800 f7ff 616263",
+        "deflate-ends-with-final-block": "c2 02 . 0300",
     },
     rules.TEXT_NOT_UTF8: {
         "deflate-utf8": "c1 0a . 00 0300 fcff 6869ff",
