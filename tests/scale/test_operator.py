@@ -234,12 +234,11 @@ def test_ten_commands_of_the_readme_start_two_nodes(tmp_path: Path) -> None:
                 client.client.close()
         finally:
             os.killpg(process.pid, 15)
-            subprocess.run(
+            for stop in (  # these two have left the process group
+                [str(nginx), "-p", ".", "-c", "nginx.conf", "-s", "stop"],
                 ["/usr/lib/postgresql/15/bin/pg_ctl", "-D", "pg", "-m", "immediate", "stop"],
-                cwd=directory,
-                preexec_fn=_become_nobody,
-                capture_output=True,
-            )
+            ):
+                subprocess.run(stop, cwd=directory, preexec_fn=_become_nobody, capture_output=True)
             process.wait(PATIENCE)
             log.close()
             print(_log(tmp_path).decode(errors="replace"))
