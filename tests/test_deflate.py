@@ -151,6 +151,17 @@ def test_decompressor_keeps_at_most_two_windows() -> None:
         assert len(decompressor._window) <= 2 * WINDOW_SIZE
 
 
+def test_has_more_only_after_a_limit_held_output_back() -> None:
+    decompressor = Decompressor(context_takeover=True)
+    has_more = [decompressor.has_more]
+    payload = stored(b"abcdef") + b"\0"
+    for data, limit in ((payload, 3), (b"", 1), (b"", 1), (payload, 6)):
+        result, error = decompressor.decode(data, limit, last=bool(data))
+        assert (len(result) > limit, error) == (decompressor.has_more, None)
+        has_more.append(decompressor.has_more)
+    assert has_more == [False, True, True, False, False]
+
+
 @pytest.mark.parametrize("limit", [sys.maxsize, 1 << 63, 1 << 80])
 def test_size_limit_may_be_above_the_largest_of_zlib(limit: int) -> None:
     connection = Connection(

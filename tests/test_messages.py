@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsproto_min import messages
+from wsproto_min import messages, rules
 from wsproto_min.codes import Opcode
 from wsproto_min.deflate import Compressor
 from wsproto_min.errors import ProtocolError
@@ -386,3 +386,26 @@ def test_uncompressed_message_is_no_part_of_the_context() -> None:
     assert assembler.receive_frame(Frame(TEXT, b"in between")) == "in between"
     # RFC 7692, 7.2.3.2: five bytes, five bytes back
     assert assembler.receive_frame(Frame(TEXT, bytes.fromhex("f200110000"), rsv1=True)) == "Hello"
+
+
+def test_new_assembler_has_nothing_more_and_no_chunks() -> None:
+    assembler = MessageAssembler()
+    assert (assembler.has_more, assembler.chunked) == (False, False)
+
+
+def test_incomplete_character_before_invalid_data_is_no_invalid_text() -> None:
+    assembler = MessageAssembler()
+    character = bytes.fromhex("00 0100 feff c3")
+    assembler.receive_chunk(Frame(TEXT, character, fin=False, rsv1=True))
+    with pytest.raises(ProtocolError) as raised:
+        assembler.receive_chunk(Frame(CONTINUATION, b"\x06"))
+    assert raised.value.rule is rules.NOT_DEFLATE
+
+
+def test_size_limit_counts_what_was_gathered_before_the_first_chunk() -> None:
+    payload = compressed(b"x" * 600 + b"y" * 600)
+    assembler = MessageAssembler(max_message_size=1199)
+    assembler.receive_frame(Frame(BINARY, payload[:8], fin=False, rsv1=True))
+    with pytest.raises(ProtocolError) as raised:
+        assembler.receive_chunk(Frame(CONTINUATION, payload[8:]))
+    assert raised.value.rule is rules.MESSAGE_TOO_BIG

@@ -69,7 +69,7 @@ class WriteBatcher:
         self._observe_append = observe_append
         self._pending: list[tuple[Peer, NewMessage]] = []  # messages of the next batch
         self._appending = False  # until the delivery is complete
-        self._append_started = 0.0
+        self._append_started: float  # time of the append in progress
         self._reads = RoomReads()
         # Results that wait for the delivery of the append in progress.
         self._results: list[tuple[RoomRead, Page | StoreError]] = []

@@ -480,7 +480,8 @@ def test_keep_days_removes_old_messages_from_quiet_rooms_too(
     monkeypatch.setattr(retention, "datetime", Clock)
     with open_store(path, keep_days=2) as store:
         (first,) = append(store, message("a", "k"))
-        append(store, message("p", room="y"))
+        for room in ("0", "y"):
+            append(store, message("p", room=room))
         store.apply_retention()
         now += timedelta(days=1)
         append(store, message("b"))
@@ -489,7 +490,9 @@ def test_keep_days_removes_old_messages_from_quiet_rooms_too(
         now += timedelta(days=1, seconds=1)
         store.apply_retention()
         assert (texts(read_after(store)), read_after(store).gap) == (["b"], True)
-        assert (texts(read_after(store, room="y")), read_after(store, room="y").gap) == ([], True)
+        for room in ("0", "y"):
+            page = read_after(store, room=room)
+            assert (texts(page), page.gap) == ([], True)
         assert not read_after(store, first.message.id).gap
         now += timedelta(days=10)
         store.apply_retention()
@@ -771,6 +774,11 @@ def test_ids_increase_with_a_clock_that_was_set_back(
     monkeypatch.setattr(ids_module, "first_id", lambda: 0)
     with open_store(path) as store:
         assert ids(append(store, message("b")))[0] > last
+
+
+def test_first_id_is_the_time_in_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time_ns", lambda: 1_700_000_000_123_999_999)
+    assert ids_module.first_id() == 1_700_000_000_123
 
 
 def test_ids_beyond_the_reserved_ones_are_reserved_again(
@@ -1207,7 +1215,7 @@ def test_failed_checkpoint_is_logged_and_repeated(
 
     monkeypatch.setattr("chatd.storage.checkpointer.connect", FailingOnce)
     with open_store(path) as store:
-        while "no descriptor is left" not in caplog.text:
+        while f"{path}: checkpoint failed: no descriptor is left" not in caplog.text:
             append(store, *(message("x" * 500) for _ in range(100)))
         while os.path.getsize(path) < 8 << 20:
             append(store, *(message("x" * 500) for _ in range(100)))

@@ -16,6 +16,7 @@ from typing import NoReturn, Self, cast
 import pytest
 
 from chatd.storage import file_watch, sqlite, write_ahead_log
+from chatd.storage.checkpointer import Checkpointer
 from chatd.storage.file_watch import FileWatch
 from chatd.storage.sqlite import SQLiteStore
 from chatd.storage.store import NewMessage, Page, StoreError
@@ -186,6 +187,34 @@ def test_chat_answers_while_its_store_is_locked(path: str) -> None:
         other.rollback()
         assert ann.receive_type("message")["text"] == "a"
         assert "chatd_log_failures_total 0" in metrics(chat.address)
+
+
+# The checkpointer.
+
+
+def test_checkpointer_copies_the_log_once_for_each_request(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(SQLiteStore(path)) as store:
+        checkpointer = Checkpointer(path)
+        assert (checkpointer.is_busy, checkpointer.take_finished()) == (False, False)
+        for _ in range(2):
+            size = os.path.getsize(path)
+            assert append(store, "x" * 1000, 20) == ""
+            checkpointer.request()
+            checkpointer.wait()
+            assert (checkpointer.is_busy, checkpointer.has_finished) == (False, True)
+            assert [checkpointer.take_finished(), checkpointer.take_finished()] == [True, False]
+            assert checkpointer.is_busy is False
+            assert os.path.getsize(path) > size
+        checkpointer.stop()
+    assert not caplog.records
+
+
+def test_checkpointer_raises_the_error_of_its_thread(path: str) -> None:
+    Path(path).write_bytes(b"no database" * 100)
+    with pytest.raises(sqlite3.DatabaseError, match="not a database"):
+        Checkpointer(path)
 
 
 # The write-ahead log, with a checkpointer that finishes when the test says so.

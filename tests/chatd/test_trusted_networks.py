@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.access.trusted_networks import client_address, parse_network
+from chatd.access.trusted_networks import client_address, parse_host, parse_network, strip_port
 from wsproto_min import Headers
 
 LAN = ["10.0.0.0/8", "fd00::/8", "unix"]
@@ -86,6 +86,7 @@ def test_client_is_first_untrusted_address_from_the_right(
                 *("203.0.113.7:", "203.0.113.7:x", "203.0.113.7:123456", ":80", "[]", "[]:80"),
                 *("203.0.113:80", "[2001:db8::1", "2001:db8::1]:80", "[2001:db8::1]80"),
                 *("[fe80::1%eth0]:80", '"203.0.113.7', '203.0.113.7"', "[unix]:80", "unix:80"),
+                *("X203.0.113.7", "203.0.113.7X"),
                 *("203.0.113.007:80", "[" + "1" * 16_000 + "]:80", "1" * 16_000),
             )
         ),
@@ -93,6 +94,19 @@ def test_client_is_first_untrusted_address_from_the_right(
 )
 def test_forwarded_address_loses_its_port_and_quotes(entry: str, address: str) -> None:
     assert address_of("unix", entry) == address
+
+
+@pytest.mark.parametrize("address", ["X203.0.113.7", "203.0.113.7X:80", "]", ""])
+def test_host_of_a_malformed_address_is_none(address: str) -> None:
+    assert parse_host(address) is None
+
+
+def test_strip_port_keeps_all_up_to_the_last_bracket() -> None:
+    assert [strip_port("[::1]:80"), strip_port("[::1]]:80"), strip_port("]a:80")] == [
+        "[::1]",
+        "[::1]]",
+        "]",
+    ]
 
 
 def test_only_listed_networks_are_trusted() -> None:

@@ -97,6 +97,15 @@ class Fixture:
         ]
 
 
+def test_store_that_answers_for_fewer_messages_is_a_bug() -> None:
+    fixture = Fixture()
+    fixture.read()
+    fixture.add("a", "b")
+    fixture.batcher.flush()
+    with pytest.raises(ValueError, match="shorter"):
+        fixture.store.appends.pop()([StoredMessage(Message(1, "", "Ann", "a"), repeated=False)])
+
+
 def test_flush_appends_pending_messages_as_one_batch() -> None:
     fixture = Fixture()
     assert fixture.batcher.flush() == 0
