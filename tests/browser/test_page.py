@@ -282,6 +282,11 @@ def test_commands_have_the_effects_listed_in_help(chat: Daemon, users: Users) ->
     assert ada.tab.evaluate("document.querySelector('#message-input').value") == ""
     ada.say("/leave")
     ada.wait_for_text("#notice", "only room")
+    for action in ("message", "ignore", "kick", "ban"):
+        ada.tab.evaluate("document.querySelector('#message-input').select()")
+        ada.say(f"/{action}")
+        ada.wait_for_text("#notice", "Add the name of a member")
+        assert ada.tab.evaluate("document.querySelector('#message-input').value") == f"/{action}"
 
 
 def test_nick_command_with_taken_name_keeps_the_old_name(chat: Daemon, users: Users) -> None:
