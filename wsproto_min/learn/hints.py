@@ -27,8 +27,11 @@ def find_hint(frame: FrameFields, right: Event | None, sent: bytes) -> str | Non
         return None
     payload = right.encode() if isinstance(right, str) else right
     if frame.rsv[0]:
-        is_zlib = frame.payload[:1] == bytes([_ZLIB_HEADER])
-        return "the server's data begins with a zlib header; use wbits=-15" if is_zlib else None
+        if frame.payload[:1] == bytes([_ZLIB_HEADER]):
+            return "the server's data begins with a zlib header; use wbits=-15"
+        if frame.payload.endswith(TAIL):
+            return "the server's data ends with 00 00 ff ff; remove these four bytes (7.2.1)"
+        return None
     if frame.remaining:
         return None
     if frame.payload == payload:
