@@ -202,9 +202,12 @@ def test_own_message_read_before_its_answer_comes_once(
     """The other node's message makes this node read, while its own append has no answer yet."""
     from chatd.storage.postgres.writer import append as write
 
+    is_written, may_answer = threading.Event(), threading.Event()
+
     def answer_late(*arguments: Any) -> Any:
         result = write(*arguments)
-        time.sleep(0.5)
+        is_written.set()
+        may_answer.wait(PATIENCE)
         return result
 
     with (
@@ -217,9 +220,13 @@ def test_own_message_read_before_its_answer_comes_once(
         cem.join("tea", "Cem")
         monkeypatch.setattr("chatd.storage.postgres.store.append", answer_late)
         ann.send(type="say", room="tea", text="own", key="k")
-        time.sleep(0.2)
+        assert is_written.wait(PATIENCE)
         monkeypatch.undo()
         ben.send(type="say", room="tea", text="foreign")
+        for text in ("own", "foreign"):
+            assert wait_for(ben, "message")["text"] == text
+        time.sleep(0.3)  # the node of Ann reads now
+        may_answer.set()
         for client in (ann, cem):
             received = [wait_for(client, "message") for _ in range(2)]
             assert [each["text"] for each in received] == ["own", "foreign"]
