@@ -859,8 +859,10 @@ def test_second_store_on_the_same_file_is_refused(path: str) -> None:
     with open_store(path) as store:
         append(store, message("a"))
         for name in (path, f"{path}.link", os.path.relpath(path)):
-            assert "in use by another chatd" in open_error(name)
-            assert "--db" in open_error(name)
+            assert open_error(name) == (
+                f"message store {name}: in use by another chatd; stop that process or choose"
+                " another file with --db"
+            )
         append(store, message("b"))
         with sqlite3.connect(path) as reader:
             assert reader.execute("SELECT count(*) FROM messages").fetchone() == (2,)
@@ -973,12 +975,16 @@ def test_schema_version_1_is_migrated_with_its_messages(
         assert (again.repeated, again.message.id) == (True, 3)
         assert not other.repeated
         assert other.message.id > 5
-    assert "migrated from schema version 1 to 3" in caplog.text
-    with closing(connect(path)) as migrated:
-        SQLiteStore(f"{path}.new").close()
-        with closing(connect(f"{path}.new")) as new:
-            query = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name"
-            assert migrated.execute(query).fetchall() == new.execute(query).fetchall()
+    with open_store(path), open_store(f"{path}.new"):
+        pass
+    migrations = [each.getMessage() for each in caplog.records if "migrat" in each.message]
+    assert migrations == [
+        f"message store {path}: migrated from schema version 1 to 3; an earlier chatd cannot open"
+        " it now"
+    ]
+    with closing(connect(path)) as migrated, closing(connect(f"{path}.new")) as new:
+        query = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name"
+        assert migrated.execute(query).fetchall() == new.execute(query).fetchall()
 
 
 @pytest.mark.parametrize("statement", ["DROP INDEX messages_by_key", "DROP TABLE trimmed"])

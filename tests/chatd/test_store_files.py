@@ -7,6 +7,7 @@ import os
 import sqlite3
 import stat
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -197,6 +198,8 @@ def test_checkpointer_copies_the_log_once_for_each_request(
 ) -> None:
     with closing(SQLiteStore(path)) as store:
         checkpointer = Checkpointer(path)
+        names = [each.name for each in threading.enumerate() if each.daemon]
+        assert names.count("checkpoint") == 2  # the store has one too
         assert (checkpointer.is_busy, checkpointer.take_finished()) == (False, False)
         for _ in range(2):
             size = os.path.getsize(path)
